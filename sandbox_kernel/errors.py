@@ -1,0 +1,178 @@
+"""Every exception of this package, in one tree.
+
+    SandboxError
+    ├── InvalidOption (ValueError)          an option, setting or argument has a value that is not allowed
+    ├── NotAllowed (PermissionError)        the value is fine, but a ceiling of the user's own settings forbids it
+    ├── HostLacks (OSError)                 this machine can't do what was asked
+    │   └── LimitNotEnforceable             ... a limit: names limit, wish, what the host can do, remedy
+    ├── ImageError (LookupError)            an image reference that can't be resolved
+    ├── ContainerError (RuntimeError)       a container could not be made, entered or ended
+    │   ├── StepFailed                      ... one named step of it failed on one named object
+    │   ├── NoSuchContainer (LookupError)   no container of that name or id
+    │   └── LauncherGone                    the launcher died; its containers died with it
+    ├── CellFailed (RuntimeError)           code in a container ended badly; says why, with limit and peak
+    │   ├── OutOfMemory (MemoryError)
+    │   ├── TooManyProcesses (BlockingIOError)
+    │   ├── NoSpace (OSError)
+    │   ├── TimedOut (TimeoutError)
+    │   └── Killed
+    └── ValueNotTransferable (TypeError)    a variable can't cross between inside and outside
+
+A message has one shape: what was being done, to what (in backticks), why it failed, what to do.
+"""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class InvalidOption(SandboxError, ValueError):
+    """An option has a value that is not allowed; nothing was started.
+
+    Attributes: `option` (as the user types it), `value` (as given), `allowed` (one sentence).
+    """
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        super().__init__(f"option `{option}`: `{_shown(value)}` is not allowed: {allowed}")
+        self.option = option
+        self.value = value
+        self.allowed = allowed
+
+
+class NotAllowed(SandboxError, PermissionError):
+    """A notebook, project or caller asked for more than the user's own settings allow."""
+
+    def __init__(self, option: str, value: object, ceiling: str, remedy: str) -> None:
+        super().__init__(
+            f"option `{option}`: `{_shown(value)}` is above what your settings allow "
+            f"({ceiling}): {remedy}"
+        )
+        self.option = option
+        self.value = value
+
+
+class HostLacks(SandboxError, OSError):
+    """This machine can't do what was asked; the message says how to change that."""
+
+
+class LimitNotEnforceable(HostLacks):
+    """A limit that was asked for can't be set or did not read back; nothing was started."""
+
+    def __init__(self, option: str, asked: object, host: str, remedy: str) -> None:
+        super().__init__(
+            f"limit `{option}`: asked for `{_shown(asked)}`, but this host can't enforce it: "
+            f"{host}: {remedy}"
+        )
+        self.option = option
+        self.asked = asked
+        self.host = host
+        self.remedy = remedy
+
+
+class ImageError(SandboxError, LookupError):
+    """An image reference names nothing that can be used as an image."""
+
+
+class ContainerError(SandboxError, RuntimeError):
+    """A container could not be made, entered or ended."""
+
+
+class StepFailed(ContainerError):
+    """One step of making or entering a container failed.
+
+    Attributes: `step` (verb), `subject` (path or name it failed on), `errno` (0: not a system call).
+    """
+
+    def __init__(self, step: str, subject: str, why: str, errno: int = 0) -> None:
+        super().__init__(f"{step} `{subject}`: {why}")
+        self.step = step
+        self.subject = subject
+        self.why = why
+        self.errno = errno
+
+
+class NoSuchContainer(ContainerError, LookupError):
+    """No live container has this name or id."""
+
+
+class LauncherGone(ContainerError):
+    """The launcher process ended; the containers it held ended with it."""
+
+
+class CellFailed(SandboxError, RuntimeError):
+    """Code in a container ended badly for a reason outside its own control flow."""
+
+
+class OutOfMemory(CellFailed, MemoryError):
+    """The container reached its memory limit and was ended. Sizes in bytes."""
+
+    def __init__(self, limit: int | None, peak: int | None) -> None:
+        super().__init__(
+            f"out of memory: the limit is {_size(limit)}, the peak was {_size(peak)}: "
+            "raise it with `--memory`"
+        )
+        self.limit = limit
+        self.peak = peak
+
+
+class TooManyProcesses(CellFailed, BlockingIOError):
+    """The container reached its limit of processes and threads."""
+
+    def __init__(self, limit: int | None, peak: int | None) -> None:
+        super().__init__(
+            f"too many processes: the limit is {limit}, the peak was {peak}: "
+            "raise it with `--pids-limit`"
+        )
+        self.limit = limit
+        self.peak = peak
+
+
+class NoSpace(CellFailed, OSError):
+    """The writable layer of the container is full. Sizes in bytes."""
+
+    def __init__(self, limit: int | None, peak: int | None) -> None:
+        super().__init__(
+            f"no space left: the writable layer holds {_size(limit)}, {_size(peak)} were used: "
+            "raise it with `--storage-size`"
+        )
+        self.limit = limit
+        self.peak = peak
+
+
+class TimedOut(CellFailed, TimeoutError):
+    """The run took longer than its limit and was ended. Seconds."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"timed out: the limit is {limit:g} s: raise it with `--timeout`")
+        self.limit = limit
+
+
+class Killed(CellFailed):
+    """The run was ended from outside, for the reason given."""
+
+
+class ValueNotTransferable(SandboxError, TypeError):
+    """A variable can't cross between inside and outside; the message says what can."""
+
+    def __init__(self, name: str, kind: str, remedy: str) -> None:
+        super().__init__(f"variable `{name}` of type `{kind}` can't cross: {remedy}")
+        self.name = name
+        self.kind = kind
+
+
+def _shown(value: object) -> str:
+    """The value as one short printable line, so that a hostile value can't forge a message."""
+    text = str(value)
+    clean = "".join(c if c.isprintable() else "�" for c in text[:200])
+    return clean + ("…" if len(text) > 200 else "")
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= factor:
+            return f"{count / factor:.4g} {unit}"
+    return f"{count} bytes"
