@@ -1,0 +1,1 @@
+"""What a user types in a notebook: `%%container`, `%container` and `%sandbox`."""
