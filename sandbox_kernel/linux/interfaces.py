@@ -1,0 +1,23 @@
+"""Switching on the loopback interface of a new network namespace: netdevice(7), SIOCSIFFLAGS.
+
+All other networking goes through pyroute2; this one ioctl is here since init has no room for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_RUNNING = 0x40
+
+
+def switch_on_loopback() -> None:
+    """Bring `lo` up in the network namespace of the caller. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        # struct ifreq { char ifr_name[16]; short ifr_flags; ... } is 40 bytes.
+        request = struct.pack("16sh22x", b"lo", IFF_UP | IFF_LOOPBACK | IFF_RUNNING)
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)

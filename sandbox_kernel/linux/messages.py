@@ -1,0 +1,92 @@
+"""Messages with descriptors over a SOCK_SEQPACKET socket: unix(7), SCM_RIGHTS.
+
+A message is one JSON object in one packet. One that is too long for a packet travels in a memfd,
+whose descriptor is then the last of the packet.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+LONGEST_PACKET = 64 * 1024
+LONGEST_MESSAGE = 16 * 1024 * 1024
+MOST_DESCRIPTORS = 64
+_IN_MEMORY = b"memfd"
+_SPACE = socket.CMSG_SPACE(4 * (MOST_DESCRIPTORS + 1))
+
+
+def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Send one message; the descriptors stay open here. Raises OSError."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) <= LONGEST_PACKET:
+        _send(channel, body, descriptors)
+        return
+    memory = os.memfd_create("message", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(body)
+        while view:
+            view = view[os.write(memory, view) :]
+        _send(channel, _IN_MEMORY, [*descriptors, memory])
+    finally:
+        os.close(memory)
+
+
+def _send(channel: socket.socket, body: bytes, descriptors: Sequence[int]) -> None:
+    control = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        if descriptors
+        else []
+    )
+    channel.sendmsg([body], control, socket.MSG_NOSIGNAL)
+
+
+def receive(channel: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its descriptors (owned by the caller), None at the end.
+
+    Raises OSError (BlockingIOError when nothing is there and flags has MSG_DONTWAIT) and
+    ValueError for a packet that is no message; its descriptors are closed then.
+    """
+    body, control, bits, _ = channel.recvmsg(
+        LONGEST_PACKET, _SPACE, flags | socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors: list[int] = []
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            descriptors.extend(numbers)
+    if not body and not descriptors:
+        return None
+    try:
+        if bits & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ValueError("a packet is longer than a message may be")
+        if body == _IN_MEMORY:
+            if not descriptors:
+                raise ValueError("a long message came without its memory")
+            body = _take_memory(descriptors.pop())
+        message = json.loads(body)
+        if not isinstance(message, dict):
+            raise ValueError("a message is a JSON object")
+    except ValueError:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return message, descriptors
+
+
+def _take_memory(memory: int) -> bytes:
+    try:
+        size = os.fstat(memory).st_size
+        if size > LONGEST_MESSAGE:
+            raise ValueError(f"a message of {size} bytes is longer than {LONGEST_MESSAGE}")
+        return os.pread(memory, size, 0)
+    finally:
+        os.close(memory)

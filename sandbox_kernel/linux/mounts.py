@@ -1,0 +1,141 @@
+"""Mounting by descriptor: fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
+
+Constants: include/uapi/linux/mount.h and include/uapi/linux/fcntl.h, in the kernel's spelling.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from sandbox_kernel.linux import libc as c
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+
+FSOPEN_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
+
+MOUNT_ATTR_RDONLY = 0x00000001
+MOUNT_ATTR_NOSUID = 0x00000002
+MOUNT_ATTR_NODEV = 0x00000004
+MOUNT_ATTR_NOEXEC = 0x00000008
+MOUNT_ATTR_IDMAP = 0x00100000
+
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+# The mount options of the OCI runtime specification that set an attribute of the mount.
+ATTRIBUTE_OF_OPTION = {
+    "ro": MOUNT_ATTR_RDONLY,
+    "nosuid": MOUNT_ATTR_NOSUID,
+    "nodev": MOUNT_ATTR_NODEV,
+    "noexec": MOUNT_ATTR_NOEXEC,
+}
+
+_mount = c.libc.mount
+_mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_mount.restype = ctypes.c_int
+_umount2 = c.libc.umount2
+_umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_umount2.restype = ctypes.c_int
+
+
+class MountAttr(ctypes.Structure):
+    """struct mount_attr { __u64 attr_set, attr_clr, propagation, userns_fd; };"""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def new_filesystem(kind: str, options: tuple[tuple[str, str | None], ...], attributes: int) -> int:
+    """A detached mount of a new file system. Returns its descriptor. Raises OSError."""
+    context = c.syscall(c.FSOPEN, kind.encode(), FSOPEN_CLOEXEC)
+    try:
+        for key, value in options:
+            if value is None:
+                c.syscall(c.FSCONFIG, context, FSCONFIG_SET_FLAG, key.encode(), None, 0)
+            else:
+                c.syscall(
+                    c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0
+                )
+        c.syscall(c.FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        return c.syscall(c.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def clone_tree(descriptor: int, path: str = "", *, recursive: bool = True) -> int:
+    """A detached copy of the mounts at a place. Returns its descriptor. Raises OSError."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    if not path:
+        flags |= AT_EMPTY_PATH
+    if recursive:
+        flags |= AT_RECURSIVE
+    return c.syscall(c.OPEN_TREE, descriptor, os.fsencode(path), flags)
+
+
+def place(mount: int, target: int) -> None:
+    """Attach a detached mount on the place that `target` (an O_PATH descriptor) stands for."""
+    c.syscall(
+        c.MOVE_MOUNT, mount, b"", target, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    )
+
+
+def set_attributes(mount: int, attributes: int, *, recursive: bool = True) -> None:
+    """Add attributes (read-only, ...) to a mount and those below it."""
+    change = MountAttr(attr_set=attributes)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, ctypes.byref(change), ctypes.sizeof(change))
+
+
+def map_identities(mount: int, user_namespace: int) -> None:
+    """Show the files of a detached mount with the ids of a user namespace (Linux 5.12)."""
+    change = MountAttr(attr_set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+    c.syscall(
+        c.MOUNT_SETATTR, mount, b"", AT_EMPTY_PATH, ctypes.byref(change), ctypes.sizeof(change)
+    )
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
+    """mount(2), for what needs no descriptor."""
+    c.check(
+        _mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(data))
+    )
+
+
+def make_private() -> None:
+    """No mount of this mount namespace is seen elsewhere, and none from elsewhere here."""
+    c.check(_mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+
+
+def detach(target: str) -> None:
+    """Take the mount at a path away, with all below it, as soon as nobody uses it."""
+    c.check(_umount2(os.fsencode(target), MNT_DETACH))
+
+
+def change_root_here() -> None:
+    """Make the working directory the root and drop the old root (pivot_root(2), NOTES)."""
+    c.syscall(c.number("pivot_root"), b".", b".")
+    detach(".")
+    os.chdir("/")

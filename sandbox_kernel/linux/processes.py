@@ -1,0 +1,155 @@
+"""Processes and namespaces: clone3(2), pidfds, prctl(2), close_range(2), signalfd(2).
+
+Constants: include/uapi/linux/sched.h, include/uapi/linux/prctl.h, include/uapi/linux/close_range.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from sandbox_kernel.linux import libc as c
+
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# The namespace types of the OCI runtime specification.
+FLAG_OF_NAMESPACE = {
+    "user": CLONE_NEWUSER,
+    "mount": CLONE_NEWNS,
+    "pid": CLONE_NEWPID,
+    "network": CLONE_NEWNET,
+    "ipc": CLONE_NEWIPC,
+    "uts": CLONE_NEWUTS,
+    "cgroup": CLONE_NEWCGROUP,
+    "time": CLONE_NEWTIME,
+}
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_SET_NO_NEW_PRIVS = 38
+
+SFD_NONBLOCK = os.O_NONBLOCK
+SFD_CLOEXEC = os.O_CLOEXEC
+
+_prctl = c.libc.prctl
+_prctl.restype = ctypes.c_int
+_unshare = c.libc.unshare
+_unshare.argtypes = (ctypes.c_int,)
+_unshare.restype = ctypes.c_int
+_signalfd = c.libc.signalfd
+_signalfd.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_signalfd.restype = ctypes.c_int
+
+
+class CloneArgs(ctypes.Structure):
+    """struct clone_args of include/uapi/linux/sched.h, all members __aligned_u64."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    )
+
+
+def clone(flags: int) -> tuple[int, int]:
+    """Fork into new namespaces. Returns (pid, pidfd) in the parent and (0, -1) in the child.
+
+    JUSTIFICATION: `os.fork` knows no flags, and unshare(2) would cost a second fork to become
+    pid 1. SAFETY: only for a process with one thread; the child has no new stack, so it goes on
+    as after fork(2), and does what single-threaded Python does until it executes a program or
+    ends by `os._exit`.
+    """
+    pidfd = ctypes.c_int(-1)
+    arguments = CloneArgs(
+        flags=flags | CLONE_PIDFD,
+        pidfd=ctypes.addressof(pidfd),
+        exit_signal=signal.SIGCHLD,
+    )
+    pid = c.syscall(c.CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    return (pid, pidfd.value) if pid else (0, -1)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). Raises OSError."""
+    c.check(_unshare(flags))
+
+
+def pidfd_open(pid: int) -> int:
+    """A descriptor of a process that is not reaped yet; it is readable when the process ended."""
+    return c.syscall(c.PIDFD_OPEN, pid, 0)
+
+
+def pid_of(pidfd: int) -> int:
+    """The process behind a pidfd as numbered in our own pid namespace, -1 when it is gone.
+
+    Source: /proc/self/fdinfo/N, line "Pid:" (pidfd_open(2), NOTES).
+    """
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("Pid:"):
+                return int(line[4:])
+    return -1
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2) with one argument. Raises OSError."""
+    c.check(
+        _prctl(
+            ctypes.c_int(option),
+            ctypes.c_ulong(value),
+            ctypes.c_ulong(0),
+            ctypes.c_ulong(0),
+            ctypes.c_ulong(0),
+        )
+    )
+
+
+def end_with_parent() -> None:
+    """Get SIGKILL when the parent ends. Must be said again after each change of identity."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def set_name(name: str) -> None:
+    """The name that `ps` shows, 15 bytes at most (PR_SET_NAME)."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    c.check(_prctl(ctypes.c_int(PR_SET_NAME), buffer, 0, 0, 0))
+
+
+def close_all_but(keep: tuple[int, ...]) -> None:
+    """Close every descriptor that is not named. Raises OSError."""
+    start = 0
+    for descriptor in sorted(set(keep)):
+        if descriptor > start:
+            c.syscall(c.CLOSE_RANGE, start, descriptor - 1, 0)
+        start = descriptor + 1
+    c.syscall(c.CLOSE_RANGE, start, 0xFFFFFFFF, 0)
+
+
+def child_signal_descriptor() -> int:
+    """Block SIGCHLD and return a descriptor that is readable when a child ended."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    # sigset_t of the C library: 1024 bits, signal n is bit n - 1.
+    mask = (ctypes.c_ubyte * 128)()
+    mask[(signal.SIGCHLD - 1) // 8] = 1 << ((signal.SIGCHLD - 1) % 8)
+    return c.check(_signalfd(-1, mask, SFD_NONBLOCK | SFD_CLOEXEC))
