@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # not from `typing`, which is heavy for the launcher
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
