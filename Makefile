@@ -1,0 +1,100 @@
+# Everything starts here: `make demo` shows what this is, `make test` proves it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+UV ?= $(or $(shell command -v uv),.venv-uv/bin/uv)
+BIN := .venv/bin
+
+# What an installed system may lack. newuidmap gives an ordinary user a range of ids; libseccomp
+# builds the system call filter.
+PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
+# The peers that the tests and benchmarks compare with, a second kernel with cgroup v2, a browser.
+PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) bubblewrap chromium fonts-noto-cjk gcc git libc6-dev \
+	passwd python3 python3-venv runc strace user-mode-linux util-linux
+
+.PHONY: help demo lab test check bench format clean packages packages-to-test
+help:
+	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
+	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
+	@echo "make test    run every check and every test"
+	@echo "make bench   measure against runc, bwrap and the plain kernel"
+	@echo "make format  put the code into its one format"
+	@echo "make clean   remove the environment that these commands made"
+
+demo: .venv/.ready-to-run
+	@$(BIN)/python notebooks/demonstrate.py
+	@echo
+	@echo "Next: make lab   (JupyterLab with \"Sandbox (Python 3)\")"
+
+lab: .venv/.ready-to-run
+	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+check: .venv/.ready-to-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Fast ones first. What measures the machine or counts what is left on it must be alone.
+test: packages-to-test check
+	UV=$(UV) $(BIN)/python -m pytest tests/unit --numprocesses 2
+	UV=$(UV) $(BIN)/python -m pytest tests/integration tests/hostile tests/cgroup2 tests/browser
+
+bench: packages-to-test .venv/.ready-to-test
+	$(BIN)/python -m benchmarks
+
+format: .venv/.ready-to-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-uv
+
+# -- what the commands above stand on ------------------------------------------------------------
+
+.venv/.ready-to-run: pyproject.toml | packages .venv
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[lab,systemd]' \
+		nbclient
+	$(BIN)/sandbox-kernel install --sys-prefix
+	@touch $@
+
+.venv/.ready-to-test: pyproject.toml | .venv
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev]'
+	$(BIN)/sandbox-kernel install --sys-prefix
+	@touch $@
+
+.venv: | $(UV)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"make .venv: `$(PYTHON)` is Python " + sys.version.split()[0] \
+		+ ": 3.11 or later is needed: name one by `make PYTHON=... demo`")'
+	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+
+.venv-uv/bin/uv: | packages
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet uv
+
+define install
+	@missing=; for package in $(1); do \
+		test "$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null)" = installed \
+		|| missing="$$missing $$package"; \
+	done; \
+	if test -n "$$missing"; then \
+		command -v apt-get >/dev/null || { \
+			echo "no apt-get here: install what these Debian packages hold:$$missing"; exit 1; }; \
+		as_root=; test "$$(id -u)" = 0 || as_root=sudo; \
+		echo "Installing system packages:$$missing"; \
+		$$as_root apt-get update --quiet --quiet; \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes \
+			--no-install-recommends $$missing </dev/null; \
+	fi
+endef
+
+packages:
+	$(call install,$(PACKAGES_TO_RUN) $(if $(shell command -v uv),,python3-venv))
+
+packages-to-test:
+	$(call install,$(PACKAGES_TO_TEST))

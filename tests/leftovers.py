@@ -1,0 +1,170 @@
+"""What the machine holds now that tests may leave behind: processes, mounts, groups, links, files.
+
+A process that loses its parent would be handed to pid 1 and could no longer be told from other
+people's. So the whole run stands below a *keeper*: pytest forks once at its start, the parent
+stays as the keeper, asks to be given the orphans (PR_SET_CHILD_SUBREAPER), reaps them, and when
+pytest has ended looks at what is left. Nothing else on a shared machine is counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PR_SET_CHILD_SUBREAPER = 36
+KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
+SECONDS_TO_SETTLE = 10.0
+
+
+class RunningProcess(NamedTuple):
+    """One process; the start time makes a used-again number another process."""
+
+    pid: int
+    started: int
+    command: str
+
+
+class Snapshot(NamedTuple):
+    """What is there now, as far as it is ours."""
+
+    processes: frozenset[RunningProcess]
+    mounts: frozenset[str]
+    groups: frozenset[str]
+    interfaces: frozenset[str]
+    files: frozenset[str]
+
+    def left_since(self, before: Snapshot) -> list[str]:
+        """What is here that was not there before, one line each."""
+        lines = [
+            f"process {process.pid}: {process.command}"
+            for process in sorted(self.processes - before.processes)
+        ]
+        for kind in ("mounts", "groups", "interfaces", "files"):
+            new = getattr(self, kind) - getattr(before, kind)
+            lines += [f"{kind[:-1]}: {name}" for name in sorted(new)]
+        return lines
+
+
+def take(root: int) -> Snapshot:
+    """The snapshot of everything below the process `root`, and of the machine's own tables."""
+    return Snapshot(
+        processes=frozenset(_below(root)),
+        mounts=frozenset(_mounts()),
+        groups=frozenset(_groups()),
+        interfaces=frozenset(os.listdir("/sys/class/net")),
+        files=frozenset(_files()),
+    )
+
+
+def settled(root: int, before: Snapshot, allowed: Callable[[str], bool]) -> list[str]:
+    """What is left since `before` when ending processes had their time to end."""
+    deadline = time.monotonic() + SECONDS_TO_SETTLE
+    while True:
+        left = [line for line in take(root).left_since(before) if not allowed(line)]
+        if not left or time.monotonic() > deadline:
+            return left
+        # Groups and mounts can't be waited for by a descriptor.
+        time.sleep(0.05)
+
+
+def keeper_pid() -> int:
+    """The process below which everything of this run is found."""
+    return int(os.environ[KEEPER])
+
+
+def keep() -> None:
+    """Fork: the child goes on as pytest, the parent becomes the keeper and never returns."""
+    before = take(os.getpid())
+    os.environ[KEEPER] = str(os.getpid())
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl PR_SET_CHILD_SUBREAPER")
+    child = os.fork()
+    if child == 0:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to pytest as well
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda received, _: os.kill(child, received))
+    status = _reap_until_gone(child)
+    left = settled(os.getpid(), before, allowed=lambda _: False)
+    if left:
+        print("\nLeft on the machine by this run of the tests:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in left), file=sys.stderr, flush=True)
+        for process in _below(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+    os._exit(status or bool(left))
+
+
+def _reap_until_gone(child: int) -> int:
+    """Reap orphans until pytest itself ends; its exit status."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            break
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans that end from now on reap themselves
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                break
+        except ChildProcessError:
+            break
+    return code if code >= 0 else 128 - code
+
+
+def _below(root: int) -> Iterator[RunningProcess]:
+    """Every living process that descends from `root`."""
+    children: dict[int, list[RunningProcess]] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat = Path("/proc", entry, "stat").read_text(errors="replace")
+            command = Path("/proc", entry, "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name, _, rest = stat[stat.index("(") + 1 :].rpartition(") ")
+        fields = rest.split()
+        if fields[0] in "ZX":
+            continue
+        shown = command.replace(b"\0", b" ").decode(errors="replace").strip()[:200] or f"[{name}]"
+        process = RunningProcess(int(entry), int(fields[19]), shown)
+        children.setdefault(int(fields[1]), []).append(process)
+    waiting = [root]
+    while waiting:
+        for process in children.get(waiting.pop(), ()):
+            yield process
+            waiting.append(process.pid)
+
+
+def _mounts() -> Iterator[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        yield f"{before.split()[4]} ({after})"
+
+
+def _groups() -> Iterator[str]:
+    """Control groups below our top-level directories, in every hierarchy."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if not after.startswith("cgroup"):
+            continue
+        for directory, _, _ in os.walk(Path(before.split()[4], "sandbox-kernel")):
+            yield directory
+
+
+def _files() -> Iterator[str]:
+    """What lies in the folders for things that live only as long as a process of ours."""
+    folders = ["/run/sandbox-kernel", *map(str, Path("/run/user").glob("*/sandbox-kernel"))]
+    folders += [str(path) for path in Path("/tmp").glob("sandbox-kernel*")]
+    for folder in folders:
+        for directory, _, files in os.walk(folder):
+            yield from (os.path.join(directory, name) for name in files)

@@ -1,0 +1,135 @@
+"""An ordinary user of this machine with a Python environment of his own, for tests run as root.
+
+The environment is based on the system's Python, lies outside every home, holds the package as an
+installation would (not editable), is made once by each run of the tests and removed at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NAME = "tester"
+SYSTEM_PYTHON = "/usr/bin/python3"
+REQUIREMENTS = (
+    "debugpy",
+    "matplotlib",
+    "nbclient",
+    "numpy",
+    "pandas",
+    "psutil",
+    "pytest",
+    "pytest-timeout",
+    "hypothesis",
+    "jupyter_kernel_test",
+)
+
+
+class OrdinaryUser(NamedTuple):
+    """Who it is, and where his environment and a copy of the tests lie."""
+
+    name: str
+    uid: int
+    home: Path
+    place: Path
+
+    @property
+    def python(self) -> str:
+        """The interpreter of his environment."""
+        return str(self.place / "environment/bin/python")
+
+    def command(self, argv: list[str]) -> list[str]:
+        """The argv that runs `argv` as this user from root."""
+        identity = ["--reuid", self.name, "--regid", self.name, "--init-groups"]
+        return ["/usr/bin/setpriv", *identity, "--reset-env", "--", *argv]
+
+    def run(
+        self,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 120,
+        check: bool = False,
+        **popen: object,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `argv` as this user, in his home folder, and give back what it printed.
+
+        A bare `python` is the one of his environment.
+        """
+        program = {"python": self.python, "python3": self.python}.get(argv[0], argv[0])
+        words = [f"PATH={self.place}/environment/bin:/usr/bin:/bin", "LANG=C.UTF-8"]
+        words += [f"{name}={value}" for name, value in (env or {}).items()]
+        settings: dict[str, object] = {
+            "cwd": self.home,
+            "stdin": subprocess.DEVNULL,
+            "capture_output": True,
+            "text": True,
+        } | popen
+        return subprocess.run(
+            self.command(["/usr/bin/env", *words, program, *argv[1:]]),
+            timeout=timeout,
+            check=check,
+            **settings,  # type: ignore[call-overload]
+        )
+
+
+def made() -> Iterator[OrdinaryUser]:
+    """Make user and environment; the environment goes again, the user stays for the next time."""
+    if os.geteuid() != 0:
+        raise RuntimeError("the tests of an ordinary user are started by root: run as root")
+    entry = _user()
+    place = Path(tempfile.mkdtemp(prefix="sandbox-kernel-tests-", dir="/var/tmp"))
+    try:
+        place.chmod(0o755)
+        _install(place)
+        yield OrdinaryUser(NAME, entry.pw_uid, Path(entry.pw_dir), place)
+    finally:
+        shutil.rmtree(place)
+
+
+def _user() -> pwd.struct_passwd:
+    """The user's entry; made when he is missing, with a range of ids in /etc/subuid."""
+    try:
+        entry = pwd.getpwnam(NAME)
+    except KeyError:
+        subprocess.run(
+            ["/usr/sbin/useradd", "--create-home", "--shell", "/bin/sh", NAME], check=True
+        )
+        entry = pwd.getpwnam(NAME)
+    for kind in ("subuids", "subgids"):
+        table = Path("/etc", kind.removesuffix("s")).read_text()
+        if not any(line.startswith(f"{NAME}:") for line in table.splitlines()):
+            last = [
+                int(start) + int(count)
+                for _, start, count in (line.split(":") for line in table.split())
+            ]
+            start = max([100_000, *last])
+            subprocess.run(
+                ["/usr/sbin/usermod", f"--add-{kind}", f"{start}-{start + 65535}", NAME],
+                check=True,
+            )
+    return entry
+
+
+def _install(place: Path) -> None:
+    uv = shutil.which(os.environ.get("UV", "uv")) or str(REPOSITORY / ".venv-uv/bin/uv")
+    environment = place / "environment"
+    python = str(environment / "bin/python")
+    subprocess.run([uv, "venv", "--quiet", "--python", SYSTEM_PYTHON, environment], check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode"]
+    subprocess.run([*install, f"{REPOSITORY}[systemd,arrow]", *REQUIREMENTS], check=True)
+    shutil.copytree(
+        REPOSITORY / "tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(REPOSITORY / "pyproject.toml", place)
+    for path in [place, *place.rglob("*")]:
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444))
