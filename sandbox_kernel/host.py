@@ -1,0 +1,46 @@
+"""Facts of this machine that a default depends on: how much memory there is to give away."""
+
+from __future__ import annotations
+
+_UNLIMITED = 1 << 60  # cgroup v1 says 2^63 - 4096 for "no limit"
+
+
+def available_memory() -> int:
+    """MemAvailable, or the limit of a cgroup around this process if that is smaller. Bytes."""
+    with open("/proc/meminfo", "rb") as file:
+        words = file.read(4096).split()
+    available = int(words[words.index(b"MemAvailable:") + 1]) * 1024
+    return min([available, *_enclosing_limits()])
+
+
+def _enclosing_limits() -> list[int]:
+    """Limits of this process's memory group and of the groups above it, v1 and v2."""
+    limits = []
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            roots, name = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"), "memory.max"
+        elif "memory" in controllers.split(","):
+            roots, name = ("/sys/fs/cgroup/memory",), "memory.limit_in_bytes"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for root in roots:
+            for depth in range(len(parts), -1, -1):
+                number = _read_number("/".join([root, *parts[:depth], name]))
+                if number is not None and number < _UNLIMITED:
+                    limits.append(number)
+    return limits
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        with open(path, "rb") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):  # not there, or "max"
+        return None

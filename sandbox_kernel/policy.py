@@ -1,0 +1,364 @@
+"""What a caller may have: a request and the settings become a plan, or an error that says why not.
+
+The walk is `plan(...)` -> `request` -> `allow`. A plan is frozen data that prints itself; whoever
+makes it real (`bundle/`, `runtime/`) decides nothing. Ceilings bind every source that does not
+speak for the user. What no ceiling mentions can still not widen: mounts outside the working
+folder, another network than none, capabilities, no filter of system calls.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, NoReturn
+
+from . import grammar, host, settings
+from .errors import InvalidOption, NotAllowed
+from .grammar import PAGE, DeviceRate, Mount, Ulimit
+from .settings import BUILT_IN, MAGIC, OPTIONS, Layer, Settings
+
+__all__ = [
+    "ContainerPlan", "ContainerRequest", "DeviceRate", "Mount", "Row", "Ulimit", "allow", "plan",
+    "request",
+]  # fmt: skip
+
+MEMORY_SHARE = 0.75
+STORAGE_SHARE = 0.60
+
+
+class ContainerRequest(NamedTuple):
+    """What a caller asked for, typed but not yet allowed: option name -> (value, source)."""
+
+    options: Mapping[str, tuple[Any, str]]
+
+
+class Row(NamedTuple):
+    """One line of a printed plan. `in_force`: yes, no, or what the kernel says instead."""
+
+    option: str
+    value: str
+    source: str
+    in_force: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerPlan:
+    """Everything that will be in force for a container. Sizes in bytes, times in seconds."""
+
+    image: str = "host"
+    memory: int | None = None
+    memory_swap: int | None = None  # memory and swap together, as docker counts
+    cpus: float | None = None
+    cpuset_cpus: str | None = None
+    cpu_shares: int | None = None
+    pids_limit: int | None = None
+    device_read_bps: tuple[DeviceRate, ...] = ()
+    device_write_bps: tuple[DeviceRate, ...] = ()
+    ulimit: tuple[Ulimit, ...] = ()
+    storage_size: int | None = None
+    timeout: float | None = None
+    network: str = "none"
+    mount: tuple[Mount, ...] = ()
+    read_only: bool = False
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    entrypoint: str | None = None
+    hostname: str | None = None
+    name: str | None = None
+    keep: bool = False
+    label: tuple[tuple[str, str], ...] = ()
+    stop_timeout: float = 5.0
+    interrupt_grace: float = 5.0
+    output_limit: int = 128 << 20
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    runtime: str = "embedded"
+    sources: Mapping[str, str] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
+    """Limits that somebody asked for. They fail closed; a built-in default may be lacking."""
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in OPTIONS))
+
+    def options(self) -> dict[str, Any]:
+        """Option name -> value, in the order of the reference."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    def describe(self, in_force: Mapping[str, object] | None = None) -> list[Row]:
+        """The rows to print. `in_force`: what the kernel reads back (`Container.limits`)."""
+        rows = []
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            shown = option.show(value)
+            state = ""
+            if in_force is not None and value not in (None, ()):
+                if name in in_force:
+                    read_back = in_force[name]
+                    state = "yes" if read_back == value else option.show(read_back)
+                    state = "no" if read_back is None else state
+                else:
+                    state = "yes"
+            rows.append(Row(name, shown, self.sources.get(name, BUILT_IN), state))
+        return rows
+
+
+def plan(
+    source: str = MAGIC, *, within: Settings | None = None, **options: object
+) -> ContainerPlan:
+    """The whole walk: options as text or values, from one source, over the settings of this folder.
+
+    >>> plan(memory="256m", cpus=0.5).memory
+    268435456
+    """
+    over = within if within is not None else settings.load()
+    return allow(request(options, source), over)
+
+
+def request(options: Mapping[str, object], source: str = MAGIC) -> ContainerRequest:
+    """Reads the options (text or typed values; None means not given) and notes who asked."""
+    typed = settings.read_options(options, source)
+    return ContainerRequest({name: (value, source) for name, value in typed.items()})
+
+
+def allow(asked: ContainerRequest, within: Settings) -> ContainerPlan:
+    """Holds every source to the ceilings, puts them over each other, and fills in the defaults."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in (*within.layers, *_layers_of(asked)):
+        for name, value in layer.values.items():
+            checked = _check(name, value, layer, within)
+            identity = OPTIONS[name].kind.identity
+            if identity is None:
+                values[name], sources[name] = checked, layer.source
+            else:
+                values[name] = settings.merge(values.get(name, ()), checked, OPTIONS[name].kind)
+                earlier = [sources[name]] if name in sources else []
+                sources[name] = ", ".join(dict.fromkeys([*earlier, layer.source]))
+    _lower_to_ceilings(values, sources, within)
+    _defaults(values, sources)
+    limits = frozenset(name for name in settings.LIMITS if sources.get(name, BUILT_IN) != BUILT_IN)
+    return ContainerPlan(**values, sources=sources, asked=limits)
+
+
+def _layers_of(asked: ContainerRequest) -> Iterable[Layer]:
+    by_source: dict[str, dict[str, Any]] = {}
+    for name, (value, source) in asked.options.items():
+        by_source.setdefault(source, {})[name] = value
+    for source, values in by_source.items():
+        yield Layer(source, source not in settings.TRUSTED, values)
+
+
+def _check(name: str, value: Any, layer: Layer, within: Settings) -> Any:
+    """The value, made exact by what this machine has, or an error if it may not be asked for."""
+    if layer.bound and name in _ORDERED:
+        _hold_below(name, value, within)
+    elif layer.bound and name in _LISTED:
+        _hold_to_list(name, value, within)
+    if checker := _CHECKERS.get(name):
+        return checker(value, layer, within)
+    return value
+
+
+_ORDERED = ("memory", "memory_swap", "cpus", "pids_limit", "storage_size", "timeout")
+_LISTED = ("cap_add", "security_opt", "network", "runtime")
+
+
+def _ceiling(name: str, within: Settings) -> settings.Ceiling | None:
+    if name == "memory_swap" and name not in within.ceilings:
+        return within.ceilings.get("memory")
+    return within.ceilings.get(name)
+
+
+def _hold_below(name: str, value: Any, within: Settings) -> None:
+    ceiling = _ceiling(name, within)
+    if ceiling is None or ceiling.value is None:
+        return
+    if value is None or value > ceiling.value:  # None: `--timeout none`
+        option = OPTIONS[name]
+        _not_allowed(name, option.show(value), f"at most {option.show(ceiling.value)}", within)
+
+
+def _hold_to_list(name: str, value: Any, within: Settings) -> None:
+    ceiling = _ceiling(name, within)
+    allowed = ceiling.value if ceiling else settings.CEILINGS[name].default_value
+    for item in value if isinstance(value, tuple) else (value,):
+        if item not in allowed and "ALL" not in allowed:
+            _not_allowed(name, item, ", ".join(allowed) or "none at all", within)
+
+
+def _not_allowed(name: str, value: object, ceiling: str, within: Settings) -> NoReturn:
+    """Names the option, the value, the ceiling, and the line to change."""
+    key = "mount_roots" if name == "mount" else name
+    stands = within.ceilings.get(key) or (_ceiling(key, within))
+    where = stands.where if stands else f"the built-in `{key}`"
+    file = within.user_file or "the user's config.toml"
+    change = f"change `{stands.where}`" if stands else f"set `{key}` under [ceiling] in `{file}`"
+    remedy = f"only the user can widen it: {change}"
+    raise NotAllowed(OPTIONS[name].flags[0], value, f"{ceiling}, by {where}", remedy)
+
+
+def _check_image(value: str, layer: Layer, within: Settings) -> str:
+    if value.startswith("dir:"):
+        value = "dir:" + _source(value[4:], "image", within)
+    if not layer.bound:
+        return value
+    ceiling = within.ceilings.get("image")
+    if ceiling is not None:
+        if not any(fnmatchcase(value, pattern) for pattern in ceiling.value):
+            _not_allowed("image", value, ", ".join(ceiling.value), within)
+    elif value.startswith("dir:"):
+        _hold_to_roots("image", value[4:], within)
+    return value
+
+
+def _check_mounts(value: tuple[Mount, ...], layer: Layer, within: Settings) -> tuple[Mount, ...]:
+    checked = []
+    for mount in value:
+        if mount.type == "bind":
+            source = _source(mount.source, "mount", within)
+            if layer.bound:
+                _hold_to_roots("mount", source, within)
+            mount = Mount("bind", source, mount.target, mount.read_only, None)  # noqa: PLW2901
+        checked.append(mount)
+    return tuple(checked)
+
+
+def _source(path: str, name: str, within: Settings) -> str:
+    """The resolved path of something that is there and that this user can read."""
+    option = OPTIONS[name].flags[0]
+    if path.startswith("~") or not ("/" in path or path in (".", "..")):
+        allowed = (
+            f"a path with `/` in it, such as ./{path.lstrip('~/')}: there are no named volumes"
+        )
+        allowed = "a full path: `~` is not expanded here" if path.startswith("~") else allowed
+        raise InvalidOption(option, path, allowed)
+    try:
+        resolved = os.path.realpath(os.path.join(within.folder, path), strict=True)
+    except OSError as error:
+        raise InvalidOption(option, path, f"a path that is there: {error.strerror}") from None
+    seen = os.stat(resolved)
+    if not (stat.S_ISDIR(seen.st_mode) or stat.S_ISREG(seen.st_mode) or name == "mount"):
+        raise InvalidOption(option, path, "a folder")
+    if stat.S_ISBLK(seen.st_mode) or stat.S_ISCHR(seen.st_mode):
+        raise InvalidOption(option, path, "a file or a folder, and no device")
+    if not os.access(resolved, os.R_OK | (os.X_OK if stat.S_ISDIR(seen.st_mode) else 0)):
+        raise InvalidOption(option, path, "a path that you can read")
+    if any(c < " " or c == "\x7f" for c in resolved):
+        raise InvalidOption(option, resolved, "a path without control characters")
+    return resolved
+
+
+def _hold_to_roots(name: str, path: str, within: Settings) -> None:
+    ceiling = within.ceilings.get("mount_roots")
+    listed = ceiling.value if ceiling else (".",)
+    roots = [root for item in listed if (root := _root(item, within))]
+    if not any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots):
+        shown = " and ".join(f"below {root}" for root in roots) or "nothing of this machine"
+        _not_allowed("mount" if name == "mount" else "image", path, shown, within)
+
+
+def _root(item: str, within: Settings) -> str:
+    """`.` is the working folder, unless that is the whole home or the whole machine."""
+    if item != ".":
+        return item
+    here, home = os.path.realpath(within.folder), os.path.realpath(os.path.expanduser("~"))
+    return "" if here == "/" or (home + "/").startswith(here + "/") else here
+
+
+def _check_environment(value: tuple[tuple[str, str | None], ...], layer: Layer, _: Settings) -> Any:
+    """`--env KEY` takes the value from outside; only the user may: it could be a secret."""
+    known = []
+    for key, text in value:
+        if text is None and layer.bound:
+            raise InvalidOption("--env", key, "KEY=VALUE: outside values are the user's to give")
+        if text is None and key not in os.environ:
+            continue
+        known.append((key, os.environ[key] if text is None else text))
+    return tuple(known)
+
+
+def _check_cpus(value: float, _: Layer, __: Settings) -> float:
+    if value > (have := os.cpu_count() or 1):
+        raise InvalidOption("--cpus", f"{value:g}", f"at most {have}: this machine has no more")
+    return value
+
+
+def _check_cpuset(value: str, _: Layer, __: Settings) -> str:
+    have = os.sched_getaffinity(0)
+    if not grammar.cpu_numbers(value) <= have:
+        raise InvalidOption("--cpuset-cpus", value, f"within {grammar.join_numbers(have)}")
+    return value
+
+
+def _check_devices(value: tuple[DeviceRate, ...], _: Layer, __: Settings) -> tuple[DeviceRate, ...]:
+    found = []
+    for item in value:
+        try:
+            seen = os.stat(item.device)
+        except OSError as error:
+            raise InvalidOption("--device-bps", item.device, f"{error.strerror}") from None
+        if not stat.S_ISBLK(seen.st_mode):
+            raise InvalidOption("--device-bps", item.device, "a block device such as /dev/sda")
+        numbers = os.major(seen.st_rdev), os.minor(seen.st_rdev)
+        found.append(DeviceRate(item.device, *numbers, item.rate))
+    return tuple(found)
+
+
+_CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
+    "image": _check_image,
+    "mount": _check_mounts,
+    "env": _check_environment,
+    "cpus": _check_cpus,
+    "cpuset_cpus": _check_cpuset,
+    "device_read_bps": _check_devices,
+    "device_write_bps": _check_devices,
+}
+
+
+def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: Settings) -> None:
+    """Where nobody asked, a ceiling is the value: what is unlimited by default is above it."""
+    for name in ("cpus", "pids_limit", "timeout"):
+        ceiling = within.ceilings.get(name)
+        if ceiling is None or ceiling.value is None or name in values:
+            continue
+        default = OPTIONS[name].default_value
+        if default is None or default > ceiling.value:
+            values[name], sources[name] = ceiling.value, f"ceiling of {ceiling.where}"
+    default_memory = host.available_memory() * MEMORY_SHARE
+    if "memory" not in values:
+        values["memory"] = int(default_memory) // PAGE * PAGE
+        ceiling = within.ceilings.get("memory")
+        if ceiling and ceiling.value and ceiling.value < values["memory"]:
+            values["memory"], sources["memory"] = ceiling.value, f"ceiling of {ceiling.where}"
+    ceiling = within.ceilings.get("storage_size")
+    if "storage_size" not in values:
+        values["storage_size"] = int(values["memory"] * STORAGE_SHARE) // PAGE * PAGE
+        if ceiling and ceiling.value and ceiling.value < values["storage_size"]:
+            values["storage_size"] = ceiling.value
+            sources["storage_size"] = f"ceiling of {ceiling.where}"
+
+
+def _defaults(values: dict[str, Any], sources: dict[str, str]) -> None:
+    """What is left, and what only makes sense together."""
+    if values.get("memory_swap") is None:
+        values["memory_swap"] = values["memory"]
+    elif values["memory_swap"] < values["memory"]:
+        least = grammar.shown_size(values["memory"])
+        raise InvalidOption(
+            "--memory-swap",
+            grammar.shown_size(values["memory_swap"]),
+            f"at least `memory`, which is {least}: memory and swap are counted together",
+        )
+    added, dropped = values.get("cap_add", ()), values.get("cap_drop", ())
+    if "ALL" in dropped:
+        values["cap_add"] = ()
+    elif dropped:
+        values["cap_add"] = tuple(name for name in added if name not in dropped)
+    for name, option in OPTIONS.items():
+        values.setdefault(name, option.default_value)
+        sources.setdefault(name, BUILT_IN)
