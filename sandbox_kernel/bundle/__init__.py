@@ -1,0 +1,4 @@
+"""The OCI bundle of a container: typed structures, defaults, and `make(plan, image)`.
+
+Nothing here touches the machine; `runtime/` makes it real, or any other OCI runtime does.
+"""
