@@ -21,20 +21,17 @@ MOST_BYTES = (1 << 63) - PAGE
 UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY of <sys/resource.h>
 MOST_SECONDS = 365 * 86400.0
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", re.ASCII)
-HOSTNAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?", re.ASCII)
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}", re.ASCII)
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}", re.ASCII)
-USER = re.compile(
-    r"(?:[0-9]{1,10}|[a-z_][a-z0-9_-]{0,31})(?::(?:[0-9]{1,10}|[a-z_][a-z0-9_-]{0,31}))?"
-)
-_SIZE = re.compile(
-    r"([0-9]{1,20})(?:\.([0-9]{1,9}))?(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE
-)
-_TIME = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h)?", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}", re.ASCII)
-_WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
-_CPUS = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*", re.ASCII)
+# Patterns stay text: `re` compiles each when it is first used, which most runs never do.
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}"
+HOSTNAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,255}"
+LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}"
+USER = r"(?:[0-9]{1,10}|[a-z_][a-z0-9_-]{0,31})(?::(?:[0-9]{1,10}|[a-z_][a-z0-9_-]{0,31}))?"
+_SIZE = r"([0-9]{1,20})(?:\.([0-9]{1,9}))?(?:([kKmMgGtT])(?:[iI]?[bB])?|[bB])?"
+_TIME = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h)?"
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
+_WHOLE = r"[0-9]{1,19}"
+_CPUS = r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*"
 
 FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -96,7 +93,7 @@ def size(value: object, option: str, *, least: int = 1) -> int:
     """`256m`, `1.5g`, `1GiB`, or a whole number of bytes. Units are powers of 1024, as docker's."""
     allowed = f"a size such as 256m or 1.5g, of at least {shown_size(least)}"
     number = _index(value)
-    if number is None and isinstance(value, str) and (found := _SIZE.fullmatch(value)):
+    if number is None and isinstance(value, str) and (found := re.fullmatch(_SIZE, value)):
         factor = FACTORS[(found[3] or "").lower()]
         number = int(found[1]) * factor
         if found[2]:
@@ -114,7 +111,7 @@ def pages(value: object, option: str, *, least: int = PAGE) -> int:
 def seconds(value: object, option: str, *, zero: bool = False) -> float:
     """`500ms`, `30s`, `2m`, `1h`, or a number of seconds."""
     number: float | None = None
-    if isinstance(value, str) and (found := _TIME.fullmatch(value)):
+    if isinstance(value, str) and (found := re.fullmatch(_TIME, value)):
         number = float(found[1]) * SECONDS[found[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value) if abs(value) <= MOST_SECONDS else None  # nan compares false
@@ -131,7 +128,7 @@ def seconds_or_none(value: object, option: str) -> float | None:
 def processors(value: object, option: str) -> float:
     """How many processors at once: `0.5`, `2`. The kernel's shortest quota is 0.01."""
     number: float | None = None
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_NUMBER, value):
         number = float(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value) if abs(value) <= 8192 else None
@@ -145,7 +142,7 @@ def cpuset(value: object, option: str) -> str:
     allowed = "processor numbers such as 0, 0-2 or 0,3"
     number = _index(value)
     text = str(number) if number is not None and number >= 0 else value
-    if not isinstance(text, str) or len(text) > 4096 or not _CPUS.fullmatch(text):
+    if not isinstance(text, str) or len(text) > 4096 or not re.fullmatch(_CPUS, text):
         _refuse(option, value, allowed)
     chosen: set[int] = set()
     for part in text.split(","):
@@ -180,7 +177,7 @@ def join_numbers(numbers: Iterable[int]) -> str:
 def whole(value: object, option: str, *, least: int, most: int) -> int:
     """A whole number between two bounds."""
     number = _index(value)
-    if number is None and isinstance(value, str) and _WHOLE.fullmatch(value):
+    if number is None and isinstance(value, str) and re.fullmatch(_WHOLE, value):
         number = int(value)
     if number is None or not least <= number <= most:
         _refuse(option, value, f"a whole number from {least} to {most}")
@@ -208,14 +205,14 @@ def switch(value: object, option: str) -> bool:
 
 def name(value: object, option: str) -> str:
     """A container's name, in docker's pattern."""
-    if not isinstance(value, str) or not NAME.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(NAME, value):
         _refuse(option, value, "1 to 63 letters, digits, `_`, `.` or `-`, not starting with a sign")
     return value
 
 
 def hostname(value: object, option: str) -> str:
     """One label of RFC 1123."""
-    if not isinstance(value, str) or not HOSTNAME.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(HOSTNAME, value):
         _refuse(option, value, "1 to 63 letters, digits or `-`, with no `-` at either end")
     return value
 
@@ -224,7 +221,7 @@ def user(value: object, option: str) -> str:
     """`uid[:gid]` or names of the image's own /etc/passwd and /etc/group."""
     number = _index(value)
     text = str(number) if number is not None else value
-    if not isinstance(text, str) or not USER.fullmatch(text):
+    if not isinstance(text, str) or not re.fullmatch(USER, text):
         _refuse(option, value, "a user number or name, and if you like :group")
     for part in text.split(":"):
         if part.isdigit() and int(part) > 65535:
@@ -288,7 +285,7 @@ def security_option(value: object, option: str) -> str:
 def variable(value: object, option: str) -> tuple[str, str | None]:
     """`KEY=VALUE`, or `KEY` alone for the value that it has outside (then the second is None)."""
     key, text = _pair(value, option, "KEY=VALUE")
-    if not VARIABLE.fullmatch(key):
+    if not re.fullmatch(VARIABLE, key):
         _refuse(option, value, "KEY=VALUE, the key in letters, digits and `_`")
     if text is not None and ("\0" in text or len(text) > 131000 or not _encodes(text)):
         _refuse(option, value, "a value of at most 131000 characters with no zero byte")
@@ -298,7 +295,7 @@ def variable(value: object, option: str) -> tuple[str, str | None]:
 def label(value: object, option: str) -> tuple[str, str]:
     """`KEY=VALUE` or `KEY`, kept with the container and never used to decide anything."""
     key, text = _pair(value, option, "KEY=VALUE")
-    if not LABEL.fullmatch(key) or len(text or "") > 4096:
+    if not re.fullmatch(LABEL, key) or len(text or "") > 4096:
         _refuse(option, value, "KEY=VALUE, the key in letters, digits, `_`, `.`, `/` and `-`")
     return key, _printable(text or "", option)
 
@@ -314,7 +311,7 @@ def ulimit(value: object, option: str) -> Ulimit:
     for part in (soft, hard if colon else soft):
         if part == "unlimited":
             numbers.append(UNLIMITED)
-        elif _WHOLE.fullmatch(part) and int(part) <= MOST_BYTES:
+        elif re.fullmatch(_WHOLE, part) and int(part) <= MOST_BYTES:
             numbers.append(int(part))
     if key not in RLIMITS or len(numbers) != 2 or numbers[0] > numbers[1]:
         _refuse(option, value, f"{allowed}, and SOFT not above HARD")

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from traitlets import HasTraits, TraitType
 
@@ -33,8 +33,7 @@ TRUSTED = (BUILT_IN, COMMAND_LINE, PROGRAM)
 """Sources that speak for the user, as the user's configuration files do: no ceiling binds them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """How values of one kind are written, read and shown."""
 
     metavar: str
@@ -364,8 +363,7 @@ CEILINGS: Mapping[str, Option] = _table(SandboxCeiling)
 LIMITS = frozenset(name for name, option in OPTIONS.items() if option.limit)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """What one source says: option name -> typed value. `bound`: the ceilings hold for it."""
 
     source: str
@@ -373,28 +371,26 @@ class Layer:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
+class Ceiling(NamedTuple):
     """One ceiling, and where it stands, so that an error can say what to change."""
 
     value: Any
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All sources so far, earliest first, with the ceilings that bind the untrusted ones."""
 
     folder: str
     layers: tuple[Layer, ...] = ()
-    ceilings: Mapping[str, Ceiling] = ()  # type: ignore[assignment]
+    ceilings: Mapping[str, Ceiling] = MappingProxyType({})
     user_file: str = ""
 
     def plus(self, source: str, values: Mapping[str, object], where: str = "") -> Settings:
         """These settings with one more source on top; `where` names it in errors."""
         bound = source not in TRUSTED
         layer = Layer(source, bound, read_options(values, where or source))
-        return replace(self, layers=(*self.layers, layer))
+        return self._replace(layers=(*self.layers, layer))
 
 
 def load(folder: str | None = None) -> Settings:

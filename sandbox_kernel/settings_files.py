@@ -11,8 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import InvalidOption, NotAllowed
 
@@ -20,8 +19,7 @@ MOST_BYTES = 1 << 20
 Where = Callable[..., str]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A file that may be there. `project`: it came with a folder, and the ceilings hold for it."""
 
     path: str
@@ -29,13 +27,12 @@ class Place:
     table: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What one file says, and a function that names the file and line of a key."""
 
     where: Where
-    options: Mapping[str, object] = field(default_factory=dict)
-    ceiling: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object]
+    ceiling: Mapping[str, object]
 
 
 def places(folder: str) -> tuple[Place, ...]:
