@@ -1,0 +1,1 @@
+"""Making containers real: the launcher, the embedded runtime, cgroup drivers."""

@@ -1,0 +1,79 @@
+"""No cgroups: every limit is refused with the reason; what was added can still be ended."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sandbox_kernel.runtime.cgroups import base, files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+
+class Driver(base.Driver):
+    """Says for every limit why this machine can't enforce it."""
+
+    name = "none"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def support(self) -> dict[str, str]:
+        return dict.fromkeys((*base.LIMITS, "freeze", "usage"), self.reason)
+
+    def create(self, group_name: str, resources: Mapping[str, Any]) -> Group:
+        self.require(base.wanted(resources))
+        return Group()
+
+    def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
+        return []
+
+
+class Group(base.Group):
+    """A list of processes. What they forked ends with the container's pid namespace."""
+
+    def __init__(self) -> None:
+        self._pidfds: dict[int, int] = {}
+
+    def add(self, pid: int) -> None:
+        if pid not in self._pidfds:
+            self._pidfds[pid] = os.pidfd_open(pid)
+
+    def limits(self) -> dict[str, Any]:
+        return dict.fromkeys(base.LIMITS)
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        Driver("this container was made without cgroups: " + base.HAND_OVER).require(
+            base.wanted(resources)
+        )
+
+    def usage(self) -> dict[str, int | float | None]:
+        return dict.fromkeys(base.USAGE)
+
+    def oom_kills(self) -> int:
+        return 0
+
+    def forks_refused(self) -> int:
+        return 0
+
+    def oom_fd(self) -> int | None:
+        return None
+
+    def kill(self) -> None:
+        files.kill_by_descriptor(
+            list(self._pidfds.values()), time.monotonic() + files.SECONDS_TO_EMPTY
+        )
+
+    def child(self, name: str) -> Group:
+        return Group()
+
+    def paths(self) -> dict[str, str]:
+        return {}
+
+    def remove(self) -> None:
+        for descriptor in self._pidfds.values():
+            os.close(descriptor)
+        self._pidfds = {}

@@ -1,0 +1,189 @@
+"""Reading and writing the files of a control group, and waiting until its processes are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+
+from sandbox_kernel import errors
+
+SECONDS_TO_EMPTY = 10.0
+
+
+def read(path: str) -> str:
+    """The whole text of a small file, without the newline at its end. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(descriptor, 65536)
+        while len(text) % 4096 == 0 and (more := os.read(descriptor, 65536)):
+            text += more
+    finally:
+        os.close(descriptor)
+    return text.decode("ascii").rstrip("\n")
+
+
+def read_number(path: str) -> int | None:
+    """The number in a file; None when the file is not there, or says "max"."""
+    try:
+        text = read(path)
+    except FileNotFoundError:
+        return None
+    return None if text == "max" else int(text)
+
+
+def read_table(path: str) -> dict[str, int]:
+    """Lines "key number" as a mapping; empty when the file is not there."""
+    try:
+        text = read(path)
+    except FileNotFoundError:
+        return {}
+    table = {}
+    for line in text.splitlines():
+        key, _, value = line.rpartition(" ")
+        table[key] = int(value)
+    return table
+
+
+def write(path: str, text: str) -> None:
+    """Write a file of the kernel in one call. Raises OSError with the kernel's errno."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode("ascii"))
+    finally:
+        os.close(descriptor)
+
+
+def write_and_read(path: str, text: str) -> str:
+    """Write a file and give back what the kernel says is in force now. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode("ascii"))
+        return os.pread(descriptor, 65536, 0).decode("ascii").rstrip("\n")
+    finally:
+        os.close(descriptor)
+
+
+def make(path: str) -> None:
+    """Make a group that may be there already. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o755)
+
+
+def below(directory: str) -> list[str]:
+    """The groups directly below a group; none when it is gone."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def members(directory: str) -> set[int]:
+    """The processes of a group and of all below it, as far as our pid namespace shows them."""
+    found: set[int] = set()
+    try:
+        found.update(int(line) for line in read(directory + "/cgroup.procs").split())
+    except OSError as error:
+        # ENODEV: the group was removed after we opened its file.
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+    for child in below(directory):
+        found |= members(child)
+    return found - {0}
+
+
+def remove(directory: str, deadline: float | None = None) -> None:
+    """Remove a group with all groups below it; processes in it must be dying.
+
+    Raises StepFailed when one of them still lives at the deadline (monotonic clock).
+    """
+    if _removed(directory):
+        return
+    if deadline is None:
+        deadline = time.monotonic() + SECONDS_TO_EMPTY
+    for child in below(directory):
+        remove(child, deadline)
+    while not _removed(directory):
+        remaining = members(directory)
+        if time.monotonic() > deadline:
+            shown = ", ".join(map(str, sorted(remaining)[:10])) or "none listed"
+            raise errors.StepFailed(
+                "remove group",
+                directory,
+                f"it is still busy (processes: {shown}): end them, then start again to clean up",
+                errno.EBUSY,
+            )
+        wait_for_end(remaining, deadline)
+
+
+def _removed(directory: str) -> bool:
+    """Remove one group. False: processes or groups are in it. Raises OSError."""
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
+
+
+def wait_for_end(pids: set[int], deadline: float) -> None:
+    """Wait until each of these processes has ended, or until the deadline."""
+    descriptors: list[int] = []
+    try:
+        for pid in pids:
+            try:
+                descriptors.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                continue
+        poll_until_ended(descriptors, deadline)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    # An ended process leaves its group when the kernel has switched away from it for the last
+    # time, which no descriptor tells: let it run.
+    os.sched_yield()
+
+
+def poll_until_ended(pidfds: list[int], deadline: float) -> None:
+    """Wait until each pidfd is readable, or until the deadline."""
+    poll = select.poll()
+    for descriptor in pidfds:
+        poll.register(descriptor, select.POLLIN)
+    waiting = len(pidfds)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for descriptor, _ in poll.poll(left * 1000):
+            poll.unregister(descriptor)
+            waiting -= 1
+
+
+def kill_by_descriptor(pidfds: list[int], deadline: float) -> None:
+    """SIGKILL the processes behind pidfds and wait for their end."""
+    for descriptor in pidfds:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    poll_until_ended(pidfds, deadline)
+
+
+def kill_members(directories: list[str], deadline: float) -> bool:
+    """SIGKILL every process of these groups and of those below. True when one was there.
+
+    Does not wait. Where forking goes on meanwhile (no freezer), call it until it says False.
+    """
+    seen: set[int] = set()
+    while True:
+        new: set[int] = set()
+        for directory in directories:
+            new |= members(directory) - seen
+        for pid in new:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        seen |= new
+        if not new or time.monotonic() > deadline:
+            return bool(seen)

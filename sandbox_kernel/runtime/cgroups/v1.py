@@ -1,0 +1,377 @@
+"""cgroup v1: separate hierarchies, each controller where it is mounted. Mounts nothing.
+
+Groups are `MOUNT/sandbox-kernel/LAUNCHER.CONTAINER`, for an ordinary user
+`MOUNT/sandbox-kernel/user-UID/...` where root handed that directory over. A group joins freezer,
+memory, pids, cpu and cpuacct; cpuset and blkio only when a limit needs them, as they cost time.
+A run has a group below in freezer and cpuacct only.
+
+Known bounds of v1: blkio holds back reads and direct writes; what the page cache writes later is
+nobody's. There is no group-wide out-of-memory: who waits on `oom_fd` kills the group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+
+from sandbox_kernel import errors
+from sandbox_kernel.runtime.cgroups import base, files, v1_limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from sandbox_kernel.runtime.cgroups.mounted import Mounts
+
+ALWAYS = ("freezer", "memory", "pids", "cpu", "cpuacct")
+OF_A_RUN = ("freezer", "cpuacct")
+
+BOOT_SWITCH = {
+    "memory": "start the machine with `cgroup_enable=memory`",
+    "memory_swap": "start the machine with `swapaccount=1`",
+}
+
+
+def probe(mounts: Mounts, parent: str | None) -> Driver | None:
+    """The driver, when at least one hierarchy takes our groups."""
+    tops, lacks = _find(mounts, parent)
+    if not tops:
+        return None
+    # Since Linux 6.9 a block device is counted only where a rule is in force already.
+    counters = "/blkio.throttle.io_service_bytes"
+    counted = "blkio" in tops and len(files.read_table(mounts.v1["blkio"].directory + counters)) > 1
+    return Driver(tops, lacks, (*ALWAYS, "blkio") if counted else ALWAYS)
+
+
+def reasons(mounts: Mounts, parent: str | None) -> str:
+    """Why no hierarchy takes our groups: one sentence."""
+    return next(iter(_find(mounts, parent)[1].values()))
+
+
+def _find(mounts: Mounts, parent: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Controller -> our directory where it can be used; controller -> reason where not."""
+    tops: dict[str, str] = {}
+    lacks: dict[str, str] = {}
+    uid = os.geteuid()
+    below = parent or (base.TOP if uid == 0 else f"{base.TOP}/user-{uid}")
+    for controller in (*ALWAYS, "cpuset", "blkio"):
+        mount = mounts.v1.get(controller)
+        if mount is None:
+            switch = BOOT_SWITCH.get(controller, "mount it")
+            lacks[controller] = f"the {controller} controller is not mounted: {switch}"
+            continue
+        top = f"{mount.directory}/{below}"
+        if uid == 0:
+            try:
+                os.makedirs(top, 0o755, exist_ok=True)
+            except OSError as error:
+                lacks[controller] = (
+                    f"making the group `{top}` failed ({error.strerror}): "
+                    f"run where {mount.directory} is writable"
+                )
+                continue
+        elif not _handed_over(top, uid):
+            lacks[controller] = (
+                f"the {controller} controller is not handed over to this user "
+                f"(`{top}` is not a directory of his): {base.HAND_OVER}"
+            )
+            continue
+        tops[controller] = top
+    return tops, lacks
+
+
+def _handed_over(top: str, uid: int) -> bool:
+    try:
+        return os.stat(top).st_uid == uid and os.access(f"{top}/cgroup.procs", os.W_OK)
+    except OSError:
+        return False
+
+
+class Driver(base.Driver):
+    """Makes groups in each hierarchy that takes them."""
+
+    name = "v1"
+
+    def __init__(
+        self, tops: dict[str, str], lacks: dict[str, str], controllers: Iterable[str]
+    ) -> None:
+        self._tops = tops
+        self._support = _support(tops, lacks)
+        self._always = [name for name in controllers if name in tops]
+
+    def support(self) -> dict[str, str]:
+        return dict(self._support)
+
+    def create(self, group_name: str, resources: Mapping[str, Any]) -> Group:
+        limits = base.wanted(resources)
+        self.require(limits)
+        group = Group(self, base.directory_name(group_name))
+        try:
+            for controller in self._always:
+                group.join(controller)
+            for limit in limits:
+                group.join(v1_limits.FILE_OF_LIMIT[limit][0])
+            v1_limits.set_new(group.paths(), limits)
+        except BaseException:
+            group.remove()
+            raise
+        return group
+
+    def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
+        groups: dict[str, dict[str, str]] = {}
+        for controller, top in self._tops.items():
+            for directory in files.below(top):
+                groups.setdefault(os.path.basename(directory), {})[controller] = directory
+        gone: set[str] = set()
+        for name, directories in groups.items():
+            launcher = base.launcher_of(name)
+            if launcher is not None and (launcher in gone or not is_alive(launcher)):
+                gone.add(launcher)
+                kill(directories)
+                remove(directories.values())
+        return sorted(gone)
+
+    def top(self, controller: str) -> str:
+        """Our directory in the hierarchy of a controller."""
+        return self._tops[controller]
+
+
+def _support(tops: dict[str, str], lacks: dict[str, str]) -> dict[str, str]:
+    support: dict[str, str] = {}
+    for limit, (controller, name) in v1_limits.FILE_OF_LIMIT.items():
+        if controller not in tops:
+            support[limit] = lacks[controller]
+        elif not os.path.exists(f"{tops[controller]}/{name}"):
+            switch = BOOT_SWITCH.get(limit, "use a kernel that was built with it")
+            support[limit] = f"this kernel has no {name}: {switch}"
+        else:
+            support[limit] = ""
+    support["freeze"] = lacks.get("freezer", "")
+    support["usage"] = lacks.get("cpuacct", "") or lacks.get("memory", "")
+    return support
+
+
+def _inherit_cpuset(directory: str) -> None:
+    """A new cpuset is empty and takes no process: give it what its parent has. OSError."""
+    for name in ("cpuset.mems", "cpuset.cpus"):
+        if not files.read(f"{directory}/{name}"):
+            files.write(f"{directory}/{name}", files.read(f"{directory}/../{name}"))
+
+
+def kill(directories: Mapping[str, str]) -> None:
+    """SIGKILL everything in these groups of one container and return when they are empty.
+
+    Frozen first, so that nothing forks away between two looks; a frozen process dies when it is
+    thawed. Without a freezer the limit of processes set to zero does the same, less surely.
+    """
+    deadline = time.monotonic() + files.SECONDS_TO_EMPTY
+    places = list(dict.fromkeys(directories.values()))
+    freezer = directories.get("freezer")
+    while any(files.members(place) for place in places):
+        _freeze(freezer, "FROZEN")
+        try:
+            files.kill_members(places, deadline)
+        finally:
+            _freeze(freezer, "THAWED")
+        left: set[int] = set()
+        for place in places:
+            left |= files.members(place)
+        files.wait_for_end(left, deadline)
+        if time.monotonic() > deadline:
+            raise errors.StepFailed(
+                "kill group",
+                places[0],
+                "processes in it did not end: look with `ps` for state D",
+                errno.EBUSY,
+            )
+
+
+def _freeze(freezer: str | None, state: str) -> None:
+    if freezer is not None:
+        with contextlib.suppress(FileNotFoundError):
+            files.write(f"{freezer}/freezer.state", state)
+
+
+class Group(base.Group):
+    """One container's groups, one directory for each controller."""
+
+    def __init__(self, driver: Driver, name: str) -> None:
+        self._driver = driver
+        self._name = name
+        self._directories: dict[str, str] = {}
+        self._oom: int | None = None
+
+    def join(self, controller: str) -> None:
+        """Make this controller's directory, unless the group has it already. OSError."""
+        if controller in self._directories:
+            return
+        top = self._driver.top(controller)
+        directory = f"{top}/{self._name}"
+        if directory not in self._directories.values():  # else mounted with another controller
+            os.mkdir(directory, 0o755)
+        self._directories[controller] = directory
+        if controller == "cpuset":
+            _inherit_cpuset(top)
+            _inherit_cpuset(directory)
+
+    def paths(self) -> dict[str, str]:
+        return dict(self._directories)
+
+    def add(self, pid: int) -> None:
+        add(self._directories, pid)
+
+    def limits(self) -> dict[str, Any]:
+        return v1_limits.read(self._directories, self._driver.support())
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        limits = base.wanted(resources)
+        self._driver.require(limits)
+        for limit in limits:
+            controller = v1_limits.FILE_OF_LIMIT[limit][0]
+            if controller not in self._directories:
+                self._join_live(controller)
+        v1_limits.change(self._directories, limits)
+
+    def _join_live(self, controller: str) -> None:
+        """Take the processes that run already into one more hierarchy, none forking away."""
+        source = next(iter(self._directories.values()))
+        freezer = self._directories.get("freezer")
+        self.join(controller)
+        _freeze(freezer, "FROZEN")
+        try:
+            for pid in files.members(source):
+                with contextlib.suppress(ProcessLookupError):
+                    files.write(f"{self._directories[controller]}/cgroup.procs", str(pid))
+        finally:
+            _freeze(freezer, "THAWED")
+
+    def usage(self) -> dict[str, int | float | None]:
+        time_used = self._number("cpuacct", "cpuacct.usage")
+        throttled = self._table("cpu", "cpu.stat").get("throttled_time")
+        moved = self._block_bytes()
+        return {
+            "cpu_seconds": None if time_used is None else time_used / 1e9,
+            "memory_bytes": self._number("memory", "memory.usage_in_bytes"),
+            "memory_peak_bytes": self._number("memory", "memory.max_usage_in_bytes"),
+            "pids": self._number("pids", "pids.current"),
+            "pids_peak": self._number("pids", "pids.peak"),
+            "throttled_seconds": None if throttled is None else throttled / 1e9,
+            "read_bytes": moved.get("Read"),
+            "written_bytes": moved.get("Write"),
+            "oom_kills": self._table("memory", "memory.oom_control").get("oom_kill"),
+        }
+
+    def _block_bytes(self) -> dict[str, int]:
+        """Bytes moved by direction. Empty without counters: "Total" alone, or no blkio group."""
+        sums: dict[str, int] = {}
+        for key, count in self._table("blkio", "blkio.throttle.io_service_bytes").items():
+            _, _, direction = key.partition(" ")
+            if direction:
+                sums[direction] = sums.get(direction, 0) + count
+        return sums
+
+    def oom_kills(self) -> int:
+        return self._table("memory", "memory.oom_control").get("oom_kill", 0)
+
+    def forks_refused(self) -> int:
+        return self._table("pids", "pids.events").get("max", 0)
+
+    def oom_fd(self) -> int | None:
+        directory = self._directories.get("memory")
+        if self._oom is None and directory is not None:
+            self._oom = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                files.write(f"{directory}/cgroup.event_control", f"{self._oom} {control}")
+            finally:
+                os.close(control)
+        return self._oom
+
+    def _number(self, controller: str, name: str) -> int | None:
+        directory = self._directories.get(controller)
+        return None if directory is None else files.read_number(f"{directory}/{name}")
+
+    def _table(self, controller: str, name: str) -> dict[str, int]:
+        directory = self._directories.get(controller)
+        return {} if directory is None else files.read_table(f"{directory}/{name}")
+
+    def kill(self) -> None:
+        kill(self._directories)
+
+    def child(self, name: str) -> Run:
+        return Run(self, name)
+
+    def remove(self) -> None:
+        if self._oom is not None:
+            os.close(self._oom)
+            self._oom = None
+        remove(self._directories.values())
+        self._directories = {}
+
+
+class Run(base.Group):
+    """The group of one run: below the container's in freezer and cpuacct."""
+
+    def __init__(self, container: Group, name: str) -> None:
+        self._container = container
+        self._own: dict[str, str] = {}
+        paths = container.paths()
+        for controller in OF_A_RUN:
+            if controller in paths:
+                directory = f"{paths[controller]}/{name}"
+                if directory not in self._own.values():
+                    os.mkdir(directory, 0o755)
+                self._own[controller] = directory
+
+    def add(self, pid: int) -> None:
+        add({**self._container.paths(), **self._own}, pid)
+
+    def limits(self) -> dict[str, Any]:
+        return self._container.limits()
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        self._container.update(resources)
+
+    def usage(self) -> dict[str, int | float | None]:
+        usage = self._container.usage()
+        if "cpuacct" in self._own:
+            usage["cpu_seconds"] = int(files.read(f"{self._own['cpuacct']}/cpuacct.usage")) / 1e9
+        return usage
+
+    def oom_kills(self) -> int:
+        return self._container.oom_kills()
+
+    def forks_refused(self) -> int:
+        return self._container.forks_refused()
+
+    def oom_fd(self) -> int | None:
+        return self._container.oom_fd()
+
+    def kill(self) -> None:
+        kill(self._own)
+
+    def child(self, name: str) -> base.Group:
+        raise errors.StepFailed("make group", name, "a run has no runs below it")
+
+    def paths(self) -> dict[str, str]:
+        return {**self._container.paths(), **self._own}
+
+    def remove(self) -> None:
+        remove(self._own.values())
+        self._own = {}
+
+
+def add(directories: Mapping[str, str], pid: int) -> None:
+    """Put a process into each hierarchy, the freezer first so that `kill` sees it. OSError."""
+    for directory in dict.fromkeys(directories.values()):
+        files.write(f"{directory}/cgroup.procs", str(pid))
+
+
+def remove(directories: Iterable[str]) -> None:
+    """Remove the group of each hierarchy."""
+    deadline = time.monotonic() + files.SECONDS_TO_EMPTY
+    for directory in dict.fromkeys(directories):
+        files.remove(directory, deadline)
