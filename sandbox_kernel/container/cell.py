@@ -1,0 +1,459 @@
+"""One cell in a container, seen from outside: code in, a stream of events out.
+
+    cell = Cell(CellRequest(code="1 + 1"), limits)
+    container = Container.create(plan, process=ProcessSpec(cell.argv(...), cell.descriptors))
+    cell.handed_over()
+    for event in cell.events(container.process): ...
+
+Three pipes come out of the container: standard output, standard error, and frames. They are read
+by one loop that keeps their order, holds a bounded amount, and is never stopped by what is in them.
+"""
+
+from __future__ import annotations
+
+import array
+import codecs
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import shlex
+import termios
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .. import errors
+from . import events as e
+from .program import START, program
+from .values import Outputs, pack
+
+CHUNK = 1 << 18
+PIPE = 1 << 20
+NO_MORE_PROCESSES = "can't start new thread"
+
+
+class Exit(Protocol):
+    """How a process ended; see `sandbox_kernel.container`."""
+
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def signal(self) -> int | None: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def usage(self) -> Mapping[str, Any]: ...
+    @property
+    def message(self) -> str | None: ...
+
+
+class Process(Protocol):
+    """A process in a container, of which this module uses four verbs."""
+
+    def fileno(self) -> int: ...
+    def wait(self, timeout: float | None = None) -> Exit: ...
+    def signal(self, number: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRequest:
+    """What to run, and which values go in and come out."""
+
+    code: str
+    name: str = "<cell>"
+    first_line: int = 1
+    inputs: Mapping[str, object] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    program: str | None = None  # None: Python, by our runner; else the cell is its standard input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The limits that the messages speak of, and those that hold outside. Bytes and seconds."""
+
+    output: int = 100 << 20
+    values: int = 1 << 30
+    grace: float = 2.0
+    memory: int | None = None
+    pids: int | None = None
+    storage: int | None = None
+    timeout: float | None = None
+
+
+class Cell:
+    """A cell on its way: owns the outer ends of its pipes, and until `handed_over` the inner."""
+
+    def __init__(self, request: CellRequest, bounds: Bounds) -> None:
+        self.request = request
+        self.bounds = bounds
+        self.descriptors: dict[int, int] = {}
+        self._own: list[int] = []
+        self._inner: list[int] = []
+        self._outputs: Outputs | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._own.append(self._wake)
+        self._interrupts = 0
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._out = self._pipe_out(1)
+        self._err = self._pipe_out(2)
+        self._frames = self._answers = -1
+        if self.request.program is not None:
+            self._inner.append(_memory(self.request.code.encode("utf-8", "surrogatepass")))
+            self.descriptors[0] = self._inner[-1]
+            return
+        self.descriptors[3] = program()
+        request = {
+            "code": self.request.code,
+            "name": self.request.name,
+            "first_line": self.request.first_line,
+            "outputs": list(self.request.outputs),
+        }
+        self._inner.append(pack(request, self.request.inputs))
+        self.descriptors[4] = self._inner[-1]
+        self._frames = self._pipe_out(5)
+        inner, self._answers = os.pipe2(os.O_CLOEXEC)
+        self._inner.append(inner)
+        self._own.append(self._answers)
+        os.set_blocking(self._answers, False)
+        self.descriptors[6] = inner
+        if self.request.outputs:
+            self._outputs = Outputs(self.bounds.values)
+            self.descriptors[7] = self._outputs.descriptor
+
+    def _pipe_out(self, number: int) -> int:
+        outer, inner = os.pipe2(os.O_CLOEXEC)
+        self._own.append(outer)
+        self._inner.append(inner)
+        self.descriptors[number] = inner
+        os.set_blocking(outer, False)
+        with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
+            fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, PIPE)
+        return outer
+
+    def argv(self, interpreter: str) -> tuple[str, ...]:
+        """What the container's process executes."""
+        if self.request.program is not None:
+            return tuple(shlex.split(self.request.program))
+        return (interpreter, "-c", START)
+
+    def handed_over(self) -> None:
+        """Closes the inner ends: call when the process has them, or could not be started."""
+        while self._inner:
+            os.close(self._inner.pop())
+
+    def interrupt(self) -> None:
+        """SIGINT for the cell, and its end after the grace time; called again, its end at once.
+
+        May be called from any thread and from a signal handler.
+        """
+        self._interrupts += 1
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Closes what is open; values that were read stay valid."""
+        self.handed_over()
+        while self._own:
+            os.close(self._own.pop())
+        if self._outputs is not None:
+            self._outputs.close()
+
+    def events(self, process: Process) -> Iterator[e.Event]:
+        """The events until the process has ended; the last is `Finished`."""
+        yield from _Run(self, process).events()
+
+
+class _Run:
+    """The loop that reads one cell's pipes."""
+
+    def __init__(self, cell: Cell, process: Process) -> None:
+        self.cell = cell
+        self.process = process
+        self.bounds = cell.bounds
+        self.streams = {1: _Text(cell._out, e.Stdout), 2: _Text(cell._err, e.Stderr)}
+        self.reader = e.FrameReader()
+        self.left = self.bounds.output
+        self.told = False
+        self.error: e.Error | None = None
+        self.values: list[e.ValueFrame | e.RefusedFrame] = []
+        self.listening = cell._frames >= 0
+        self.deadline: float | None = None
+        self.done_interrupts = 0
+
+    def events(self) -> Iterator[e.Event]:
+        poller = select.poll()
+        numbers = {self.streams[1].descriptor, self.streams[2].descriptor}
+        if self.cell._frames >= 0:
+            numbers.add(self.cell._frames)
+        for number in (*numbers, self.cell._wake, self.process.fileno()):
+            poller.register(number, select.POLLIN)
+        ended = False
+        while not ended:
+            ready = {number for number, _ in poller.poll(self._patience())}
+            self._interrupt(self.cell._wake in ready)
+            ended = self.process.fileno() in ready
+            for number in ready & numbers:
+                # Frames first: they say in which order the streams are to be read.
+                if number == self.cell._frames:
+                    yield from self._read_frames()
+            for stream in self.streams.values():
+                if stream.descriptor in ready:
+                    yield from self._read(stream)
+            for number in [n for n in numbers if self._at_end(n)]:
+                poller.unregister(number)
+                numbers.discard(number)
+        exit_ = self.process.wait()
+        yield from self._rest()
+        yield from self._end(exit_)
+
+    def _patience(self) -> int | None:
+        if self.deadline is None:
+            return None
+        return max(0, round((self.deadline - time.monotonic()) * 1000) + 1)
+
+    def _interrupt(self, woken: bool) -> None:
+        """Passes an interrupt on; ends the run if the first did nothing within the grace time."""
+        if woken:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.cell._wake)
+        wanted = self.cell._interrupts
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        if late or (wanted > 1 and self.done_interrupts < 2):
+            self.done_interrupts = max(2, wanted)
+            self.deadline = None
+            self.process.kill()
+        elif wanted > self.done_interrupts:
+            self.done_interrupts = wanted
+            self.deadline = time.monotonic() + self.bounds.grace
+            self.process.signal(2)
+
+    def _at_end(self, number: int) -> bool:
+        if number == self.cell._frames:
+            return not self.listening
+        return next(s for s in self.streams.values() if s.descriptor == number).at_end
+
+    def _read(self, stream: _Text, most: int = CHUNK) -> Iterator[e.Event]:
+        """One read of a stream: an event with its text, or nothing when there is none."""
+        data = stream.read(most)
+        if data:
+            kept = data[: self.left]
+            self.left -= len(kept)
+            text = stream.decode(kept, last=len(kept) < len(data))
+            if text:
+                yield stream.event(text)
+            if len(kept) < len(data):
+                yield from self._tell()
+        elif data is not None:
+            stream.at_end = True
+
+    def _drain(self, stream: _Text, most: int) -> Iterator[e.Event]:
+        """Reads what lies in the pipe now, at most so much."""
+        most = min(most, _waiting(stream.descriptor))
+        while most > 0 and not stream.at_end:
+            before = stream.position
+            yield from self._read(stream, min(most, CHUNK))
+            if stream.position == before:
+                return
+            most -= stream.position - before
+
+    def _tell(self) -> Iterator[e.Event]:
+        if not self.told:
+            self.told = True
+            yield e.Notice(
+                f"output cut: more than {errors.shown_size(self.bounds.output)} "
+                "(`--output-limit`); the rest is not kept"
+            )
+
+    def _read_frames(self) -> Iterator[e.Event]:
+        try:
+            data = os.read(self.cell._frames, CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self.listening = False
+            return
+        if self.reader.dropped:  # read on, so that nobody in there waits for us
+            return
+        try:
+            self.reader.room = self.left
+            for frame, body in self.reader.feed(data):
+                yield from self._take(frame, body)
+                self.reader.room = self.left
+        except e.BrokenChannel:
+            self.reader.dropped = True
+            yield e.Notice("the cell wrote to descriptor 5 what is no message: its displays end here")
+
+    def _take(self, frame: e.Frame, body: bytes | None) -> Iterator[e.Event]:
+        if isinstance(frame, e.Turn):
+            stream = self.streams[frame.stream]
+            yield from self._drain(stream, frame.position - stream.position)
+            return
+        for stream in self.streams.values():
+            yield from self._drain(stream, PIPE)
+        if isinstance(frame, (*e.BUNDLES, e.ClearFrame)):
+            self._answer(frame.sequence)
+        if isinstance(frame, e.ClearFrame):
+            yield e.Clear(frame.wait)
+        elif isinstance(frame, e.BUNDLES):
+            if body is None:
+                yield from self._tell()
+                return
+            self.left -= len(body)
+            data = e.bundle(frame, body)
+            if isinstance(frame, e.ResultFrame):
+                yield e.Result(data, frame.metadata)
+            else:
+                update = isinstance(frame, e.UpdateFrame)
+                yield e.Display(data, frame.metadata, frame.transient, update)
+        elif isinstance(frame, e.ErrorFrame):
+            self.error = self._named(frame, (body or b"").decode("utf-8", "replace"))
+        elif isinstance(frame, (e.ValueFrame, e.RefusedFrame)):
+            if frame.name in self.cell.request.outputs and len(self.values) < 10_000:
+                self.values.append(frame)
+
+    def _answer(self, sequence: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self.cell._answers, (sequence & 0xFFFFFFFF).to_bytes(4, "little"))
+
+    def _named(self, frame: e.ErrorFrame, traceback: str) -> e.Error:
+        """An exception of the cell; one that comes from a limit gets the limit's own name."""
+        failure: errors.CellFailed | None = None
+        if frame.number in (errno.ENOSPC, errno.EDQUOT):
+            failure = errors.NoSpace(self.bounds.storage, frame.space)
+        elif frame.number == errno.EAGAIN or NO_MORE_PROCESSES in frame.value:
+            self.at_process_limit = True
+        if failure is None:
+            return e.Error(frame.name, frame.value, traceback)
+        text = f"{traceback.rstrip()}\n{type(failure).__name__}: {failure}\n"
+        return e.Error(type(failure).__name__, str(failure), text, failure)
+
+    at_process_limit = False
+
+    def _rest(self) -> Iterator[e.Event]:
+        """What lies in the pipes after the end. A survivor elsewhere can't keep us here."""
+        if self.listening:
+            while self.listening and _waiting(self.cell._frames) and not self.reader.dropped:
+                yield from self._read_frames()
+        for stream in self.streams.values():
+            yield from self._drain(stream, 2 * PIPE)
+            text = stream.decode(b"", last=True)
+            if text:
+                yield stream.event(text)
+
+    def _end(self, exit_: Exit) -> Iterator[e.Event]:
+        failure = self._failure(exit_)
+        if failure is not None:
+            name, value = type(failure).__name__, str(failure)
+            before = self.error.traceback.rstrip() + "\n" if self.error else ""
+            yield e.Error(name, value, f"{before}{name}: {value}\n", failure)
+        elif self.error is not None:
+            yield self.error
+        elif exit_.status:
+            value = str(exit_.status)
+            yield e.Error("SystemExit", value, f"SystemExit: {value}\n")
+        yield from self._give_values(exit_)
+        status = exit_.status if exit_.status is not None else -(exit_.signal or 9)
+        yield e.Finished(status, exit_.usage)
+
+    def _failure(self, exit_: Exit) -> errors.CellFailed | None:
+        usage = exit_.usage or {}
+        pids_peak = usage.get("pids_peak")
+        if exit_.reason == "out-of-memory":
+            return errors.OutOfMemory(self.bounds.memory, usage.get("memory_peak_bytes"))
+        if exit_.reason == "timed-out":
+            return errors.TimedOut(self.bounds.timeout or 0)
+        if exit_.reason == "too-many-processes" or self.at_process_limit:
+            reached = pids_peak is None or self.bounds.pids is None or pids_peak >= self.bounds.pids
+            if exit_.reason == "too-many-processes" or reached:
+                return errors.TooManyProcesses(self.bounds.pids, pids_peak)
+        if self.done_interrupts > 1:
+            return errors.Killed("interrupted, and the code did not stop: its container was ended")
+        if exit_.reason == "killed":
+            return errors.Killed(exit_.message or "the container was ended from outside")
+        if exit_.signal and self.error is None:
+            if self.done_interrupts:
+                self.error = e.Error("KeyboardInterrupt", "", "KeyboardInterrupt\n")
+                return None
+            return errors.Killed(f"the process was ended by {_signal_name(exit_.signal)}")
+        if exit_.status and self.cell.request.program is not None:
+            return errors.ProgramFailed(self.cell.request.program, exit_.status)
+        return None
+
+    def _give_values(self, exit_: Exit) -> Iterator[e.Event]:
+        outputs = self.cell._outputs
+        if outputs is None or not self.values:
+            return
+        outputs.seal()
+        for frame in self.values:
+            if isinstance(frame, e.RefusedFrame):
+                problem = errors.ValueNotTransferable(frame.name, frame.type or "?", frame.why)
+            else:
+                try:
+                    place = (frame.offset, frame.length)
+                    value = outputs.read(frame.name, frame.format, *place, frame.details)
+                except errors.ValueNotTransferable as found:
+                    problem = found
+                else:
+                    yield e.Value(frame.name, value)
+                    continue
+            name = type(problem).__name__
+            yield e.Error(name, str(problem), f"{name}: {problem}\n")
+
+
+class _Text:
+    """One stream: bytes to text across the edges of reads."""
+
+    def __init__(self, descriptor: int, event: type[e.Stdout] | type[e.Stderr]) -> None:
+        self.descriptor = descriptor
+        self.event = event
+        self.position = 0
+        self.at_end = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def read(self, most: int) -> bytes | None:
+        """Bytes, empty at the end, None when there are none now."""
+        try:
+            data = os.read(self.descriptor, most)
+        except BlockingIOError:
+            return None
+        self.position += len(data)
+        return data
+
+    def decode(self, data: bytes, *, last: bool) -> str:
+        return self._decoder.decode(data, last)
+
+
+def _memory(data: bytes) -> int:
+    """A memory file with this content, read from its start."""
+    descriptor = os.memfd_create("cell", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _waiting(descriptor: int) -> int:
+    """How many bytes lie in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    return count[0]
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,293 @@
+"""A container's life: create, run, look at and change its limits, stop, remove."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from sandbox_kernel import bundle, errors, image, policy
+from sandbox_kernel.bundle import Bundle
+from sandbox_kernel.container.process import Process, ProcessSpec, Usage
+from sandbox_kernel.image import Image
+from sandbox_kernel.policy import ContainerPlan
+from sandbox_kernel.runtime import client
+from sandbox_kernel.runtime.client import Channel, Launcher
+
+CREATE_SECONDS = 60.0
+
+
+class Container:
+    """A held container: namespaces, a cgroup and a root file system, with our init as pid 1."""
+
+    def __init__(
+        self,
+        *,
+        container_id: str,
+        name: str | None,
+        plan: ContainerPlan,
+        resolved: Image,
+        pid: int,
+        limits: Mapping[str, Any],
+        groups: Mapping[str, str],
+        connect: Callable[[], Channel],
+        owner: Channel | None = None,
+        not_in_force: tuple[str, ...] = (),
+    ) -> None:
+        self.id = container_id
+        self.name = name or container_id
+        self.plan = plan
+        self.image = resolved
+        self.pid = pid
+        self.limits_at_start = dict(limits)
+        self.not_in_force = not_in_force
+        self.process: Process | None = None
+        self._groups = dict(groups)
+        self._connect = connect
+        self._owner = owner
+        self._control: Channel | None = None
+        self._lock = threading.Lock()
+        self._removed = False
+
+    @classmethod
+    def create(
+        cls,
+        plan: ContainerPlan,
+        *,
+        process: ProcessSpec | None = None,
+        launcher: Launcher | None = None,
+    ) -> Container:
+        """Make a container, with its first process or held empty.
+
+        One with a process lives as long as that process; one without lives until `remove`, or
+        until this program ends (unless `plan.keep` and a detached launcher hold it).
+
+        Raises LimitNotEnforceable, StepFailed, ImageError, HostLacks, LauncherGone.
+        """
+        launcher = launcher or client.shared()
+        resolved = image.resolve(plan.image)
+        support = launcher.about["support"]
+        effective, not_in_force = _enforceable(plan, tuple(sorted(support.items())))
+        made = _order(effective, resolved)
+        container_id = secrets.token_hex(6)
+        order: dict[str, Any] = {
+            **made,
+            "id": container_id,
+            "name": plan.name,
+            "keep": plan.keep,
+            "config": _with_hostname(made["config"], plan.hostname or container_id),
+            "about": {
+                "image": plan.image,
+                "digest": resolved.digest,
+                "plan": _described(plan),
+                "program": os.path.basename(sys.argv[0] or "python"),
+                "owner": os.getpid(),
+                "not_in_force": list(not_in_force),
+            },
+        }
+        descriptors: tuple[int, ...] = ()
+        if process:
+            order.update(_launch(made["config"]["process"], process), single=True)
+            descriptors = tuple(process.descriptors.values())
+        channel = launcher.connect()
+        try:
+            channel.ask("create", order, descriptors)
+            answer, received = channel.hear(CREATE_SECONDS)
+        except BaseException:
+            channel.close()
+            raise
+        for descriptor in received:
+            os.close(descriptor)
+        container = cls(
+            container_id=container_id,
+            name=plan.name,
+            plan=plan,
+            resolved=resolved,
+            pid=answer["pid"],
+            limits=answer["limits"],
+            groups=answer["groups"],
+            connect=launcher.connect,
+            owner=channel,
+            not_in_force=not_in_force,
+        )
+        if process:
+            container.process = Process(channel, container_id, launcher.connect)
+        return container
+
+    def run(self, process: ProcessSpec) -> Process:
+        """Start one more process in the container, in a cgroup of its own below the container's.
+
+        Raises NoSuchContainer, LauncherGone.
+        """
+        made = _order(self.plan, self.image)
+        channel = self._connect()
+        try:
+            channel.ask(
+                "run",
+                {"container": self.id, **_launch(made["config"]["process"], process)},
+                tuple(process.descriptors.values()),
+            )
+        except BaseException:
+            channel.close()
+            raise
+        return Process(channel, self.id, self._connect)
+
+    def limits(self) -> dict[str, Any]:
+        """The limits in force, read back from the kernel now; keys as the plan's fields."""
+        limits: dict[str, Any] = self._request("limits", {})["limits"]
+        return limits
+
+    def set_limits(self, **changes: object) -> dict[str, Any]:
+        """Change limits of the live container; returns what the kernel reads back.
+
+        Values as the options have them (`memory="512m"`). Raises InvalidOption, NotAllowed,
+        LimitNotEnforceable, NoSuchContainer.
+        """
+        wished = policy.change(self.plan, **changes)
+        resources = bundle.resources(wished)
+        limits: dict[str, Any] = self._request("limits", {"resources": resources})["limits"]
+        self.plan = wished
+        return limits
+
+    def usage(self) -> Usage:
+        """What it used so far (see `Exit.usage`)."""
+        usage: Usage = self._request("usage", {})["usage"]
+        return usage
+
+    def cgroup_paths(self) -> dict[str, str]:
+        """Controller to the directory of its group; {"": path} on cgroup v2."""
+        return dict(self._groups)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """SIGTERM to its processes; after `timeout` (default: the plan's) all are ended."""
+        seconds = self.plan.stop_timeout if timeout is None else timeout
+        if self.process:
+            self.process.signal(signal.SIGTERM)
+        self._request("stop", {"timeout": seconds})
+
+    def kill(self, reason: str = "killed") -> None:
+        """End all its processes now. Nothing happens when it is over already."""
+        try:
+            self._request("kill", {"reason": reason})
+        except errors.NoSuchContainer:
+            return
+
+    def remove(self) -> None:
+        """End it and wait until nothing of it is left. May be called twice."""
+        with self._lock:
+            if self._removed:
+                return
+            self._removed = True
+        try:
+            self._request("remove", {})
+        except (errors.NoSuchContainer, errors.LauncherGone):
+            pass  # it is gone already, which is what was asked for
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the channels go; a container that is ours and not kept ends then."""
+        if self.process:
+            self.process.close()
+        for channel in (self._owner, self._control):
+            if channel:
+                channel.close()
+
+    def open_writable(self) -> tuple[int, bool]:
+        """A descriptor of the writable layer, the caller's, and whether it lies over layers."""
+        channel = self._connect()
+        try:
+            channel.ask("writable", {"container": self.id})
+            answer, descriptors = channel.hear(client.ANSWER_SECONDS)
+        finally:
+            channel.close()
+        return descriptors[0], answer["layered"]
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def _request(self, operation: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            if self._control is None:
+                self._control = self._connect()
+            return self._control.request(operation, {"container": self.id, **message})
+
+
+def _enforceable(
+    plan: ContainerPlan, support: tuple[tuple[str, str], ...]
+) -> tuple[ContainerPlan, tuple[str, ...]]:
+    """The plan without the built-in defaults that this host can't enforce, and a line for each.
+
+    Raises LimitNotEnforceable for a limit that somebody asked for.
+    """
+    dropped: dict[str, None] = {}
+    lines = []
+    for name, reason in support:
+        value = getattr(plan, name, None)
+        if not reason or value in (None, ()):
+            continue
+        if name in plan.asked:
+            host, _, remedy = reason.partition(": ")
+            raise errors.LimitNotEnforceable(
+                "--" + name.replace("_", "-"), value, host, remedy or "see `sandbox-kernel doctor`"
+            )
+        dropped[name] = None
+        lines.append(f"--{name.replace('_', '-')} is not in force: {reason}")
+    return (dataclasses.replace(plan, **dropped) if dropped else plan), tuple(lines)
+
+
+@functools.lru_cache(maxsize=64)
+def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
+    """The part of a launch order that depends on plan and image alone (see `runtime.held`)."""
+    made: Bundle = bundle.make(plan, resolved)
+    return {
+        "config": made.config,
+        "layers": list(made.layers),
+        "entries": list(resolved.entries),
+        "storage_size": made.storage_size,
+        "seccomp_program": base64.b64encode(made.seccomp_program()).decode(),
+    }
+
+
+def _with_hostname(config: Mapping[str, Any], hostname: str) -> dict[str, Any]:
+    return {**config, "hostname": hostname}
+
+
+def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
+    """A run as the launcher takes it: the plan's process with the caller's words in it."""
+    merged = dict(base)
+    merged["args"] = list(process.argv)
+    if process.env:
+        environment = dict(entry.partition("=")[::2] for entry in base.get("env", ()))
+        environment.update(process.env)
+        merged["env"] = [f"{key}={value}" for key, value in environment.items()]
+    if process.cwd:
+        merged["cwd"] = process.cwd
+    if process.user:
+        merged["user"] = {"username": process.user}
+    return {
+        "process": merged,
+        "numbers": list(process.descriptors),
+        "timeout": process.timeout,
+        "logged": process.logged,
+    }
+
+
+def _described(plan: ContainerPlan) -> list[list[str]]:
+    return [[row.option, row.value, row.source] for row in plan.describe()]

@@ -1,0 +1,53 @@
+"""The program that runs a cell inside, as one sealed memory file made of `sandbox_kernel/inside`."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import importlib.util
+import marshal
+import os
+
+from .values import SEALS
+
+MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
+PACKAGE = "sandbox_inside"
+# `-c` and not a file name: a path in the container could be replaced by what is in it.
+START = (
+    "import os;"
+    "data=os.pread(3,os.fstat(3).st_size,0);"
+    "exec(data[:data.index(0)]);"
+    f"boot(data,'{PACKAGE}.cell')"
+)
+
+
+@functools.cache
+def program() -> int:
+    """The descriptor of the memory file; made once, good for any number of containers at once."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "inside")
+    sources = {PACKAGE: ""}
+    for name in MODULES:
+        with open(os.path.join(folder, f"{name}.py"), encoding="utf-8") as file:
+            sources[f"{PACKAGE}.{name}"] = file.read()
+    with open(os.path.join(folder, "boot.py"), "rb") as start:
+        boot = start.read()
+    # For a Python with the same byte code, compiled; for any other, also as source.
+    codes = {
+        name: compile(text, f"<sandbox {name}>", "exec", dont_inherit=True)
+        for name, text in sources.items()
+    }
+    compiled = marshal.dumps(codes)
+    data = b"".join(
+        (
+            boot,
+            b"\0",
+            importlib.util.MAGIC_NUMBER,
+            len(compiled).to_bytes(4, "little"),
+            compiled,
+            repr(sources).encode(),
+        )
+    )
+    descriptor = os.memfd_create("cell", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(descriptor, data)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    return descriptor

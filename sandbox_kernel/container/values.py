@@ -1,0 +1,239 @@
+"""Values of a cell in and out, seen from outside: JSON, .npy, Arrow, bytes in memory files.
+
+What comes out of a container was written by whoever was in there. Every length is checked against
+the bytes that are there before anything is allocated, every parser is one that only makes data,
+and a file is sealed before it is read, so that it can't change under the reader.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import marshal
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..errors import ValueNotTransferable
+from . import values_in
+
+PAGE = mmap.PAGESIZE
+DEEP = 200
+MOST_BYTES = 16 << 30
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+CAN = (
+    "what can: None, bool, int, float, str, lists and dictionaries of these (keys str), bytes, "
+    "numpy arrays without objects, Arrow tables, data frames"
+)
+FRAMES = {
+    ("pandas", "DataFrame"), ("polars", "DataFrame"),
+    ("pyarrow", "Table"), ("pyarrow", "RecordBatch"),
+}  # fmt: skip
+
+Write = Callable[[memoryview], None]
+Packed = tuple[str, dict[str, Any], int, Write]  # format, details, length, what writes it
+
+
+def pack(request: Mapping[str, Any], inputs: Mapping[str, object]) -> int:
+    """A sealed memory file with the request and the values of `inputs`: the descriptor.
+
+    The request is in marshal's oldest format that has all types: it goes to a program of our own
+    that may be another Python. Each value begins at a whole page, so that it can be mapped.
+    """
+    packed = [(name, *_packed(name, value)) for name, value in inputs.items()]
+    start = PAGE
+    while True:  # the request holds the places, and they depend on its length
+        entries, end = [], start
+        for name, form, details, length, _ in packed:
+            entries.append((name, form, end, length, details))
+            end += -(-length // PAGE) * PAGE
+        text = marshal.dumps({**request, "inputs": entries}, 2)
+        if len(text) + 8 <= start:
+            break
+        start = -(-(len(text) + 8) // PAGE) * PAGE + PAGE
+    if end > MOST_BYTES:
+        raise ValueNotTransferable(
+            ", ".join(inputs), "all together", f"they need {end} bytes, at most {MOST_BYTES} can"
+        )
+    descriptor = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, end)
+        os.pwrite(descriptor, len(text).to_bytes(8, "little") + text, 0)
+        for (_, _, offset, length, _), (_, _, _, _, write) in zip(entries, packed, strict=True):
+            if length:
+                with mmap.mmap(descriptor, length, offset=offset) as area, memoryview(area) as view:
+                    write(view)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _packed(name: str, value: object) -> Packed:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        data = bytes(value) if isinstance(value, memoryview) else value
+        return "bytes", {}, len(data), _copier(data)
+    module, kind = type(value).__module__.partition(".")[0], type(value).__name__
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+        return _packed_array(name, value)
+    if (module, kind) in FRAMES:
+        return _packed_table(name, value, module)
+    _check(name, value, value, (), 0)
+    try:
+        text = json.dumps(value).encode("ascii")
+    except (ValueError, RecursionError) as problem:
+        raise ValueNotTransferable(name, _kind(value), str(problem)) from None
+    return "json", {}, len(text), _copier(text)
+
+
+def _copier(data: bytes | bytearray) -> Write:
+    def write(view: memoryview) -> None:
+        view[:] = data
+
+    return write
+
+
+def _packed_array(name: str, value: Any) -> Packed:
+    import io
+
+    import numpy as np
+    from numpy.lib import format as npy
+
+    scalar = isinstance(value, np.generic)
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        why = "an array of objects would need pickle; " + CAN
+        raise ValueNotTransferable(name, _kind(value), why)
+    if isinstance(value, np.ma.MaskedArray):
+        why = "an array with a mask would lose it; pass `.data` and `.mask` apart"
+        raise ValueNotTransferable(name, _kind(value), why)
+    head = io.BytesIO()
+    details = npy.header_data_from_array_1_0(array)
+    try:
+        npy.write_array_header_1_0(head, details)
+    except ValueError:  # field names that need more than 64 KiB
+        head = io.BytesIO()
+        npy.write_array_header_2_0(head, details)
+    start = head.getvalue()
+
+    def write(view: memoryview) -> None:
+        view[: len(start)] = start
+        order: Any = "F" if details["fortran_order"] else "C"
+        place = view[len(start) :]
+        target: Any = np.ndarray(array.shape, array.dtype, buffer=place, order=order)
+        np.copyto(target, array, casting="no")
+
+    return "npy", {"scalar": scalar}, len(start) + array.nbytes, write
+
+
+def _packed_table(name: str, value: Any, library: str) -> Packed:
+    try:
+        import pyarrow
+    except ImportError:
+        why = "data frames cross by Arrow: install pyarrow in the notebook's environment"
+        raise ValueNotTransferable(name, _kind(value), why) from None
+    try:
+        if library == "pandas":
+            table = pyarrow.Table.from_pandas(value)
+        elif library == "polars":
+            table = value.to_arrow()
+        else:
+            single = isinstance(value, pyarrow.RecordBatch)
+            table = pyarrow.Table.from_batches([value]) if single else value
+    except (pyarrow.ArrowException, TypeError, ValueError) as problem:
+        why = f"Arrow has no type for it: {problem}"
+        raise ValueNotTransferable(name, _kind(value), why) from None
+
+    def write_to(sink: Any) -> None:
+        with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+
+    def write(view: memoryview) -> None:
+        with pyarrow.FixedSizeBufferWriter(pyarrow.py_buffer(view)) as sink:
+            write_to(sink)
+
+    counted = pyarrow.MockOutputStream()
+    write_to(counted)
+    return "arrow", {"library": library}, counted.size(), write
+
+
+def _check(name: str, whole: object, value: object, above: tuple[int, ...], depth: int) -> None:
+    """Refuses what JSON would lose or change without a word."""
+    if value is None or isinstance(value, (bool, str)) or type(value) in (int, float):
+        return
+    why = ""
+    if not isinstance(value, (list, tuple, dict)):
+        why = f"`{_kind(value)}` is no plain data; {CAN}"
+    elif id(value) in above:
+        why = "it contains itself"
+    elif depth > DEEP:
+        why = f"it is nested more than {DEEP} deep"
+    elif isinstance(value, dict):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        if wrong is not None:
+            why = f"a key of type `{_kind(wrong)}` is not str; {CAN}"
+    if why:
+        raise ValueNotTransferable(name, _kind(whole), why)
+    items: Iterable[object] = ()
+    if isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, (list, tuple)):
+        items = value
+    for item in items:
+        _check(name, whole, item, (*above, id(value)), depth + 1)
+
+
+def _kind(value: object) -> str:
+    module = type(value).__module__
+    name = type(value).__qualname__
+    return name if module == "builtins" else f"{module}.{name}"
+
+
+class Outputs:
+    """The memory file that a cell writes its values to: fixed size, sparse, read after the end."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = -(-limit // PAGE) * PAGE
+        self.descriptor = os.memfd_create("values", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.descriptor, self.limit)
+        fixed = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fixed)
+        self.sealed = False
+
+    def seal(self) -> None:
+        """Call when the processes of the cell have ended: nobody can write from here on.
+
+        A process that got hold of the file and lives on (in a container that is kept) makes the
+        seal fail; then values are copied before they are parsed.
+        """
+        try:
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
+            self.sealed = True
+        except OSError:
+            self.sealed = False
+
+    def read(self, name: str, form: str, offset: int, length: int, details: Mapping[str, Any]) -> Any:
+        """The value that the cell announced so. Everything announced is checked here."""
+        if offset % PAGE or not 0 <= offset <= offset + length <= self.limit:
+            raise ValueNotTransferable(name, form, "the cell announced it outside of its file")
+        if length == 0:
+            data = memoryview(b"")
+        elif self.sealed:
+            # Private pages: what the caller changes in an array is copied, the rest is shared.
+            private = mmap.mmap(self.descriptor, length, access=mmap.ACCESS_COPY, offset=offset)
+            data = memoryview(private)
+        else:
+            copy = bytearray(length)
+            os.preadv(self.descriptor, [copy], offset)
+            data = memoryview(copy)
+        return values_in.parse(name, form, data, details)
+
+    def close(self) -> None:
+        """The values that were read stay valid: each has its own map."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1

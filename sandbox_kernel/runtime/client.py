@@ -1,0 +1,220 @@
+"""The program's side of the launcher: starting it, and one channel for each container or run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from sandbox_kernel import errors
+from sandbox_kernel.linux import messages
+from sandbox_kernel.runtime import state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+START_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from sandbox_kernel.runtime.launcher import main; main()"
+)
+
+
+class Channel:
+    """One conversation with a launcher. Not for two threads at once. Close it when done."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
+
+    def fileno(self) -> int:
+        """Readable when a message or the end is there."""
+        return self._socket.fileno()
+
+    def ask(
+        self, operation: str, message: Mapping[str, Any], descriptors: tuple[int, ...] = ()
+    ) -> None:
+        """Send a request. Raises LauncherGone."""
+        try:
+            messages.send(self._socket, {"op": operation, **message}, descriptors)
+        except OSError as error:
+            raise _gone() from error
+
+    def hear(self, timeout: float | None = None) -> tuple[dict[str, Any], list[int]]:
+        """The next answer and its descriptors, which are the caller's now.
+
+        Raises what the launcher reports, LauncherGone, and TimeoutError after `timeout` seconds.
+        """
+        if timeout is not None:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                raise TimeoutError(f"the launcher did not answer within {timeout:g} s")
+        try:
+            received = messages.receive(self._socket)
+        except OSError as error:
+            raise _gone() from error
+        if received is None:
+            raise _gone()
+        answer, descriptors = received
+        if answer.get("event") == "error":
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise _as_exception(answer)
+        return answer, descriptors
+
+    def request(self, operation: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask and hear one answer that has no descriptors."""
+        self.ask(operation, message)
+        answer, descriptors = self.hear(ANSWER_SECONDS)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return answer
+
+    def close(self) -> None:
+        """What was made over this channel ends with it."""
+        self._socket.close()
+
+
+class Launcher:
+    """A launcher process. `detached` ones live on until their last container ends."""
+
+    def __init__(self, *, detached: bool = False, parent: str | None = None) -> None:
+        state.runtime_folder()  # raises here, with the remedy, rather than in the child
+        self.name = secrets.token_hex(6)
+        ours, theirs = _pair()
+        words = [self.name]
+        if detached:
+            words.append("stays")
+        if parent:
+            words.append(f"parent={parent}")
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    *("-I", "-S", "-c", _PROGRAM, _PACKAGE_PARENT),
+                    str(theirs.fileno()),
+                    *words,
+                ],
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if detached else None,
+                env=_environment(),
+            )
+        self.pid = self._process.pid
+        self._main = ours
+        self._about: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the launcher found: driver, support (limit to reason), ids, what it swept."""
+        with self._lock:
+            if self._about is None:
+                about, _ = Channel(self._main).hear(START_SECONDS)
+                self._about = about
+            return self._about
+
+    def connect(self) -> Channel:
+        """A new channel. May be called from any thread. Raises LauncherGone."""
+        ours, theirs = _pair()
+        with theirs:
+            try:
+                messages.send(self._main, {"op": "connect"}, (theirs.fileno(),))
+            except OSError as error:
+                ours.close()
+                raise _gone() from error
+        return Channel(ours)
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def let_go(self) -> None:
+        """A detached launcher goes on without us."""
+        self.about  # noqa: B018 - it must have taken over before we leave
+        self._main.close()
+
+    def close(self) -> None:
+        """End the launcher and all its containers; returns when nothing is left."""
+        self._main.close()
+        try:
+            self._process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def open_control(folder: str) -> Channel:
+    """A channel to a launcher of another program of this user, by its folder."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        channel.connect(f"{folder}/control.sock")
+    except OSError as error:
+        channel.close()
+        raise _gone() from error
+    return Channel(channel)
+
+
+def control_folders() -> list[str]:
+    """The folders of all live launchers of this user."""
+    runtime = state.runtime_folder()
+    return [f"{runtime}/launchers/{name}" for name in state.live_launchers(runtime)]
+
+
+_shared: tuple[int, Launcher] | None = None
+_shared_lock = threading.Lock()
+
+
+def shared() -> Launcher:
+    """The launcher of this process, started by the first call, again after it died or a fork."""
+    global _shared  # noqa: PLW0603 - one launcher for each program is the design (D1)
+    with _shared_lock:
+        if _shared is None or _shared[0] != os.getpid() or not _shared[1].alive():
+            _shared = (os.getpid(), Launcher())
+        return _shared[1]
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
+def _environment() -> dict[str, str]:
+    """A fixed environment: nothing of the caller's reaches a process with rights."""
+    kept = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    if os.getuid() != 0 and "XDG_RUNTIME_DIR" in os.environ:
+        kept["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]
+    return kept
+
+
+def _gone() -> errors.LauncherGone:
+    return errors.LauncherGone(
+        "talk to the launcher: it ended, and its containers with it: run the cell again"
+    )
+
+
+def _as_exception(answer: Mapping[str, Any]) -> Exception:
+    kind = getattr(errors, str(answer.get("kind")), None)
+    arguments = answer.get("arguments")
+    if kind is not None and arguments:
+        error: Exception = kind(*arguments)
+    elif isinstance(kind, type) and issubclass(kind, errors.SandboxError):
+        error = kind(answer["text"])
+    else:
+        error = errors.ContainerError(str(answer.get("text")))
+    return error
+
+
+def wait_until(deadline: float | None) -> float | None:
+    """Seconds left until a moment of the monotonic clock, never negative."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,330 @@
+"""One held container as the launcher knows it: making it, starting runs in it, ending it.
+
+Making one, in this order, and why:
+
+    open trees      what the container gets of the host is opened by descriptor, by names that may
+                    hold no link, before anything of the container exists
+    cgroup          made and its limits read back first: no process ever runs without them
+    clone3          all namespaces at once; the child is pid 1
+    maps, cgroup    written by the launcher, which is in the parent user namespace
+    go              pid 1 was waiting for this; it lays out the root file system and says ready
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.linux import capabilities, messages, mounts, paths, processes
+from sandbox_kernel.runtime import identities
+from sandbox_kernel.runtime.init import be_init
+from sandbox_kernel.runtime.rootfs import step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from sandbox_kernel.runtime.cgroups import Driver, Group
+
+
+class Sources:
+    """What every container of a launcher gets of the host: a tree of device nodes, and masks.
+
+    They stand in the launcher's own mount namespace, made once.
+    """
+
+    def __init__(self, folder: str) -> None:
+        # On top of a folder of ours; no other process sees these mounts.
+        mounts.mount("sandbox", folder, "tmpfs", 0, "mode=0755,size=64k")
+        os.mkdir(f"{folder}/dev", 0o755)
+        os.mkdir(f"{folder}/empty", 0o555)
+        for name in ("pts", "shm", "mqueue"):
+            os.mkdir(f"{folder}/dev/{name}", 0o755)
+        for name, target in (
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("ptmx", "pts/ptmx"),
+        ):
+            os.symlink(target, f"{folder}/dev/{name}")
+        for name in DEVICES:
+            self._bind_device(name, f"{folder}/dev/{name}")
+        self.dev = self._read_only(f"{folder}/dev")
+        self.empty = self._read_only(f"{folder}/empty")
+        self.null = os.open(f"{folder}/dev/null", os.O_PATH | os.O_CLOEXEC)
+
+    @staticmethod
+    def _bind_device(name: str, target: str) -> None:
+        node = os.open(f"/dev/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(node)
+            major_minor = (os.major(found.st_rdev), os.minor(found.st_rdev))
+            if not stat.S_ISCHR(found.st_mode) or major_minor != DEVICES[name]:
+                raise StepFailed("check", f"/dev/{name}", "it is not the device of that name")
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+            place = os.open(target, os.O_PATH | os.O_CLOEXEC)
+            tree = mounts.clone_tree(node, recursive=False)
+            mounts.place(tree, place)
+            os.close(tree)
+            os.close(place)
+        finally:
+            os.close(node)
+
+    @staticmethod
+    def _read_only(path: str) -> int:
+        tree = mounts.clone_tree(mounts.AT_FDCWD, path)
+        try:
+            mounts.set_attributes(
+                tree, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID, recursive=False
+            )
+            target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            mounts.place(tree, target)
+            os.close(target)
+        finally:
+            os.close(tree)
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+# Documentation/admin-guide/devices.txt: name to (major, minor).
+DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+
+
+class Run:
+    """One process tree in a held container: who waits for it and what it may use."""
+
+    __slots__ = ("client", "deadline", "group", "number", "reason", "timeout")
+
+    def __init__(
+        self, number: int, client: object, group: Group | None, timeout: float | None
+    ) -> None:
+        self.number = number
+        self.client = client
+        self.group = group
+        self.timeout = timeout
+        self.deadline: float | None = None
+        self.reason: str | None = None
+
+
+class Held:
+    """A container: pid 1, its namespaces, its cgroup and its writable layer."""
+
+    def __init__(
+        self,
+        order: dict[str, Any],
+        *,
+        driver: Driver,
+        launcher: str,
+        sources: Sources,
+        reserve: identities.Reserve | None,
+        ids: int,
+    ) -> None:
+        self.id: str = order["id"]
+        self.order = order
+        self.runs: dict[int, Run] = {}
+        self.ready = False
+        self.reason: str | None = None
+        self.writable = -1
+        self.oom_fd = -1
+        self._next_run = 1
+        self._reserve = reserve
+        self._ids = ids
+        self._first: int | None = None
+        self._sources = sources
+        config = order["config"]
+        self.single = bool(order.get("single"))
+        with step("make cgroup", f"{launcher}/{self.id}"):
+            self.group: Group = driver.create(
+                f"{launcher}/{self.id}", config.get("linux", {}).get("resources", {})
+            )
+        try:
+            oom = self.group.oom_fd()
+            self.oom_fd = -1 if oom is None else oom
+        except BaseException:
+            self.group.remove()
+            raise
+
+    def clone(self, descriptors: dict[int, int], inherited_elsewhere: list[int]) -> None:
+        """Make pid 1 and let it go. `descriptors` are those of the first process; closed here.
+
+        Raises StepFailed or HostLacks; everything made so far is taken back then by `end`.
+        """
+        order = self.order
+        config = order["config"]
+        kinds = {entry["type"] for entry in config["linux"]["namespaces"]}
+        flags = 0
+        for kind in kinds - {"cgroup"}:
+            flags |= processes.FLAG_OF_NAMESPACE[kind]
+        order["cgroup_namespace"] = "cgroup" in kinds
+        order["network_namespace"] = "network" in kinds
+        order["program"] = base64.b64decode(order["seccomp_program"])
+        order["bounding"] = capabilities.to_mask(
+            config["process"].get("capabilities", {}).get("bounding", ())
+        )
+        trees, late = self._open_trees(config)
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        try:
+            if self._reserve:
+                self._first = self._reserve.take()
+            with step("clone", "namespaces"):
+                pid, pidfd = processes.clone(flags)
+            if pid == 0:
+                be_init(theirs, order, trees, descriptors)
+            self.pid, self.pidfd, self.channel = pid, pidfd, ours
+            theirs.close()
+            with step("write id maps of", self.id):
+                identities.write_maps(pid, self._first, self._ids)
+            self._map_trees(late)
+            self.group.add(pid)
+            with step("start", "init"):
+                messages.send(ours, {"do": "go", "trees": list(late)}, list(late.values()))
+        finally:
+            for tree in (*trees.values(), *late.values(), *descriptors.values()):
+                os.close(tree)
+            for descriptor in inherited_elsewhere:
+                os.close(descriptor)
+        ours.setblocking(False)
+
+    def _open_trees(self, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+        """Detached mounts of all that the container gets: those ready now, those to be mapped."""
+        trees: dict[str, int] = {}
+        late: dict[str, int] = {}
+        try:
+            trees["dev"] = mounts.clone_tree(self._sources.dev)
+            trees["null"] = os.dup(self._sources.null)
+            trees["null"], old = mounts.clone_tree(trees["null"], recursive=False), trees["null"]
+            os.close(old)
+            trees["empty"] = mounts.clone_tree(self._sources.empty)
+            for index, layer in enumerate(self.order.get("layers", ())):
+                where = late if self._reserve else trees
+                where[f"layer {index}"] = _tree(layer, 0)
+            for index, mount in enumerate(config.get("mounts", ())):
+                if mount.get("type", "bind") != "bind":
+                    continue
+                options = mount.get("options", ())
+                attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
+                for option in options:
+                    attributes |= mounts.ATTRIBUTE_OF_OPTION.get(option, 0)
+                where = late if self._reserve and "idmap" in options else trees
+                where[f"mount {index}"] = _tree(mount["source"], attributes)
+        except BaseException:
+            for tree in (*trees.values(), *late.values()):
+                os.close(tree)
+            raise
+        return trees, late
+
+    def _map_trees(self, late: Mapping[str, int]) -> None:
+        """As root: show layers and the caller's own folders with the ids of the container."""
+        first = self._first or 0
+        for name, tree in late.items():
+            with step("map ids of", name):
+                if name.startswith("layer"):
+                    namespace = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+                else:
+                    owner = os.fstat(tree)
+                    namespace = identities.namespace_of(
+                        (owner.st_uid, first, 1), (owner.st_gid, first, 1)
+                    )
+                try:
+                    mounts.map_identities(tree, namespace)
+                finally:
+                    os.close(namespace)
+
+    def start(
+        self, client: object, process: dict[str, Any], numbers: dict[int, int], timeout: float | None
+    ) -> Run:
+        """Ask pid 1 to fork one more run, in a cgroup of its own. Closes the descriptors."""
+        number = self._next_run
+        self._next_run += 1
+        try:
+            run = Run(number, client, self.group.child(f"run-{number}"), timeout)
+            self.runs[number] = run
+            messages.send(
+                self.channel,
+                {"do": "run", "run": number, "process": process, "numbers": list(numbers)},
+                list(numbers.values()),
+            )
+        finally:
+            for descriptor in numbers.values():
+                os.close(descriptor)
+        return run
+
+    def kill(self, reason: str) -> None:
+        """End every process of the container; its end is seen on the pidfd."""
+        self.reason = self.reason or reason
+        try:
+            processes.send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it is over already; the pidfd says so
+
+    def kill_run(self, run: Run, reason: str) -> None:
+        """End every process of one run, daemonised ones too."""
+        run.reason = run.reason or reason
+        if run.group is None:
+            self.kill(reason)
+        else:
+            run.group.kill()
+
+    def usage(self) -> dict[str, Any]:
+        """What the container used so far, from its cgroup and its writable layer."""
+        usage: dict[str, Any] = self.group.usage()
+        if self.writable >= 0:
+            found = os.fstatvfs(self.writable)
+            usage["storage_bytes"] = (found.f_blocks - found.f_bfree) * found.f_frsize
+            usage["storage_limit"] = found.f_blocks * found.f_frsize
+        return usage
+
+    def end(self) -> None:
+        """Pid 1 is gone: give everything back. Raises StepFailed if a group can't be removed."""
+        if hasattr(self, "pidfd"):
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            os.close(self.pidfd)
+            self.channel.close()
+        if self.writable >= 0:
+            os.close(self.writable)
+        for run in self.runs.values():
+            if run.group:
+                run.group.kill()
+                run.group.remove()
+        if self.oom_fd >= 0:
+            os.close(self.oom_fd)
+        self.group.kill()
+        self.group.remove()
+        if self._reserve and self._first is not None:
+            self._reserve.give_back(self._first)
+
+
+def _tree(path: str, attributes: int) -> int:
+    """A detached copy of the mounts at a path of the host in which no link is followed."""
+    with step("open mount source", path):
+        place = paths.open_below(
+            mounts.AT_FDCWD,
+            path,
+            os.O_PATH | os.O_NOFOLLOW,
+            paths.RESOLVE_NO_SYMLINKS,
+        )
+        try:
+            tree = mounts.clone_tree(place)
+        finally:
+            os.close(place)
+        try:
+            if attributes:
+                mounts.set_attributes(tree, attributes)
+        except BaseException:
+            os.close(tree)
+            raise
+    return tree

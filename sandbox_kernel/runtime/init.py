@@ -1,0 +1,202 @@
+"""Pid 1 of a container: lays the container out, then forks what it is told to, reaps, and holds.
+
+It is a fork of the launcher and executes no program of its own. Nothing in the container can
+look into it: it is not dumpable, so /proc/1/{mem,root,exe,fd} are closed to the same user id, and
+signals from inside do not reach a pid 1 that has no handler for them (pid_namespaces(7)). It ends
+when the launcher ends, by two independent ways: the parent-death signal, and the end of its
+channel; with it ends every process of the pid namespace.
+
+Messages to the launcher (`at`): ready, failed, forked, exited. From the launcher (`do`): go, run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from sandbox_kernel.errors import SandboxError, StepFailed
+from sandbox_kernel.linux import capabilities, interfaces, messages, processes
+from sandbox_kernel.runtime import payload, rootfs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
+
+    Run = tuple[int, int]  # number of the run, report descriptor
+
+
+def be_init(
+    channel: socket.socket,
+    order: Mapping[str, Any],
+    trees: dict[str, int],
+    descriptors: dict[int, int],
+) -> NoReturn:
+    """Be pid 1 until the launcher lets go. Never returns.
+
+    `trees` and `descriptors` were inherited from the launcher; everything else is closed here.
+    """
+    status = 1
+    try:
+        processes.end_with_parent()
+        keep = (channel.fileno(), *trees.values(), *descriptors.values())
+        processes.close_all_but(keep)
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP) and not 32 <= number <= 33:
+                signal.signal(number, signal.SIG_DFL)
+        _make_container(channel, order, trees)
+        program = order["program"]
+        _hold(channel, order, program, descriptors)
+        status = 0
+    except SandboxError as error:
+        _say_failed(channel, error)
+    except BaseException as error:  # a fork must never run on into the launcher's loop
+        _say_failed(channel, StepFailed("make", "the container", repr(error)))
+    os._exit(status)
+
+
+def _say_failed(channel: socket.socket, error: SandboxError) -> None:
+    message: dict[str, Any] = {"at": "failed", "step": "make", "subject": "", "why": str(error)}
+    if isinstance(error, StepFailed):
+        message.update(
+            step=error.step, subject=error.subject, why=error.why, errno=error.errno
+        )
+    try:
+        messages.send(channel, message)
+    except OSError:
+        pass  # nobody is left to hear it; the end of this process says the rest
+
+
+def _make_container(
+    channel: socket.socket, order: Mapping[str, Any], trees: dict[str, int]
+) -> None:
+    # The launcher writes the id maps and moves this process into its cgroup, then says go.
+    said = messages.receive(channel)
+    if said is None:
+        os._exit(1)
+    trees.update(zip(said[0].get("trees", ()), said[1], strict=True))
+    with rootfs.step("become", "root of the user namespace"):
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    # A change of identity clears the parent-death signal and may set dumpable again.
+    processes.end_with_parent()
+    processes.prctl(processes.PR_SET_DUMPABLE, 0)
+    if order["cgroup_namespace"]:
+        with rootfs.step("unshare", "the cgroup namespace"):
+            # Only now, inside its own group, so that this group is the root that is seen.
+            processes.unshare(processes.CLONE_NEWCGROUP)
+    config = order["config"]
+    if config.get("hostname"):
+        with rootfs.step("set hostname", config["hostname"]):
+            socket.sethostname(config["hostname"])
+    if order["network_namespace"]:
+        with rootfs.step("bring up", "lo"):
+            interfaces.switch_on_loopback()
+    writable = rootfs.lay_out(order, trees)
+    for tree in ("null", "empty"):
+        os.close(trees[tree])
+    with rootfs.step("drop", "capabilities from the bounding set"):
+        capabilities.drop_bounding(order["bounding"])
+    processes.set_name("sandbox-init")
+    messages.send(channel, {"at": "ready"}, (writable,))
+    os.close(writable)
+
+
+def _hold(
+    channel: socket.socket,
+    order: Mapping[str, Any],
+    program: bytes,
+    descriptors: dict[int, int],
+) -> None:
+    runs: dict[int, Run] = {}
+    children = processes.child_signal_descriptor()
+    if order.get("process"):
+        _start(channel, runs, 0, order["process"], descriptors, program, gated=False)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(children, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if children in ready:
+            os.read(children, 4096)
+            _reap(channel, runs)
+        if channel.fileno() in ready:
+            received = messages.receive(channel)
+            if received is None:
+                return
+            message, passed = received
+            numbers = dict(zip(message["numbers"], passed, strict=True))
+            _start(channel, runs, message["run"], message["process"], numbers, program, gated=True)
+
+
+def _start(
+    channel: socket.socket,
+    runs: dict[int, Run],
+    number: int,
+    process: Mapping[str, Any],
+    descriptors: dict[int, int],
+    program: bytes,
+    *,
+    gated: bool,
+) -> None:
+    """Fork one run. A gated one waits until the launcher has moved it into its own cgroup."""
+    report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    gate, gate_end = os.pipe2(os.O_CLOEXEC) if gated else (-1, -1)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(report)
+        messages.send(
+            channel,
+            {"at": "exited", "run": number, "failure": {
+                "step": "fork", "subject": process["args"][0],
+                "why": os.strerror(error.errno or 0), "errno": error.errno,
+            }, "status": payload.NOT_EXECUTABLE},
+        )
+    else:
+        if pid == 0:
+            if gated:
+                os.close(gate_end)
+                if not os.read(gate, 1):
+                    os._exit(1)
+            payload.enter(process, descriptors, program, report_end)
+        pidfd = processes.pidfd_open(pid)
+        runs[pid] = (number, report)
+        sent = (pidfd, gate_end) if gated else (pidfd,)
+        messages.send(channel, {"at": "forked", "run": number}, sent)
+        os.close(pidfd)
+    for descriptor in (*descriptors.values(), report_end):
+        os.close(descriptor)
+    if gated:
+        os.close(gate)
+        os.close(gate_end)
+    descriptors.clear()
+
+
+def _reap(channel: socket.socket, runs: dict[int, Run]) -> None:
+    while True:
+        try:
+            pid, state = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid not in runs:
+            continue  # an orphan of some run
+        number, report = runs.pop(pid)
+        message: dict[str, Any] = {"at": "exited", "run": number}
+        try:
+            said = os.read(report, 4096)
+        except BlockingIOError:
+            said = b""
+        os.close(report)
+        if said:
+            message["failure"] = json.loads(said)
+        if os.WIFSIGNALED(state):
+            message["signal"] = os.WTERMSIG(state)
+        else:
+            message["status"] = os.WEXITSTATUS(state)
+        messages.send(channel, message)

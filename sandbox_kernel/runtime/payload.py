@@ -1,0 +1,219 @@
+"""From a fork of init to the program of the caller: the last steps, in the only right order.
+
+    session      no terminal of the host (CVE-2017-5226)
+    descriptors  the declared ones move to their numbers, all others are closed (CVE-2024-21626)
+    rlimits      while the process may still set them
+    groups, gid  while it may still change them
+    uid          then the identity
+    directory    as the user; it must lie in the new root
+    capabilities those asked for, in all sets, none by default
+    no_new_privs no program can give any back
+    seccomp      last: it forbids what the steps above need
+    exec
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import stat
+from typing import TYPE_CHECKING
+
+from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.linux import capabilities, processes, seccomp_install
+from sandbox_kernel.runtime.rootfs import step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, NoReturn
+
+LONGEST_ACCOUNT_FILE = 1 << 20
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+
+def enter(
+    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes, report: int
+) -> NoReturn:
+    """Become the program. Never returns: on failure it writes why to `report` and ends.
+
+    `process` is the OCI process object; `descriptors` maps numbers inside to ours; `program` is
+    the seccomp filter; `report` closes itself when the program was executed.
+    """
+    try:
+        _become(process, descriptors, program, report)
+    except StepFailed as error:
+        message = {
+            "step": error.step,
+            "subject": error.subject,
+            "why": error.why,
+            "errno": error.errno,
+        }
+    except BaseException as error:  # nothing may return into init's own code
+        message = {"step": "enter", "subject": "the container", "why": repr(error), "errno": 0}
+    os.write(report, json.dumps(message).encode()[:4000])
+    os._exit(NOT_FOUND if message["errno"] == 2 else NOT_EXECUTABLE)
+
+
+def _become(
+    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes, report: int
+) -> None:
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+    report = _arrange(descriptors, report)
+    for limit in process.get("rlimits", ()):
+        _set_rlimit(limit)
+    uid, gid, groups, home = _identity(process.get("user", {}))
+    kept = process.get("capabilities", {})
+    with step("set identity", f"{uid}:{gid}"):
+        if _may_set_groups():
+            os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        if kept.get("permitted") and uid != 0:
+            processes.prctl(processes.PR_SET_KEEPCAPS, 1)
+        os.setresuid(uid, uid, uid)
+    processes.end_with_parent()
+    _change_directory(process.get("cwd") or "/")
+    capabilities.set_sets(
+        **{
+            name: capabilities.to_mask(kept.get(name, ()))
+            for name in ("effective", "permitted", "inheritable", "ambient")
+        }
+    )
+    processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+    environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
+    environment.setdefault("HOME", home)
+    arguments = process["args"]
+    candidates = _candidates(arguments[0], environment.get("PATH", ""))
+    seccomp_install.install(program)
+    _execute(candidates, arguments, environment)
+
+
+def _arrange(descriptors: Mapping[int, int], report: int) -> int:
+    """Move the declared descriptors to their numbers and close all others.
+
+    Returns the new number of `report`. Absent 0, 1 and 2 become /dev/null.
+    """
+    with step("arrange", "descriptors"):
+        wanted = dict(descriptors)
+        for standard in (0, 1, 2):
+            if standard not in wanted:
+                wanted[standard] = os.open("/dev/null", os.O_RDWR)
+        above = max(wanted) + 1
+        moved = {number: _above(ours, above) for number, ours in wanted.items()}
+        report = _above(report, above)
+        for number, ours in moved.items():
+            os.dup2(ours, number, inheritable=True)
+        processes.close_all_but((*wanted, report))
+        os.set_inheritable(report, False)
+    return report
+
+
+def _above(descriptor: int, least: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+
+
+def _set_rlimit(limit: Mapping[str, Any]) -> None:
+    name = limit["type"]
+    with step("set rlimit", name):
+        number = getattr(resource, name)
+        resource.setrlimit(number, (_rlimit(limit["soft"]), _rlimit(limit["hard"])))
+
+
+def _rlimit(value: int) -> int:
+    # RLIM_INFINITY is written as 2**64 - 1 in the runtime specification.
+    return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
+
+
+def _may_set_groups() -> bool:
+    """setgroups(2) is denied for good where one id was mapped without privilege."""
+    with open("/proc/self/setgroups", encoding="ascii") as file:
+        return file.read().strip() == "allow"
+
+
+def _identity(user: Mapping[str, Any]) -> tuple[int, int, list[int], str]:
+    """uid, gid, further groups and home of the OCI user object.
+
+    `username` may be a name or number with an optional group ("1000", "www:www"). It is looked up
+    in the container's own files by a strict parser, never by the name service, whose libraries
+    belong to the image (CVE-2019-14271).
+    """
+    name = str(user.get("username", ""))
+    if not name:
+        uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
+        known = _account("/etc/passwd", lambda fields: fields[2] == str(uid))
+        return uid, gid, list(user.get("additionalGids", ())), known[5] if known else "/"
+    person, _, group = name.partition(":")
+    fields = _account("/etc/passwd", lambda found: person in (found[0], found[2]))
+    if fields:
+        uid, gid, home = int(fields[2]), int(fields[3]), fields[5]
+    elif person.isdecimal():
+        uid, gid, home = int(person), 0, "/"
+    else:
+        raise StepFailed("find user", person, "the image's /etc/passwd has no such user", 22)
+    if group:
+        found = _account("/etc/group", lambda candidate: group in (candidate[0], candidate[2]))
+        if found:
+            gid = int(found[2])
+        elif group.isdecimal():
+            gid = int(group)
+        else:
+            raise StepFailed("find group", group, "the image's /etc/group has no such group", 22)
+    return uid, gid, [], home
+
+
+def _account(path: str, matches: Callable[[list[str]], bool]) -> list[str] | None:
+    """The first matching line of an account file; a file that is odd or huge has none."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        text = os.read(file, LONGEST_ACCOUNT_FILE).decode(errors="replace")
+    finally:
+        os.close(file)
+    least = 6 if path.endswith("passwd") else 3
+    for line in text.splitlines():
+        fields = line.split(":")
+        if len(fields) >= least and fields[2].isdecimal() and matches(fields):
+            return fields
+    return None
+
+
+def _change_directory(directory: str) -> None:
+    with step("enter directory", directory):
+        if directory == "/proc" or directory.startswith("/proc/"):
+            raise OSError(22, "a working directory below /proc is refused")
+        os.chdir(directory)
+        # A directory outside the root shows as "(unreachable)..." (CVE-2024-21626).
+        if not os.getcwd().startswith("/"):
+            raise OSError(2, "the directory lies outside the container")
+
+
+def _candidates(name: str, search: str) -> Sequence[str]:
+    if "/" in name:
+        return (name,)
+    return [f"{folder}/{name}" for folder in search.split(":") if folder.startswith("/")]
+
+
+def _execute(
+    candidates: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    failure: OSError | None = None
+    for candidate in candidates:
+        try:
+            os.execve(candidate, arguments, environment)
+        except FileNotFoundError as error:
+            failure = failure or error
+        except OSError as error:
+            failure = error
+    errno = failure.errno if failure and failure.errno else 2
+    raise StepFailed("execute", arguments[0], os.strerror(errno), errno)

@@ -1,0 +1,244 @@
+"""The root file system of a container: laid out by pid 1, from descriptors, before any other code.
+
+The order is the security. Each step is commented with what it guards against; the flaws named are
+those of other runtimes, and each has a test in `tests/hostile`.
+
+Runs in the new namespaces, as root of the new user namespace. What the host has to give (trees to
+bind, device nodes, masks) was opened by the launcher before the namespaces were made, since
+nothing of the host can be looked up by a name that a container could change (CVE-2025-31133).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.linux import mounts, paths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+# Any directory that every machine has: the new root stands there until it becomes the root.
+STAGE = "/tmp"  # noqa: S108 - mounted over in a private namespace, never written to
+INODES_FOR_EACH_BYTE = 1 / 8192
+FEWEST_INODES = 4096
+MOST_INODES = 1_000_000
+# Places that the kernel fills. An image in which one of them is a link is refused, since masks
+# and mounts would land elsewhere (CVE-2019-19921, CVE-2023-28642).
+OWN_PLACES = ("/proc", "/sys", "/dev")
+
+
+class step:  # noqa: N801 - reads as a statement: `with step("mount", "/proc"):`
+    """Turns the OSError of one step into a StepFailed that names it."""
+
+    __slots__ = ("subject", "verb")
+
+    def __init__(self, verb: str, subject: str) -> None:
+        self.verb = verb
+        self.subject = subject
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StepFailed):
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise StepFailed(self.verb, self.subject, why, error.errno or 0) from error
+
+
+def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
+    """Make the root file system and enter it. Returns a descriptor of the writable layer.
+
+    `order` is the launch order (see `launcher`), `trees` the detached mounts that the launcher
+    opened: "layer N", "mount N", "dev", "null" and "empty". Raises StepFailed.
+    """
+    config = order["config"]
+    with step("make private", "/"):
+        # Nothing mounted from here on may be seen outside, nor the other way round.
+        mounts.make_private()
+    base = _writable_layer(order.get("storage_size"))
+    layers = order.get("layers", ())
+    root = _overlay(base, len(layers), trees) if layers else os.dup(base)
+    with step("enter", "the new root"):
+        os.fchdir(root)
+    _refuse_links(root)
+    for entry in order.get("entries", ()):
+        _make_entry(root, entry)
+    for index, mount in enumerate(config.get("mounts", ())):
+        _mount(root, mount, trees.get(f"mount {index}"), trees)
+    # Masks come after every mount and before any code of the container (CVE-2025-52565), on
+    # places that are looked up in the file systems just mounted, whose sources are the host's.
+    linux = config.get("linux", {})
+    for path in linux.get("maskedPaths", ()):
+        _mask(root, path, trees)
+    for path in linux.get("readonlyPaths", ()):
+        _make_read_only(root, path)
+    if config.get("root", {}).get("readonly"):
+        with step("make read-only", "/"):
+            mounts.set_attributes(root, mounts.MOUNT_ATTR_RDONLY, recursive=False)
+    with step("pivot_root", "/"):
+        # The old root is detached as a whole, so that no path leads back to it.
+        mounts.change_root_here()
+    os.close(root)
+    return base
+
+
+def _writable_layer(size: int | None) -> int:
+    options: list[tuple[str, str | None]] = [("mode", "0755")]
+    if size is not None:
+        inodes = min(max(int(size * INODES_FOR_EACH_BYTE), FEWEST_INODES), MOST_INODES)
+        options += [("size", str(size)), ("nr_inodes", str(inodes))]
+    with step("mount tmpfs", "the writable layer"):
+        base = mounts.new_filesystem(
+            "tmpfs", tuple(options), mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
+        )
+        stage = os.open(STAGE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mounts.place(base, stage)
+        finally:
+            os.close(stage)
+    return base
+
+
+def _overlay(base: int, count: int, trees: Mapping[str, int]) -> int:
+    """An overlay of the layers with the writable one on top. Returns its descriptor.
+
+    The layers are attached below the writable layer first: overlayfs takes names, and the names
+    there are ours alone, so no separator of an option can hide in them.
+    """
+    with step("mount overlay", "the image's layers"):
+        os.fchdir(base)
+        for name in ("upper", "work", "root"):
+            os.mkdir(name, 0o755)
+        names = []
+        for index in range(count):
+            name = f"layer{index}"
+            os.mkdir(name)
+            target = os.open(name, os.O_PATH | os.O_CLOEXEC)
+            mounts.place(trees[f"layer {index}"], target)
+            os.close(target)
+            names.append(name)
+        # The first layer of an image is the lowest, overlayfs names the highest first.
+        lower = ":".join(reversed(names))
+        mounts.mount(
+            "overlay",
+            "root",
+            "overlay",
+            MS_NOSUID | MS_NODEV,
+            f"lowerdir={lower},upperdir=upper,workdir=work,userxattr",
+        )
+        return os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+# include/uapi/linux/mount.h, for mount(2)
+MS_NOSUID = 2
+MS_NODEV = 4
+
+
+def _refuse_links(root: int) -> None:
+    for place in OWN_PLACES:
+        try:
+            mode = os.stat(place[1:], dir_fd=root, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(mode):
+            raise StepFailed(
+                "check",
+                place,
+                "the image has something there that is no directory: use an image that is whole",
+            )
+
+
+def _make_entry(root: int, entry: Mapping[str, Any]) -> None:
+    """One directory, link or small file that the image is given beside its layers."""
+    path = entry["path"]
+    with step("make", path):
+        parent, _, name = path.rpartition("/")
+        directory = paths.find_or_make(root, parent or "/", directory=True)
+        try:
+            if entry["kind"] == "directory":
+                try:
+                    os.mkdir(name, 0o700, dir_fd=directory)
+                except FileExistsError:
+                    return
+                os.chmod(name, entry.get("mode", 0o755), dir_fd=directory)
+            elif entry["kind"] == "link":
+                os.symlink(entry["target"], name, dir_fd=directory)
+            else:
+                file = os.open(
+                    name,
+                    os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    entry.get("mode", 0o644),
+                    dir_fd=directory,
+                )
+                try:
+                    os.write(file, entry["text"].encode())
+                finally:
+                    os.close(file)
+        finally:
+            os.close(directory)
+
+
+def _mount(
+    root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping[str, int]
+) -> None:
+    destination = mount["destination"]
+    kind = mount.get("type", "bind")
+    with step("mount", destination):
+        attributes = 0
+        options: list[tuple[str, str | None]] = []
+        for option in mount.get("options", ()):
+            if option in mounts.ATTRIBUTE_OF_OPTION:
+                attributes |= mounts.ATTRIBUTE_OF_OPTION[option]
+            elif option not in {"rw", "bind", "rbind", "private", "rprivate", "exec", "dev", "suid"}:
+                key, equals, value = option.partition("=")
+                options.append((key, value if equals else None))
+        if tree is not None:
+            directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+            detached = tree
+        elif destination == "/dev" and kind == "tmpfs":
+            # A tree of device nodes which the launcher made of the host's own (never the
+            # container's) files. It is read-only; what is written to lies in mounts below it.
+            directory, detached = True, trees["dev"]
+        else:
+            directory = True
+            detached = mounts.new_filesystem(kind, tuple(options), attributes)
+        target = paths.find_or_make(root, destination, directory=directory)
+        try:
+            mounts.place(detached, target)
+        finally:
+            os.close(target)
+            os.close(detached)
+
+
+def _mask(root: int, path: str, trees: Mapping[str, int]) -> None:
+    try:
+        target = paths.find(root, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # nothing there to hide
+    with step("mask", path):
+        try:
+            directory = stat.S_ISDIR(os.fstat(target).st_mode)
+            cover = mounts.clone_tree(trees["empty" if directory else "null"])
+            mounts.place(cover, target)
+            os.close(cover)
+        finally:
+            os.close(target)
+
+
+def _make_read_only(root: int, path: str) -> None:
+    try:
+        target = paths.find(root, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with step("make read-only", path):
+        try:
+            same = mounts.clone_tree(target)
+            mounts.set_attributes(same, mounts.MOUNT_ATTR_RDONLY)
+            mounts.place(same, target)
+            os.close(same)
+        finally:
+            os.close(target)

@@ -1,0 +1,144 @@
+"""What lies on disk while containers live: one folder for each launcher, held by a lock.
+
+    <runtime folder>/               0700, ours
+        ids/                        locks of id ranges (`identities.Reserve`)
+        launchers/<launcher>/lock   flock(2) held by the launcher as long as it lives
+        launchers/<launcher>/control.sock
+        launchers/<launcher>/sources   empty; mounted on in the launcher's own mount namespace
+
+Nothing here is trusted after its lock is free: the next launcher removes it, with the cgroups that
+bear the same name. No pid is written down, so no stranger's process can be mistaken for ours.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+
+from sandbox_kernel.errors import HostLacks
+
+def runtime_folder() -> str:
+    """The runtime folder of this user, made if it is missing. Raises HostLacks if it is not ours.
+
+    Root: /run/sandbox-kernel. Others: $XDG_RUNTIME_DIR/sandbox-kernel where that folder is the
+    user's own (XDG base directory specification), else /tmp/sandbox-kernel-<uid>.
+    """
+    uid = os.getuid()
+    if uid == 0:
+        path = "/run/sandbox-kernel"
+    else:
+        given = os.environ.get("XDG_RUNTIME_DIR", "")
+        usable = given.startswith("/") and _is_private(given, uid)
+        path = f"{given}/sandbox-kernel" if usable else f"/tmp/sandbox-kernel-{uid}"  # noqa: S108
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise HostLacks(
+            f"make the runtime folder `{path}`: {os.strerror(error.errno or 0)}: "
+            "make its parent writable for you, or set XDG_RUNTIME_DIR to a folder of your own"
+        ) from error
+    if not _is_private(path, uid):
+        raise HostLacks(
+            f"use the runtime folder `{path}`: it is not a folder of yours with mode 0700: "
+            "remove it, as its owner or as root"
+        )
+    return path
+
+
+def _is_private(path: str, uid: int) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not stat.S_IMODE(found.st_mode) & 0o077
+    )
+
+
+class LauncherFolder:
+    """The folder of one live launcher."""
+
+    def __init__(self, runtime: str, name: str) -> None:
+        self.name = name
+        self.path = f"{runtime}/launchers/{name}"
+        guard = _guard(runtime)
+        try:
+            os.mkdir(self.path, 0o700)
+            self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(guard)
+
+    def remove(self) -> None:
+        """The launcher ends: nothing of it stays."""
+        _remove(self.path)
+        os.close(self._lock)
+
+
+def live_launchers(runtime: str) -> list[str]:
+    """Names of the launchers that live now."""
+    return [name for name in _names(runtime) if not _is_free(f"{runtime}/launchers/{name}")]
+
+
+def sweep(runtime: str) -> list[str]:
+    """Remove the folders of launchers that ended without doing so. Returns their names."""
+    guard = _guard(runtime)
+    try:
+        gone = [name for name in _names(runtime) if _is_free(f"{runtime}/launchers/{name}")]
+        for name in gone:
+            _remove(f"{runtime}/launchers/{name}")
+    finally:
+        os.close(guard)
+    return gone
+
+
+def _guard(runtime: str) -> int:
+    """A lock that keeps a folder from being swept between its making and its locking."""
+    parent = f"{runtime}/launchers"
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    guard = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(guard, fcntl.LOCK_EX)
+    return guard
+
+
+def _names(runtime: str) -> list[str]:
+    try:
+        return sorted(os.listdir(f"{runtime}/launchers"))
+    except FileNotFoundError:
+        return []
+
+
+def _is_free(path: str) -> bool:
+    try:
+        lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _remove(path: str) -> None:
+    """Remove a launcher's folder: files, sockets, and empty folders that were mounted on."""
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            os.unlink(f"{path}/{name}")
+        except IsADirectoryError:
+            os.rmdir(f"{path}/{name}")
+        except FileNotFoundError:
+            pass  # another sweep was quicker
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass  # another sweep was quicker
