@@ -2,3 +2,8 @@
 
 Nothing here touches the machine; `runtime/` makes it real, or any other OCI runtime does.
 """
+
+from sandbox_kernel.bundle.bundle import Bundle
+from sandbox_kernel.bundle.make import make
+
+__all__ = ["Bundle", "make"]

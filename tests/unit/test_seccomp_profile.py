@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.util
-import pathlib
 import platform
 import random
-import sys
 
+import bpf
 import pytest
 
 from sandbox_kernel.bundle import seccomp_profile as tables
 from sandbox_kernel.linux import seccomp
 
-
-def _bpf():
-    spec = importlib.util.spec_from_file_location(
-        "bpf_interpreter", pathlib.Path(__file__).parent / "bpf.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bpf = _bpf()
 ARCHITECTURE = {"x86_64": bpf.AUDIT_ARCH_X86_64, "aarch64": bpf.AUDIT_ARCH_AARCH64}[
     platform.machine()
 ]

@@ -1,0 +1,221 @@
+"""`make(plan, image)`: one plan and one image become one bundle. A pure function.
+
+It opens nothing and asks the machine nothing: equal arguments give equal bundles. What the plan
+may say was decided in `policy`; here it is only translated into the words of the OCI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sandbox_kernel.bundle import defaults, oci, seccomp_profile, users
+from sandbox_kernel.bundle.bundle import Bundle
+from sandbox_kernel.errors import ImageError, InvalidOption
+from sandbox_kernel.linux import capabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandbox_kernel import policy
+
+CPU_PERIOD = 100_000  # microseconds, the kernel's own default
+
+
+class Image(Protocol):
+    """What is needed of an image; `image.Image` is one."""
+
+    @property
+    def reference(self) -> str:
+        """As the caller wrote it."""
+
+    @property
+    def digest(self) -> str:
+        """Of its content."""
+
+    @property
+    def layers(self) -> Sequence[object]:
+        """Paths of the lower directories, lowest first."""
+
+    @property
+    def mounts(self) -> Sequence[oci.Mount]:
+        """Read-only binds that it needs of this machine."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The OCI image configuration: Env, WorkingDir, User, Entrypoint, Cmd."""
+
+
+def make(
+    plan: policy.ContainerPlan,
+    image: Image,
+    *,
+    command: Sequence[str] | None = None,
+    accounts: users.Accounts = users.Accounts(),  # noqa: B008 (an immutable tuple)
+) -> Bundle:
+    """The bundle of a container. Raises InvalidOption or ImageError; starts nothing.
+
+    `command` takes the place of the image's Cmd, as what follows the image in `docker run`.
+    `accounts` are read by the caller from the image, below its root.
+    """
+    user, home = users.resolve(plan.user or str(image.config.get("User") or "0"), accounts)
+    held = _capabilities(plan)
+    linux: oci.Linux = {
+        "namespaces": [
+            {"type": kind}
+            for kind in defaults.NAMESPACES
+            if not (kind == "network" and plan.network == "host")
+        ],
+        "resources": _resources(plan),
+        "maskedPaths": list(defaults.MASKED_PATHS),
+        "readonlyPaths": list(defaults.READ_ONLY_PATHS),
+        "rootfsPropagation": "private",
+    }
+    if "seccomp=unconfined" not in plan.security_opt:
+        linux["seccomp"] = seccomp_profile.profile(held)
+    config: oci.Config = {
+        "ociVersion": oci.VERSION,
+        "root": {"path": "rootfs", "readonly": plan.read_only},
+        "process": {
+            "terminal": False,
+            "user": user,
+            "args": arguments(plan, image, command),
+            "env": _environment(plan, image, home),
+            "cwd": _working_directory(plan, image),
+            "capabilities": {
+                "bounding": held,
+                "effective": held,
+                "permitted": held,
+                "inheritable": held,
+                "ambient": held,
+            },
+            "rlimits": _rlimits(plan),
+            "noNewPrivileges": True,
+        },
+        "hostname": plan.hostname or defaults.HOSTNAME,
+        "mounts": _mounts(plan, image),
+        "annotations": dict(plan.label),
+        "linux": linux,
+    }
+    return Bundle(
+        config=config,
+        layers=tuple(str(layer) for layer in image.layers),
+        storage_size=plan.storage_size,
+        image=image.digest,
+    )
+
+
+def arguments(
+    plan: policy.ContainerPlan, image: Image, command: Sequence[str] | None = None
+) -> list[str]:
+    """The argv by docker's rule: `--entrypoint` drops the image's Cmd, a command replaces it."""
+    if plan.entrypoint is not None:
+        return [plan.entrypoint, *(command or ())]
+    first = [str(word) for word in image.config.get("Entrypoint") or ()]
+    rest = command if command is not None else (image.config.get("Cmd") or ())
+    return [*first, *(str(word) for word in rest)]
+
+
+def _capabilities(plan: policy.ContainerPlan) -> list[str]:
+    """None but what was added. All five sets are this: no_new_privs keeps them from growing."""
+    added: set[str] = set()
+    for option, names in (("--cap-add", plan.cap_add), ("--cap-drop", plan.cap_drop)):
+        for name in names:
+            if name != "ALL" and name not in capabilities.NUMBERS:
+                raise InvalidOption(option, name, "ALL, or a name of capabilities(7)")
+            chosen = set(capabilities.NAMES) if name == "ALL" else {name}
+            added = added | chosen if option == "--cap-add" else added - chosen
+    return [name for name in capabilities.NAMES if name in added]
+
+
+def _environment(plan: policy.ContainerPlan, image: Image, home: str) -> list[str]:
+    values = dict(defaults.ENVIRONMENT)
+    values["HOME"] = home
+    for item in image.config.get("Env") or ():
+        name, equals, value = str(item).partition("=")
+        if equals and name:
+            values[name] = value
+    values.update(plan.env)
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def _working_directory(plan: policy.ContainerPlan, image: Image) -> str:
+    """A folder below /proc could be a descriptor that leads out of the container."""
+    given = plan.workdir or image.config.get("WorkingDir") or defaults.WORKING_DIRECTORY
+    path = str(given)
+    allowed = "an absolute path without `..`, and not below /proc, /sys or /dev"
+    fine = path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+    clean = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    if fine and not _below(clean, (*defaults.KERNEL_TREES, "/dev")):
+        return clean
+    if plan.workdir:
+        raise InvalidOption("--workdir", path, allowed)
+    raise ImageError(f"use `WorkingDir` of `{image.reference}`: not {allowed}: give `--workdir`")
+
+
+def _below(path: str, trees: Sequence[str]) -> bool:
+    return any(path == tree or path.startswith(f"{tree}/") for tree in trees)
+
+
+def _mounts(plan: policy.ContainerPlan, image: Image) -> list[oci.Mount]:
+    """Kernel file systems, then the image's binds, then the plan's, parents before children."""
+    chosen = [_planned(mount, plan) for mount in plan.mount]
+    chosen.sort(key=lambda mount: mount["destination"].count("/"))
+    taken = {mount["destination"] for mount in chosen}
+    basic = [*defaults.mounts(plan.memory), *image.mounts]
+    return [mount for mount in basic if mount["destination"] not in taken] + chosen
+
+
+def _planned(mount: policy.Mount, plan: policy.ContainerPlan) -> oci.Mount:
+    target = mount.target
+    if target in ("/", "/dev") or _below(target, defaults.KERNEL_TREES):
+        raise InvalidOption("--mount", target, "a target other than /, /dev, and below /proc, /sys")
+    access = ["ro", "rro"] if mount.read_only else ["rw"]
+    if mount.type == "tmpfs":
+        size = mount.size or plan.storage_size or plan.memory
+        options = ["nosuid", "nodev", "mode=1777", *access[:1]]
+        options += [f"size={size}"] if size else []
+        return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
+    # rbind: the kernel refuses to uncover what a mount below the source hides.
+    options = ["rbind", "rprivate", "nosuid", "nodev", *access]
+    return {"destination": target, "type": "bind", "source": mount.source, "options": options}
+
+
+def _rlimits(plan: policy.ContainerPlan) -> list[oci.Rlimit]:
+    limits = dict(defaults.RLIMITS)
+    limits |= {f"RLIMIT_{limit.name.upper()}": (limit.soft, limit.hard) for limit in plan.ulimit}
+    return [{"type": kind, "soft": soft, "hard": hard} for kind, (soft, hard) in limits.items()]
+
+
+def _resources(plan: policy.ContainerPlan) -> oci.Resources:
+    memory: oci.Memory = {}
+    if plan.memory is not None:
+        memory["limit"] = plan.memory
+    if plan.memory_swap is not None:
+        memory["swap"] = plan.memory_swap
+    cpu: oci.Cpu = {}
+    if plan.cpu_shares is not None:
+        cpu["shares"] = plan.cpu_shares
+    if plan.cpus is not None:
+        cpu["quota"] = round(plan.cpus * CPU_PERIOD)
+        cpu["period"] = CPU_PERIOD
+    if plan.cpuset_cpus is not None:
+        cpu["cpus"] = plan.cpuset_cpus
+    block: oci.BlockIO = {}
+    if plan.device_read_bps:
+        block["throttleReadBpsDevice"] = [_rate(device) for device in plan.device_read_bps]
+    if plan.device_write_bps:
+        block["throttleWriteBpsDevice"] = [_rate(device) for device in plan.device_write_bps]
+    resources: oci.Resources = {}
+    if memory:
+        resources["memory"] = memory
+    if cpu:
+        resources["cpu"] = cpu
+    if plan.pids_limit is not None:
+        resources["pids"] = {"limit": plan.pids_limit}
+    if block:
+        resources["blockIO"] = block
+    return resources
+
+
+def _rate(device: policy.DeviceRate) -> oci.ThrottleDevice:
+    return {"major": device.major, "minor": device.minor, "rate": device.rate}
