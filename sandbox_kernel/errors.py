@@ -15,6 +15,7 @@
     │   ├── TooManyProcesses (BlockingIOError)
     │   ├── NoSpace (OSError)
     │   ├── TimedOut (TimeoutError)
+    │   ├── ProgramFailed                   a program that is no Python cell ended with a status
     │   └── Killed
     └── ValueNotTransferable (TypeError)    a variable can't cross between inside and outside
 
@@ -147,6 +148,15 @@ class TimedOut(CellFailed, TimeoutError):
     def __init__(self, limit: float) -> None:
         super().__init__(f"timed out: the limit is {limit:g} s: raise it with `--timeout`")
         self.limit = limit
+
+
+class ProgramFailed(CellFailed):
+    """A program ended with a status other than 0."""
+
+    def __init__(self, program: str, status: int) -> None:
+        super().__init__(f"program `{_shown(program)}` ended with status {status}")
+        self.program = program
+        self.status = status
 
 
 class Killed(CellFailed):

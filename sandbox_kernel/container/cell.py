@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .. import errors
+from ..grammar import shown_size
 from . import events as e
 from .program import START, program
 from .values import Outputs, pack
@@ -202,13 +203,14 @@ class _Run:
             ready = {number for number, _ in poller.poll(self._patience())}
             self._interrupt(self.cell._wake in ready)
             ended = self.process.fileno() in ready
-            for number in ready & numbers:
-                # Frames first: they say in which order the streams are to be read.
-                if number == self.cell._frames:
-                    yield from self._read_frames()
-            for stream in self.streams.values():
+            # What lies in the streams now was written after the frames that tell its place, so
+            # these are read between the counting and the reading.
+            counts = {stream: _waiting(stream.descriptor) for stream in self.streams.values()}
+            if self.cell._frames in ready or any(counts.values()):
+                yield from self._read_frames()
+            for stream, count in counts.items():
                 if stream.descriptor in ready:
-                    yield from self._read(stream)
+                    yield from self._read(stream, min(count, CHUNK))
             for number in [n for n in numbers if self._at_end(n)]:
                 poller.unregister(number)
                 numbers.discard(number)
@@ -242,9 +244,9 @@ class _Run:
             return not self.listening
         return next(s for s in self.streams.values() if s.descriptor == number).at_end
 
-    def _read(self, stream: _Text, most: int = CHUNK) -> Iterator[e.Event]:
+    def _read(self, stream: _Text, most: int) -> Iterator[e.Event]:
         """One read of a stream: an event with its text, or nothing when there is none."""
-        data = stream.read(most)
+        data = stream.read(max(1, most))
         if data:
             kept = data[: self.left]
             self.left -= len(kept)
@@ -270,20 +272,28 @@ class _Run:
         if not self.told:
             self.told = True
             yield e.Notice(
-                f"output cut: more than {errors.shown_size(self.bounds.output)} "
+                f"output cut: more than {shown_size(self.bounds.output)} "
                 "(`--output-limit`); the rest is not kept"
             )
 
     def _read_frames(self) -> Iterator[e.Event]:
-        try:
-            data = os.read(self.cell._frames, CHUNK)
-        except BlockingIOError:
+        """Reads the frames that lie in their pipe now, or finds the end of it."""
+        if not self.listening:
             return
-        if not data:
-            self.listening = False
-            return
-        if self.reader.dropped:  # read on, so that nobody in there waits for us
-            return
+        left = max(1, _waiting(self.cell._frames))
+        while left > 0:
+            try:
+                data = os.read(self.cell._frames, min(left, CHUNK))
+            except BlockingIOError:
+                return
+            if not data:
+                self.listening = False
+                return
+            left -= len(data)
+            if not self.reader.dropped:  # read on in any case, so that nobody in there waits
+                yield from self._parse(data)
+
+    def _parse(self, data: bytes) -> Iterator[e.Event]:
         try:
             self.reader.room = self.left
             for frame, body in self.reader.feed(data):
@@ -341,8 +351,8 @@ class _Run:
 
     def _rest(self) -> Iterator[e.Event]:
         """What lies in the pipes after the end. A survivor elsewhere can't keep us here."""
-        if self.listening:
-            while self.listening and _waiting(self.cell._frames) and not self.reader.dropped:
+        for _ in range(64):  # a pipe holds much less
+            if self.listening:
                 yield from self._read_frames()
         for stream in self.streams.values():
             yield from self._drain(stream, 2 * PIPE)

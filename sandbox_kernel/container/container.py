@@ -151,8 +151,8 @@ class Container:
         Values as the options have them (`memory="512m"`). Raises InvalidOption, NotAllowed,
         LimitNotEnforceable, NoSuchContainer.
         """
-        wished = policy.change(self.plan, **changes)
-        resources = bundle.resources(wished)
+        wished, only_changes = policy.change(self.plan, **changes)
+        resources = bundle.resources(only_changes)
         limits: dict[str, Any] = self._request("limits", {"resources": resources})["limits"]
         self.plan = wished
         return limits

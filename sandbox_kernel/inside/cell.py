@@ -1,0 +1,169 @@
+"""Runs one notebook cell inside a container and reports what it did. The main program there.
+
+Descriptors: 0-2 as usual, 3 this program, 4 the request (sealed), 5 frames out, 6 answers to them,
+7 where values go out, if any are wanted. See `channel.py` for frames, `boot.py` for the start.
+"""
+
+import _signal
+import builtins
+import marshal
+import os
+import sys
+from _ast import PyCF_ALLOW_TOP_LEVEL_AWAIT, PyCF_ONLY_AST, Call, Expr, Load, Name
+
+from . import channel as channels
+from . import display, hooks
+
+REQUEST, EVENTS, ANSWERS, VALUES = 4, 5, 6, 7
+COROUTINE = 0x80  # CO_COROUTINE of the flags of a code object
+SHOW = "<show the last expression>"  # no program can use this name, or see it among its own
+MOST_TEXT = 1 << 18
+RETURNS_NOTHING = (None, 0)
+
+
+def main():
+    """Reads the request, runs the cell, reports, and ends the process with the cell's status."""
+    for number in range(3, 8):
+        try:
+            os.set_inheritable(number, False)
+        except OSError:
+            break
+    size = int.from_bytes(os.pread(REQUEST, 8, 0), "little")
+    request = marshal.loads(os.pread(REQUEST, size, 8))
+    channel = channels.Channel(EVENTS, ANSWERS)
+    channels.redirect(channel)
+    import faulthandler
+
+    faulthandler.enable(file=2)
+    os._exit(finish(Cell(request, channel).run()))
+
+
+def finish(status):
+    """What the interpreter does at its end, but for taking itself to pieces."""
+    try:
+        threading = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()
+        atexit = sys.modules.get("atexit")
+        if atexit is None:
+            import atexit
+        atexit._run_exitfuncs()
+    except BaseException as problem:  # noqa: BLE001
+        sys.excepthook(type(problem), problem, problem.__traceback__)
+    channels.flush()
+    return status
+
+
+class Cell:
+    """One request on its way."""
+
+    def __init__(self, request, channel):
+        self.request = request
+        self.channel = channel
+        self.source = request["code"]
+        self.name = request["name"]
+        self.text = "\n" * (request["first_line"] - 1) + self.source
+        self.display = display.Display(channel)
+        self.namespace = main_module()
+
+    def run(self):
+        """The exit status: 0, the status that the cell asked for, or 1 after an exception."""
+        hooks.install(self.display, self.name, self.text)
+        builtins.display = self.display.display
+        sys.argv[:] = ["", *self.request.get("arguments", ())]
+        status = 0
+        _signal.signal(_signal.SIGINT, self.channel.on_interrupt)
+        try:
+            try:
+                self.take_inputs()
+                self.execute()
+            finally:
+                hooks.show_figures(self.display)
+            self.give_outputs()
+        except SystemExit as problem:
+            status = self.ended(problem)
+        except BaseException as problem:  # noqa: BLE001 - also KeyboardInterrupt: it is reported
+            status = 1
+            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+            self.report(problem)
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        channels.flush()
+        self.channel.send({"kind": "done", "status": status})
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        return status
+
+    def execute(self):
+        """Compiles and runs; the value of a last expression is shown unless `;` follows it."""
+        tree = self.parse()
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, Expr) and not self.is_quiet(last):
+            setattr(builtins, SHOW, self.display.result)
+            place = {
+                "lineno": last.lineno,
+                "col_offset": last.col_offset,
+                "end_lineno": last.end_lineno,
+                "end_col_offset": last.end_col_offset,
+            }
+            shown = Call(Name(SHOW, Load(), **place), [last.value], [], **place)
+            tree.body[-1] = Expr(shown, **place)
+        code = compile(
+            tree, self.name, "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+        )
+        if not code.co_flags & COROUTINE:
+            exec(code, self.namespace)
+            return
+        import asyncio
+
+        asyncio.run(eval(code, self.namespace))
+
+    def parse(self):
+        flags = PyCF_ONLY_AST | PyCF_ALLOW_TOP_LEVEL_AWAIT
+        try:
+            return compile(self.text, self.name, "exec", flags, dont_inherit=True)
+        except SyntaxError:
+            # The one magic that old notebooks can't do without means nothing here.
+            lines = self.text.split("\n")
+            kept = ["" if line.startswith("%matplotlib") else line for line in lines]
+            if kept == lines:
+                raise
+            return compile("\n".join(kept), self.name, "exec", flags, dont_inherit=True)
+
+    def is_quiet(self, last):
+        lines = self.text.encode("utf-8", "surrogatepass").split(b"\n")[last.end_lineno - 1 :]
+        return b"\n".join([lines[0][last.end_col_offset :], *lines[1:]]).lstrip().startswith(b";")
+
+    def take_inputs(self):
+        if self.request["inputs"]:
+            from . import values
+
+            for name, value in values.take(REQUEST, self.request["inputs"]):
+                self.namespace[name] = value
+
+    def give_outputs(self):
+        if self.request["outputs"]:
+            from . import values
+
+            values.give(VALUES, self.request["outputs"], self.namespace, self.channel)
+
+    def ended(self, problem):
+        """sys.exit() in a cell: a status other than 0 is an error that a notebook stops at."""
+        if problem.code in RETURNS_NOTHING:
+            return 0
+        self.report(problem)
+        return problem.code & 255 if isinstance(problem.code, int) else 1
+
+    def report(self, problem):
+        """Sends the exception and its traceback, which begins in the cell."""
+        channels.flush()
+        from . import failure
+
+        header, text = failure.describe(problem, self.name, self.text)
+        self.channel.send(header, text.encode("utf-8", "backslashreplace"))
+
+
+def main_module():
+    """A new `__main__`, so that nothing of ours is seen in it."""
+    module = type(sys)("__main__", None)
+    module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = module
+    return module.__dict__

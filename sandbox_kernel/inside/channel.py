@@ -1,0 +1,157 @@
+"""The way out of a cell: frames on one pipe, and standard streams that keep their order with them.
+
+A frame is two little-endian numbers (length of the header, 4 bytes; length of the body, 8 bytes),
+a header in JSON with a field `kind`, and a body. Nothing that the outside sends back is more than
+a byte that says "I have read all that you wrote before".
+"""
+
+import _thread
+import io
+import os
+import sys
+
+try:
+    from _json import encode_basestring_ascii as _quoted
+except ImportError:  # pragma: no cover - another implementation of Python
+    from json.encoder import py_encode_basestring_ascii as _quoted  # type: ignore
+
+NOT_JSON = (float("inf"), float("-inf"))
+DEEP = 64
+
+
+def dumps(value, depth=0):
+    """JSON of plain values. The module `json` costs more time to import than Python to start."""
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return "null" if value != value or value in NOT_JSON else float.__repr__(value)
+    if depth > DEEP:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(dumps(item, depth + 1) for item in value) + "]"
+    if isinstance(value, dict):
+        items = (
+            _quoted(str(key)) + ":" + dumps(item, depth + 1) for key, item in value.items()
+        )
+        return "{" + ",".join(items) + "}"
+    return _quoted(str(value))
+
+
+class Channel:
+    """The frames of one cell. `busy` is true while the main thread writes one."""
+
+    def __init__(self, events, answers):
+        self.events = events
+        self.answers = answers
+        self.lock = _thread.allocate_lock()
+        self.main = _thread.get_ident()
+        self.busy = False
+        self.interrupted = False
+        self.sent = 0
+        self.last_stream = 0
+        self.process = os.getpid()
+
+    def send(self, header, body=b"", wait=False):
+        """Writes one frame; with `wait`, returns when the outside has read what came before it."""
+        mine = _thread.get_ident() == self.main
+        if mine:
+            self.busy = True
+        try:
+            with self.lock:
+                self._send(header, body, wait)
+        except BrokenPipeError:  # the outside has stopped listening; the cell goes on
+            pass
+        finally:
+            if mine:
+                self.busy = False
+        if mine and self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+
+    def _send(self, header, body, wait):
+        if wait:
+            self.sent += 1
+            header["sequence"] = self.sent
+        head = dumps(header).encode("ascii")
+        start = len(head).to_bytes(4, "little") + len(body).to_bytes(8, "little") + head
+        # One write for a small frame: a fork of the cell may write to the same pipe.
+        if len(body) < 65536:
+            self._write(start + bytes(body))
+        else:
+            self._write(start)
+            self._write(body)
+        if wait and os.getpid() == self.process:
+            self._wait(self.sent)
+
+    def _write(self, data):
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(self.events, view) :]
+
+    def _wait(self, sequence):
+        while True:
+            answer = os.read(self.answers, 4)
+            if len(answer) < 4 or int.from_bytes(answer, "little") >= sequence:
+                return
+
+    def on_interrupt(self, number, frame):
+        """The handler of SIGINT: never in the middle of a frame."""
+        if self.busy:
+            self.interrupted = True
+        else:
+            raise KeyboardInterrupt
+
+
+class Stream(io.FileIO):
+    """Standard output or error. When a cell turns from one to the other, the outside is told how
+    much of the one to read first, so that prints and warnings appear in the order of the cell."""
+
+    def __init__(self, number, channel):
+        super().__init__(number, "w", closefd=False)
+        self.number = number
+        self.channel = channel
+        self.position = 0
+
+    def write(self, data):
+        channel = self.channel
+        if channel.last_stream != self.number:
+            last = channel.last_stream
+            channel.last_stream = self.number
+            if last and not channel.busy:
+                stream = channel.streams[last]
+                channel.send({"kind": "turn", "stream": last, "position": stream.position})
+        count = super().write(data)
+        self.position += count or 0
+        return count
+
+
+def redirect(channel):
+    """Makes sys.stdout and sys.stderr streams of this channel: UTF-8, flushed at each line."""
+    channel.streams = {1: Stream(1, channel), 2: Stream(2, channel)}
+    for name, number, errors in (
+        ("stdout", 1, "surrogateescape"),
+        ("stderr", 2, "backslashreplace"),
+    ):
+        getattr(sys, name).flush()
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(channel.streams[number], 65536),
+            encoding="utf-8",
+            errors=errors,
+            line_buffering=True,
+        )
+        stream.mode = "w"
+        setattr(sys, name, stream)
+        setattr(sys, "__" + name + "__", stream)
+
+
+def flush():
+    """What the cell has printed goes out, whatever it has done to sys.stdout."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        try:
+            stream.flush()
+        except Exception:  # noqa: S110, PERF203 - a cell may put anything there
+            pass

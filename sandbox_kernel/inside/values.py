@@ -1,0 +1,252 @@
+"""Values of a cell in and out: JSON, numpy arrays as .npy, Arrow tables, bytes. Never pickle.
+
+In: each value lies in the sealed memory file of the request, at a whole page, and is mapped, not
+copied; what the cell changes is its own. Out: values are written into a memory file of a fixed
+size that the outside gave, at whole pages, and announced by a frame with place and length.
+"""
+
+import mmap
+import os
+import sys
+
+PAGE = 4096
+DEEP = 200
+CAN = (
+    "what can: None, bool, int, float, str, lists and dictionaries of these (keys str), bytes, "
+    "numpy arrays without objects, Arrow tables, data frames"
+)
+
+
+class Refused(Exception):
+    """A value that can't cross, and why."""
+
+
+def take(descriptor, entries):
+    """Yields (name, value) for each entry (name, format, offset, length, details)."""
+    whole = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    view = memoryview(whole)
+    for name, form, offset, length, details in entries:
+        yield name, READERS[form](view[offset : offset + length], details)
+
+
+def read_json(data, details):
+    import json
+
+    return json.loads(bytes(data))
+
+
+def read_bytes(data, details):
+    return bytes(data)
+
+
+def read_array(data, details):
+    import io
+
+    import numpy
+    from numpy.lib import format as npy
+
+    head = io.BytesIO(bytes(data[:65536]))
+    version = npy.read_magic(head)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, columns_first, kind = read(head)
+    order = "F" if columns_first else "C"
+    array = numpy.ndarray(shape, kind, buffer=data[head.tell() :], order=order)
+    return array[()] if details.get("scalar") else array
+
+
+def read_arrow(data, details):
+    import pyarrow
+
+    table = pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_all()
+    library = details.get("library")
+    if library == "pandas":
+        return table.to_pandas()
+    if library == "polars":
+        import polars
+
+        return polars.from_arrow(table)
+    return table
+
+
+READERS = {"json": read_json, "bytes": read_bytes, "npy": read_array, "arrow": read_arrow}
+
+
+def give(descriptor, names, namespace, channel):
+    """Writes the values of these names and announces each; one that can't cross is told so."""
+    out = Out(descriptor)
+    for name in names:
+        try:
+            if name not in namespace:
+                raise Refused("", "the cell has not defined it")
+            form, details, offset, length = out.add(namespace[name])
+        except Refused as problem:
+            kind, why = problem.args
+            channel.send({"kind": "refused", "name": name, "type": kind[:200], "why": why[:1000]})
+            continue
+        header = {"kind": "value", "name": name, "format": form}
+        channel.send(dict(header, offset=offset, length=length, details=details))
+
+
+class Out:
+    """The memory file for values on their way out, and how far it is full."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+        self.limit = os.fstat(descriptor).st_size
+        self.end = 0
+
+    def add(self, value):
+        """Writes one value: (format, details, offset, length)."""
+        kind = type(value).__module__ + "." + type(value).__qualname__
+        kind = kind.replace("builtins.", "")
+        for convert in (to_bytes, to_array, to_arrow, to_json):
+            try:
+                found = convert(value)
+            except Refused as problem:
+                raise Refused(kind, str(problem)) from None
+            if found is not None:
+                break
+        form, details, write, length = found
+        offset = self.end
+        if offset + length > self.limit:
+            raise Refused(kind, "it needs %d bytes, and %d are left" % (length, self.limit - offset))
+        if length:
+            self.write_at(offset, length, write, kind)
+        self.end = -(-(offset + length) // PAGE) * PAGE
+        return form, details, offset, length
+
+    def write_at(self, offset, length, write, kind):
+        with mmap.mmap(self.descriptor, length, offset=offset) as area:
+            view = memoryview(area)
+            try:
+                write(view)
+            finally:
+                try:
+                    view.release()
+                except BufferError as problem:  # an array still looks at it
+                    raise Refused(kind, str(problem)) from None
+
+
+def to_bytes(value):
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        return None
+    data = bytes(value) if isinstance(value, memoryview) else value
+    return "bytes", {}, copier(data), len(data)
+
+
+def copier(data):
+    def write(view):
+        view[:] = data
+
+    return write
+
+
+def to_array(value):
+    """numpy's arrays and scalars. Other libraries' arrays have to be converted by the cell."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
+        return None
+    import io
+
+    from numpy.lib import format as npy
+
+    if isinstance(value, numpy.ma.MaskedArray):
+        raise Refused("an array with a mask would lose it; pass `.data` and `.mask` apart")
+    scalar = isinstance(value, numpy.generic)
+    array = numpy.asarray(value)
+    if array.dtype.hasobject:
+        raise Refused("an array of objects would need pickle; " + CAN)
+    head = io.BytesIO()
+    details = npy.header_data_from_array_1_0(array)
+    try:
+        npy.write_array_header_1_0(head, details)
+    except ValueError:
+        head = io.BytesIO()
+        npy.write_array_header_2_0(head, details)
+    start = head.getvalue()
+
+    def write(view):
+        view[: len(start)] = start
+        order = "F" if details["fortran_order"] else "C"
+        # Bytes are copied once, from the array to its place. A dtype is no part of the buffer
+        # protocol in every case (dates), so the target is made as numpy's own array.
+        target = numpy.ndarray(array.shape, array.dtype, buffer=view[len(start) :], order=order)
+        numpy.copyto(target, array, casting="no")
+
+    return "npy", {"scalar": scalar}, write, len(start) + array.nbytes
+
+
+def to_arrow(value):
+    """Tables of pyarrow, and data frames of pandas and polars where pyarrow is there."""
+    module = type(value).__module__.split(".")[0]
+    name = type(value).__name__
+    if (module, name) not in FRAMES:
+        return None
+    try:
+        import pyarrow
+    except ImportError:
+        raise Refused("data frames cross by Arrow, and the image has no pyarrow") from None
+    try:
+        if module == "pandas":
+            table = pyarrow.Table.from_pandas(value)
+        elif module == "polars":
+            table = value.to_arrow()
+        else:
+            table = value if name == "Table" else pyarrow.Table.from_batches([value])
+    except (pyarrow.ArrowException, TypeError, ValueError) as problem:
+        raise Refused("Arrow has no type for it: %s" % problem) from None
+    counted = pyarrow.MockOutputStream()
+    write_table(pyarrow, counted, table)
+
+    def write(view):
+        with pyarrow.FixedSizeBufferWriter(pyarrow.py_buffer(view)) as sink:
+            write_table(pyarrow, sink, table)
+
+    return "arrow", {"library": module}, write, counted.size()
+
+
+FRAMES = {
+    ("pandas", "DataFrame"), ("polars", "DataFrame"),
+    ("pyarrow", "Table"), ("pyarrow", "RecordBatch"),
+}  # fmt: skip
+
+
+def write_table(pyarrow, sink, table):
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def to_json(value):
+    import json
+
+    check_json(value, set(), 0)
+    try:
+        data = json.dumps(value).encode("ascii")
+    except (ValueError, RecursionError) as problem:  # a number with too many digits
+        raise Refused(str(problem)) from None
+    return "json", {}, copier(data), len(data)
+
+
+def check_json(value, above, depth):
+    """Refuses what JSON would lose or change without a word."""
+    if value is None or isinstance(value, (bool, str)):
+        return
+    if type(value) in (int, float):
+        return
+    if not isinstance(value, (list, tuple, dict)):
+        raise Refused("`%s` is no plain data; %s" % (type(value).__qualname__, CAN))
+    if id(value) in above:
+        raise Refused("it contains itself")
+    if depth > DEEP:
+        raise Refused("it is nested more than %d deep" % DEEP)
+    above.add(id(value))
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise Refused("a key of type `%s` is not str; %s" % (type(key).__qualname__, CAN))
+        items = value.values()
+    else:
+        items = value
+    for item in items:
+        check_json(item, above, depth + 1)
+    above.discard(id(value))
