@@ -25,12 +25,8 @@ def choose(parent: str | None = None) -> Driver:
     if mounts.v1 and not (parent and parent.startswith("/")):
         from sandbox_kernel.runtime.cgroups import v1
 
-        from sandbox_kernel.runtime.cgroups import v1
-
         return v1.probe(mounts, parent) or absent.Driver(v1.reasons(mounts, parent))
     if mounts.v2 is not None:
-        from sandbox_kernel.runtime.cgroups import v2
-
         from sandbox_kernel.runtime.cgroups import v2
 
         driver, reason = v2.probe(mounts.v2, parent)

@@ -165,11 +165,12 @@ def kill(directories: Mapping[str, str]) -> None:
     """SIGKILL everything in these groups of one container and return when they are empty.
 
     Frozen first, so that nothing forks away between two looks; a frozen process dies when it is
-    thawed. Without a freezer the limit of processes set to zero does the same, less surely.
+    thawed. Without a freezer the looks go on until one finds nobody.
     """
     deadline = time.monotonic() + files.SECONDS_TO_EMPTY
-    places = list(dict.fromkeys(directories.values()))
     freezer = directories.get("freezer")
+    # Who is in any hierarchy is in the freezer, since `add` begins there.
+    places = [freezer] if freezer else list(dict.fromkeys(directories.values()))
     while any(files.members(place) for place in places):
         _freeze(freezer, "FROZEN")
         try:

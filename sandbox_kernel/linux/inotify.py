@@ -1,0 +1,30 @@
+"""Waiting for a change of a file: inotify(7). Constants: include/uapi/linux/inotify.h."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from sandbox_kernel.linux import libc as c
+
+IN_MODIFY = 0x00000002
+IN_NONBLOCK = os.O_NONBLOCK
+IN_CLOEXEC = os.O_CLOEXEC
+
+_inotify_init1 = c.libc.inotify_init1
+_inotify_init1.argtypes = (ctypes.c_int,)
+_inotify_init1.restype = ctypes.c_int
+_inotify_add_watch = c.libc.inotify_add_watch
+_inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_inotify_add_watch.restype = ctypes.c_int
+
+
+def watch_modified(path: str) -> int:
+    """A descriptor that is readable when the file changed; files of a cgroup tell it so, too."""
+    descriptor = c.check(_inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
+    try:
+        c.check(_inotify_add_watch(descriptor, os.fsencode(path), IN_MODIFY))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
