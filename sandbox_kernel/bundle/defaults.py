@@ -59,7 +59,8 @@ NAMESPACES = ("user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time")
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
+# HOME is added when the user is known.
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
 
 HOSTNAME = "sandbox"
 WORKING_DIRECTORY = "/"

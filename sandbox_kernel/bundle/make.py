@@ -6,7 +6,7 @@ may say was decided in `policy`; here it is only translated into the words of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sandbox_kernel.bundle import defaults, oci, seccomp_profile, users
 from sandbox_kernel.bundle.bundle import Bundle
@@ -37,7 +37,7 @@ class Image(Protocol):
         """Paths of the lower directories, lowest first."""
 
     @property
-    def mounts(self) -> Sequence[oci.Mount]:
+    def mounts(self) -> Sequence[Mapping[str, Any]]:
         """Read-only binds that it needs of this machine."""
 
     @property
@@ -50,12 +50,13 @@ def make(
     image: Image,
     *,
     command: Sequence[str] | None = None,
-    accounts: users.Accounts = users.Accounts(),  # noqa: B008 (an immutable tuple)
+    accounts: users.Accounts | None = None,
 ) -> Bundle:
     """The bundle of a container. Raises InvalidOption or ImageError; starts nothing.
 
     `command` takes the place of the image's Cmd, as what follows the image in `docker run`.
-    `accounts` are read by the caller from the image, below its root.
+    `accounts` are for runtimes that take numbers only; without them a name stays a name, which
+    the embedded runtime looks up inside, in the image's own files.
     """
     user, home = users.resolve(plan.user or str(image.config.get("User") or "0"), accounts)
     held = _capabilities(plan)
@@ -65,7 +66,7 @@ def make(
             for kind in defaults.NAMESPACES
             if not (kind == "network" and plan.network == "host")
         ],
-        "resources": _resources(plan),
+        "resources": resources(plan),
         "maskedPaths": list(defaults.MASKED_PATHS),
         "readonlyPaths": list(defaults.READ_ONLY_PATHS),
         "rootfsPropagation": "private",
@@ -127,9 +128,10 @@ def _capabilities(plan: policy.ContainerPlan) -> list[str]:
     return [name for name in capabilities.NAMES if name in added]
 
 
-def _environment(plan: policy.ContainerPlan, image: Image, home: str) -> list[str]:
+def _environment(plan: policy.ContainerPlan, image: Image, home: str | None) -> list[str]:
     values = dict(defaults.ENVIRONMENT)
-    values["HOME"] = home
+    if home:
+        values["HOME"] = home
     for item in image.config.get("Env") or ():
         name, equals, value = str(item).partition("=")
         if equals and name:
@@ -161,7 +163,8 @@ def _mounts(plan: policy.ContainerPlan, image: Image) -> list[oci.Mount]:
     chosen = [_planned(mount, plan) for mount in plan.mount]
     chosen.sort(key=lambda mount: mount["destination"].count("/"))
     taken = {mount["destination"] for mount in chosen}
-    basic = [*defaults.mounts(plan.memory), *image.mounts]
+    of_image = [cast("oci.Mount", mount) for mount in image.mounts]
+    basic = [*defaults.mounts(plan.memory), *of_image]
     return [mount for mount in basic if mount["destination"] not in taken] + chosen
 
 
@@ -176,7 +179,8 @@ def _planned(mount: policy.Mount, plan: policy.ContainerPlan) -> oci.Mount:
         options += [f"size={size}"] if size else []
         return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
     # rbind: the kernel refuses to uncover what a mount below the source hides.
-    options = ["rbind", "rprivate", "nosuid", "nodev", *access]
+    # idmap: whoever owns the folder outside is the container's root inside.
+    options = ["rbind", "rprivate", "nosuid", "nodev", "idmap", *access]
     return {"destination": target, "type": "bind", "source": mount.source, "options": options}
 
 
@@ -186,7 +190,8 @@ def _rlimits(plan: policy.ContainerPlan) -> list[oci.Rlimit]:
     return [{"type": kind, "soft": soft, "hard": hard} for kind, (soft, hard) in limits.items()]
 
 
-def _resources(plan: policy.ContainerPlan) -> oci.Resources:
+def resources(plan: policy.ContainerPlan) -> oci.Resources:
+    """The limits of a plan in the words of the OCI; those it does not have are left out."""
     memory: oci.Memory = {}
     if plan.memory is not None:
         memory["limit"] = plan.memory
@@ -205,16 +210,16 @@ def _resources(plan: policy.ContainerPlan) -> oci.Resources:
         block["throttleReadBpsDevice"] = [_rate(device) for device in plan.device_read_bps]
     if plan.device_write_bps:
         block["throttleWriteBpsDevice"] = [_rate(device) for device in plan.device_write_bps]
-    resources: oci.Resources = {}
+    found: oci.Resources = {}
     if memory:
-        resources["memory"] = memory
+        found["memory"] = memory
     if cpu:
-        resources["cpu"] = cpu
+        found["cpu"] = cpu
     if plan.pids_limit is not None:
-        resources["pids"] = {"limit": plan.pids_limit}
+        found["pids"] = {"limit": plan.pids_limit}
     if block:
-        resources["blockIO"] = block
-    return resources
+        found["blockIO"] = block
+    return found
 
 
 def _rate(device: policy.DeviceRate) -> oci.ThrottleDevice:

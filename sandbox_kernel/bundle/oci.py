@@ -31,11 +31,15 @@ class Mount(TypedDict):
 
 
 class User(TypedDict):
-    """Numbers of the container's user namespace."""
+    """Numbers of the container's user namespace.
+
+    `username` is one that only the image's own files can tell; the numbers mean nothing then.
+    """
 
     uid: int
     gid: int
     additionalGids: list[int]
+    username: NotRequired[str]
 
 
 class Rlimit(TypedDict):

@@ -19,12 +19,18 @@ class Accounts(NamedTuple):
     group: str = ""
 
 
-def resolve(wanted: str, accounts: Accounts) -> tuple[User, str]:
-    """The numbers of a user and his home folder, as docker reads `--user`.
+def resolve(wanted: str, accounts: Accounts | None) -> tuple[User, str | None]:
+    """A user and his home folder, as docker reads `--user`.
 
-    A number needs no entry; then the group is 0 and the home is `/`. Raises InvalidOption.
+    A number needs no entry; then the group is 0 and the home is `/`. With no accounts to look in
+    the home is not known, and anything but numbers is left as `username`. Raises InvalidOption.
     """
     name, _, group_name = wanted.partition(":")
+    if accounts is None:
+        if name.isdigit() and (not group_name or group_name.isdigit()):
+            group_id = _number(group_name or "0")
+            return {"uid": _number(name), "gid": group_id, "additionalGids": []}, None
+        return {"uid": 0, "gid": 0, "additionalGids": [], "username": wanted}, None
     entry = next((e for e in _entries(accounts.passwd, 7) if name in (e[0], e[2])), None)
     if entry is not None:
         uid, gid, home = _number(entry[2]), _number(entry[3]), entry[5] or "/"

@@ -138,6 +138,8 @@ class Held:
         self.reason: str | None = None
         self.writable = -1
         self.oom_fd = -1
+        self.pid = self.pidfd = -1
+        self.over = False
         self._next_run = 1
         self._reserve = reserve
         self._ids = ids
@@ -169,7 +171,8 @@ class Held:
             flags |= processes.FLAG_OF_NAMESPACE[kind]
         order["cgroup_namespace"] = "cgroup" in kinds
         order["network_namespace"] = "network" in kinds
-        order["program"] = base64.b64decode(order["seccomp_program"])
+        program = order["seccomp_program"]  # None only where the plan waived it
+        order["program"] = None if program is None else base64.b64decode(program)
         order["bounding"] = capabilities.to_mask(
             config["process"].get("capabilities", {}).get("bounding", ())
         )
@@ -266,6 +269,8 @@ class Held:
     def kill(self, reason: str) -> None:
         """End every process of the container; its end is seen on the pidfd."""
         self.reason = self.reason or reason
+        if self.over:
+            return
         try:
             processes.send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -290,7 +295,8 @@ class Held:
 
     def end(self) -> None:
         """Pid 1 is gone: give everything back. Raises StepFailed if a group can't be removed."""
-        if hasattr(self, "pidfd"):
+        self.over = True
+        if self.pidfd >= 0:
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             os.close(self.pidfd)
             self.channel.close()

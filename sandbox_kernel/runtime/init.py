@@ -108,7 +108,7 @@ def _make_container(
 def _hold(
     channel: socket.socket,
     order: Mapping[str, Any],
-    program: bytes,
+    program: bytes | None,
     descriptors: dict[int, int],
 ) -> None:
     runs: dict[int, Run] = {}
@@ -138,7 +138,7 @@ def _start(
     number: int,
     process: Mapping[str, Any],
     descriptors: dict[int, int],
-    program: bytes,
+    program: bytes | None,
     *,
     gated: bool,
 ) -> None:

@@ -36,12 +36,12 @@ NOT_EXECUTABLE = 126
 
 
 def enter(
-    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes, report: int
+    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None, report: int
 ) -> NoReturn:
     """Become the program. Never returns: on failure it writes why to `report` and ends.
 
     `process` is the OCI process object; `descriptors` maps numbers inside to ours; `program` is
-    the seccomp filter; `report` closes itself when the program was executed.
+    the seccomp filter, None for no filter; `report` closes itself when the program was executed.
     """
     try:
         _become(process, descriptors, program, report)
@@ -59,7 +59,7 @@ def enter(
 
 
 def _become(
-    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes, report: int
+    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None, report: int
 ) -> None:
     os.setsid()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -91,7 +91,8 @@ def _become(
     environment.setdefault("HOME", home)
     arguments = process["args"]
     candidates = _candidates(arguments[0], environment.get("PATH", ""))
-    seccomp_install.install(program)
+    if program is not None:
+        seccomp_install.install(program)
     _execute(candidates, arguments, environment)
 
 

@@ -174,6 +174,15 @@ def test_unknown_users_are_refused(wanted):
         resolve(wanted, ACCOUNTS)
 
 
+def test_without_accounts_numbers_are_numbers_and_names_stay_names():
+    assert resolve("7:8", None) == ({"uid": 7, "gid": 8, "additionalGids": []}, None)
+    assert resolve("0", None) == ({"uid": 0, "gid": 0, "additionalGids": []}, None)
+    for wanted in ("ada", "ada:video", "7:video"):
+        assert resolve(wanted, None)[0]["username"] == wanted
+    process = make(ContainerPlan(), image()).config["process"]
+    assert not any(entry.startswith("HOME=") for entry in process["env"])
+
+
 def test_root_needs_no_passwd():
     assert resolve("root:root", Accounts())[0]["uid"] == 0
 
@@ -236,7 +245,7 @@ def test_binds_take_no_devices_and_no_setuid():
         "destination": "/work",
         "type": "bind",
         "source": "/a",
-        "options": ["rbind", "rprivate", "nosuid", "nodev", "rw"],
+        "options": ["rbind", "rprivate", "nosuid", "nodev", "idmap", "rw"],
     }
     assert {"ro", "rro"} <= set(mount_on(config, "/data")["options"])
 
