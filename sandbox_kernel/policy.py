@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,8 +21,8 @@ from .grammar import PAGE, DeviceRate, Mount, Ulimit
 from .settings import BUILT_IN, MAGIC, OPTIONS, Layer, Settings
 
 __all__ = [
-    "ContainerPlan", "ContainerRequest", "DeviceRate", "Mount", "Row", "Ulimit", "allow", "plan",
-    "request",
+    "LIVE", "ContainerPlan", "ContainerRequest", "DeviceRate", "Mount", "Row", "Ulimit", "allow",
+    "change", "plan", "request",
 ]  # fmt: skip
 
 MEMORY_SHARE = 0.75
@@ -117,6 +117,49 @@ def plan(
     """
     over = within if within is not None else settings.load()
     return allow(request(options, source), over)
+
+
+LIVE = (
+    "memory",
+    "memory_swap",
+    "cpus",
+    "cpuset_cpus",
+    "cpu_shares",
+    "pids_limit",
+    "device_read_bps",
+    "device_write_bps",
+)
+"""Limits that can be changed while a container lives."""
+
+
+def change(
+    current: ContainerPlan,
+    source: str = MAGIC,
+    *,
+    within: Settings | None = None,
+    **options: object,
+) -> tuple[ContainerPlan, ContainerPlan]:
+    """New limits for a live container: its plan with them, and one that has nothing but them.
+
+    Raises InvalidOption for what can't change in a live container, and as `plan` does.
+    """
+    for name, value in options.items():
+        if name not in LIVE:
+            flag = OPTIONS[name].flags[0] if name in OPTIONS else name
+            live = ", ".join(OPTIONS[limit].flags[0] for limit in LIVE)
+            raise InvalidOption(flag, value, f"in a live container only {live} can change")
+    wished = plan(source, within=within, **options)
+    names = set(options)
+    if "memory" in names and current.memory_swap in (None, current.memory):
+        names.add("memory_swap")  # no swap stays no swap
+    values = {name: getattr(wished, name) for name in names}
+    nothing = dict.fromkeys(
+        (name for name in LIVE if name not in names and not name.startswith("device_"))
+    )
+    devices = {name: () for name in LIVE if name.startswith("device_") and name not in names}
+    sources = {**current.sources, **dict.fromkeys(names, source)}
+    changed = replace(current, **values, sources=sources, asked=current.asked | names)
+    return changed, replace(changed, **nothing, **devices)
 
 
 def request(options: Mapping[str, object], source: str = MAGIC) -> ContainerRequest:

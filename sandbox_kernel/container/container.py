@@ -256,12 +256,13 @@ def _enforceable(
 def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     """The part of a launch order that depends on plan and image alone (see `runtime.held`)."""
     made: Bundle = bundle.make(plan, resolved)
+    program = made.seccomp_program()
     return {
         "config": made.config,
         "layers": list(made.layers),
         "entries": list(resolved.entries),
         "storage_size": made.storage_size,
-        "seccomp_program": base64.b64encode(made.seccomp_program()).decode(),
+        "seccomp_program": None if program is None else base64.b64encode(program).decode(),
     }
 
 

@@ -34,3 +34,6 @@ class Image:
     entries: tuple[Entry, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     interpreter: str | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.reference, self.digest))

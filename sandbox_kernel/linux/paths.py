@@ -28,12 +28,15 @@ class OpenHow(ctypes.Structure):
 
 
 def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """Open `path` as seen from the directory `root`. Raises OSError."""
+    """Open `path` relative to the directory `root`. Raises OSError.
+
+    With RESOLVE_IN_ROOT an absolute path is one below `root`, with AT_FDCWD one of our own.
+    """
     how = OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
     return c.syscall(
         c.OPENAT2,
         root,
-        os.fsencode(path.lstrip("/") or "."),
+        os.fsencode(path),
         ctypes.byref(how),
         ctypes.sizeof(how),
     )

@@ -35,6 +35,7 @@ FLAG_OF_NAMESPACE = {
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 
@@ -98,6 +99,11 @@ def unshare(flags: int) -> None:
 def pidfd_open(pid: int) -> int:
     """A descriptor of a process that is not reaped yet; it is readable when the process ended."""
     return c.syscall(c.PIDFD_OPEN, pid, 0)
+
+
+def send_signal(pidfd: int, number: int) -> None:
+    """Signal the process behind a pidfd, which can be no other by then. Raises OSError."""
+    signal.pidfd_send_signal(pidfd, number)
 
 
 def pid_of(pidfd: int) -> int:

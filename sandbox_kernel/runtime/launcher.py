@@ -428,7 +428,7 @@ class Launcher:
                 break
         if held.reason is None and held.group.oom_kills() > 0:
             held.reason = "out-of-memory"
-        for run in list(held.runs.values()):
+        for run in list(held.runs.values()) if held.ready else ():
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)

@@ -72,8 +72,9 @@ def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
     # Masks come after every mount and before any code of the container (CVE-2025-52565), on
     # places that are looked up in the file systems just mounted, whose sources are the host's.
     linux = config.get("linux", {})
+    attached: set[str] = set()
     for path in linux.get("maskedPaths", ()):
-        _mask(root, path, trees)
+        _mask(root, path, trees, attached)
     for path in linux.get("readonlyPaths", ()):
         _make_read_only(root, path)
     if config.get("root", {}).get("readonly"):
@@ -214,17 +215,26 @@ def _mount(
             os.close(detached)
 
 
-def _mask(root: int, path: str, trees: Mapping[str, int]) -> None:
+def _mask(root: int, path: str, trees: Mapping[str, int], attached: set[str]) -> None:
+    """Cover a place by the launcher's empty file or folder.
+
+    The first place takes the mount itself: a detached mount of another mount namespace can't be
+    copied, one that is attached here can.
+    """
     try:
         target = paths.find(root, path)
     except (FileNotFoundError, NotADirectoryError):
         return  # nothing there to hide
     with step("mask", path):
         try:
-            directory = stat.S_ISDIR(os.fstat(target).st_mode)
-            cover = mounts.clone_tree(trees["empty" if directory else "null"])
-            mounts.place(cover, target)
-            os.close(cover)
+            source = "empty" if stat.S_ISDIR(os.fstat(target).st_mode) else "null"
+            if source in attached:
+                cover = mounts.clone_tree(trees[source])
+                mounts.place(cover, target)
+                os.close(cover)
+            else:
+                mounts.place(trees[source], target)
+                attached.add(source)
         finally:
             os.close(target)
 
