@@ -1,0 +1,132 @@
+"""JupyterLab as a person uses it: launcher, cells, toolbar, debugger. No test in here."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+_NUMBERED = re.compile(r"\[\d+\]:")
+
+
+class LabPage:
+    """One browser tab with JupyterLab in it."""
+
+    def __init__(self, page: Page, images: Path | None) -> None:
+        self.page = page
+        self.images = images
+
+    # -- notebook and cells -----------------------------------------------------------------------
+
+    def new_notebook(self, kernel: str) -> None:
+        """Pick `kernel` in the launcher, and wait until it is idle."""
+        self.page.locator(
+            f'.jp-LauncherCard[data-category="Notebook"][title^="{kernel}"]'
+        ).first.click()
+        self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        self.wait_until_idle()
+
+    def wait_until_idle(self, seconds: float = 60) -> None:
+        """Wait until the status line says that the kernel has nothing to do."""
+        expect(self.page.locator("#jp-main-statusbar")).to_contain_text(
+            "| Idle", timeout=seconds * 1000
+        )
+
+    def write(self, code: str) -> Locator:
+        """Put `code` into the last cell, which must be empty, without running it."""
+        cell = self.page.locator(".jp-Notebook:visible .jp-CodeCell").last
+        cell.locator(".cm-content").click()
+        self.page.keyboard.insert_text(code)
+        index = self.page.locator(".jp-Notebook:visible .jp-CodeCell").count() - 1
+        return self.page.locator(".jp-Notebook:visible .jp-CodeCell").nth(index)
+
+    def start(self, code: str) -> Locator:
+        """Write and run a cell, and don't wait for its end."""
+        cell = self.write(code)
+        self.page.keyboard.press("Shift+Enter")
+        return cell
+
+    def run(self, code: str, seconds: float = 60) -> str:
+        """Run a cell to its end; the text of its outputs."""
+        cell = self.start(code)
+        self.wait_for_end(cell, seconds)
+        return self.output(cell)
+
+    def wait_for_end(self, cell: Locator, seconds: float = 60) -> None:
+        """Wait until the cell has its number."""
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(_NUMBERED, timeout=seconds * 1000)
+
+    @staticmethod
+    def output(cell: Locator) -> str:
+        """The text that stands below a cell."""
+        area = cell.locator(".jp-Cell-outputArea")
+        return area.inner_text() if area.count() else ""
+
+    # -- kernel -----------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """The square in the toolbar."""
+        self.page.locator(
+            '.jp-NotebookPanel:visible [data-command="notebook:interrupt-kernel"]'
+        ).click()
+
+    def restart(self) -> None:
+        """The round arrow in the toolbar, and the answer to its question."""
+        self.page.locator(
+            '.jp-NotebookPanel:visible [data-command="notebook:restart-kernel"]'
+        ).click()
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+
+    def end_kernels(self, url: str, token: str) -> None:
+        """End every session of the server, so that the next test starts with none."""
+        for session in self._ask(f"{url}api/sessions", token):
+            self._ask(f"{url}api/sessions/{session['id']}", token, "DELETE")
+
+    @staticmethod
+    def _ask(url: str, token: str, method: str = "GET") -> list[dict[str, str]]:
+        request = urllib.request.Request(
+            url, method=method, headers={"Authorization": f"token {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"[]")
+
+    # -- debugger ---------------------------------------------------------------------------------
+
+    def enable_debugger(self) -> None:
+        """The beetle in the notebook's toolbar, which also opens the panel at the right."""
+        button = self.page.locator(".jp-NotebookPanel:visible .jp-DebuggerBugButton")
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        self.page.locator(".jp-DebuggerCallstack").wait_for()
+
+    def toggle_breakpoint(self, cell: Locator, line: int) -> None:
+        """Click beside line `line` (from 1) of a cell."""
+        shown = self.page.locator(".jp-DebuggerBreakpoint")
+        before = shown.count()
+        cell.locator(".cm-breakpoint-gutter .cm-gutterElement").nth(line).click()
+        expect(shown).to_have_count(1 - before)
+
+    def expect_stop(self, function: str, **variables: str) -> None:
+        """Wait until the call stack begins with `function`, and its locals are `variables`."""
+        expect(self.page.locator(".jp-DebuggerCallstackFrame").first).to_contain_text(function)
+        for name, value in variables.items():
+            row = self.page.locator(".jp-DebuggerVariables jp-tree-item").filter(
+                has=self.page.get_by_text(name, exact=True)
+            )
+            expect(row.locator(".jp-DebuggerVariables-detail")).to_have_text(value)
+
+    def continue_debugging(self) -> None:
+        """The triangle above the call stack."""
+        self.page.locator('[data-command="debugger:continue"]').first.click()
+
+    # -- pictures ---------------------------------------------------------------------------------
+
+    def picture(self, name: str) -> None:
+        """Keep what is on the screen now as a picture of the documentation, if asked for."""
+        if self.images is None:
+            return
+        self.images.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=self.images / f"{name}.png")
