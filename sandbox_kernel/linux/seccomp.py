@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import tempfile
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
@@ -294,11 +295,16 @@ def _read(path: str) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o022:
             return None
-        digest, found = file.read(32), file.read(1 << 20)
+        if status.st_uid != os.geteuid():
+            return None
+        data = os.read(descriptor, 1 << 20)
+    finally:
+        os.close(descriptor)
+    digest, found = data[:32], data[32:]
     return found if found and _digest(found) == digest else None
 
 
