@@ -350,3 +350,61 @@ def _refuse(names: list[str], number: int, conditions: dict[int, _Condition] | N
     if conditions:
         rule["args"] = _arguments(conditions)
     return rule
+
+
+def markdown() -> str:
+    """The tables as the page docs/reference/seccomp.md."""
+    lines = [
+        "# System calls",
+        "",
+        "Made from the tables in `sandbox_kernel/bundle/seccomp_profile.py`.",
+        "",
+        "Every container gets this filter. What no table names answers `ENOSYS`, as an older",
+        "kernel would. Arguments are compared on their low 32 bits. Calls by a foreign entry of",
+        "the kernel (32-bit calls on a 64-bit machine, x32) end the process with `SIGSYS`.",
+        "",
+        "## Allowed",
+        "",
+        *_table(ALLOWED),
+        "",
+        "## Allowed on conditions",
+        "",
+        "| call | passes | else |",
+        "|---|---|---|",
+        "| `ioctl` | every request but "
+        + ", ".join(f"`{name}`" for name in ("TIOCSTI", "TIOCLINUX", "TIOCSETD"))
+        + " | `EPERM` |",
+        "| `clone` | with no flag for a new namespace | `EPERM` |",
+        "| `clone3` | never: its flags can't be seen; programs fall back to `clone` | `ENOSYS` |",
+        "| `socket`, `socketpair` | `AF_UNIX`, `AF_INET`, `AF_INET6` | `EAFNOSUPPORT` |",
+        "| | `AF_NETLINK` with `NETLINK_ROUTE` | `EPROTONOSUPPORT` |",
+        "| `personality` | " + ", ".join(f"`{v:#x}`" for v in PERSONALITIES) + " | `EPERM` |",
+        "",
+        "## Refused with `EPERM`",
+        "",
+        *_table(REFUSED),
+        "",
+        "## What a capability adds",
+        "",
+        "Given by `--cap-add`, over the container's own user namespace only. No capability opens",
+        "a new user namespace, or a call of the list above that is not named here.",
+        "",
+        "| capability | calls |",
+        "|---|---|",
+        *(f"| `{name}` | {_calls(calls.split())} |" for name, calls in BY_CAPABILITY.items()),
+        "| `CAP_SYS_ADMIN` | `clone`, `unshare` with namespace flags other than `CLONE_NEWUSER` |",
+        "| `CAP_NET_RAW` | `socket` with `AF_PACKET` |",
+        "| `CAP_NET_ADMIN` | `socket` with `NETLINK_NETFILTER`, `NETLINK_GENERIC` |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(groups: Iterable[Group]) -> Iterator[str]:
+    yield "| group | why | calls |"
+    yield "|---|---|---|"
+    for group in groups:
+        yield f"| {group.name} | {group.why} | {_calls(group.calls)} |"
+
+
+def _calls(names: Iterable[str]) -> str:
+    return " ".join(f"`{name}`" for name in sorted(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import pathlib
 import platform
 import random
 
@@ -168,3 +169,8 @@ def test_all_but_covers_each_other_number_once():
     for number in [*values, 1, 2, 4, 2**31, *(dice.getrandbits(32) for _ in range(500))]:
         hits = sum(number & mask == value for mask, value in conditions)
         assert hits == (0 if number in values else 1), number
+
+
+def test_the_reference_page_is_made_of_the_tables():
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs/reference/seccomp.md"
+    assert page.read_text() == tables.markdown()
