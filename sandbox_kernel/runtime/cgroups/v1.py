@@ -155,10 +155,12 @@ def _support(tops: dict[str, str], lacks: dict[str, str]) -> dict[str, str]:
 
 
 def _inherit_cpuset(directory: str) -> None:
-    """A new cpuset is empty and takes no process: give it what its parent has. OSError."""
-    for name in ("cpuset.mems", "cpuset.cpus"):
-        if not files.read(f"{directory}/{name}"):
-            files.write(f"{directory}/{name}", files.read(f"{directory}/../{name}"))
+    """A new cpuset is empty and takes no process: give it what the one above has. OSError."""
+    if not files.read(f"{directory}/cpuset.cpus"):
+        above = os.path.dirname(directory)
+        _inherit_cpuset(above)
+        for name in ("cpuset.mems", "cpuset.cpus"):
+            files.write(f"{directory}/{name}", files.read(f"{above}/{name}"))
 
 
 def kill(directories: Mapping[str, str]) -> None:
@@ -215,7 +217,6 @@ class Group(base.Group):
             os.mkdir(directory, 0o755)
         self._directories[controller] = directory
         if controller == "cpuset":
-            _inherit_cpuset(top)
             _inherit_cpuset(directory)
 
     def paths(self) -> dict[str, str]:

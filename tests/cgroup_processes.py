@@ -1,0 +1,109 @@
+"""Processes that do one thing to a control group when told to; for the tests of the drivers.
+
+Run by hand it shows nothing: the tests start `/usr/bin/python3 cgroup_processes.py WHAT`, put the
+process into a group, and write one line to its input.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MIB = 1 << 20
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@contextmanager
+def process(what: str, *, start: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """A process that waits for `go` before it does `what`, and is ended with the block."""
+    child = subprocess.Popen(
+        [SYSTEM_PYTHON, "-I", __file__, what],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def go(child: subprocess.Popen[str]) -> None:
+    """Let a process that is in its group now do what it was started for."""
+    assert child.stdin is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
+
+
+def answer(child: subprocess.Popen[str]) -> str:
+    """The next line that the process says; empty when it ended."""
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def eat_memory() -> None:
+    """Touch memory for ever."""
+    eaten = []
+    while True:
+        eaten.append(bytearray(b"x" * MIB))
+
+
+def hold_memory() -> None:
+    """Touch 32 MiB, say so, keep it."""
+    held = bytearray(b"x") * (32 * MIB)
+    print("held", flush=True)
+    sys.stdin.read()
+    del held
+
+
+def fork_children() -> None:
+    """Fork until it is refused; say how many there are."""
+    children = 0
+    while True:
+        try:
+            if os.fork() == 0:
+                time.sleep(600)
+        except OSError:
+            break
+        children += 1
+    print(children, flush=True)
+    time.sleep(600)
+
+
+def fork_bomb() -> None:
+    """Fork for ever, from every child, each in a session of its own."""
+    print("bombing", flush=True)
+    while True:
+        try:
+            if os.fork() == 0:
+                os.setsid()
+        except OSError:
+            continue
+
+
+def spin() -> None:
+    """Use the CPU for one second of wall time."""
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        pass
+    print("spun", flush=True)
+    sys.stdin.read()
+
+
+def rest() -> None:
+    """Do nothing until the input closes."""
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
+    globals()[sys.argv[1]]()

@@ -1,0 +1,178 @@
+"""The v1 driver on this machine, with real processes: as root, and as a user with a subtree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cgroup_processes as groups
+import pytest
+from cgroup_promises import *  # noqa: F403
+
+from sandbox_kernel import errors
+from sandbox_kernel.runtime import cgroups
+from sandbox_kernel.runtime.cgroups import delegation, mounted
+from sandbox_kernel.runtime.cgroups.base import Driver
+
+MIB = 1 << 20
+pytestmark = pytest.mark.skipif(not mounted.read().v1, reason="no cgroup v1 on this machine")
+
+
+def remove_tops(parent: str) -> None:
+    for mount in mounted.read().v1.values():
+        top = Path(mount.directory, parent)
+        if top.is_dir():
+            top.rmdir()
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    parent = f"sandbox-kernel/test-{os.getpid()}"
+    driver = cgroups.choose(parent)
+    assert driver.name == "v1"
+    yield driver
+    left = driver.sweep(lambda launcher: False)
+    remove_tops(parent)
+    assert left == []
+
+
+def test_every_limit_can_be_enforced_here(driver: Driver) -> None:
+    assert set(driver.support().values()) == {""}
+
+
+def test_cpuset_is_read_back_and_joined_by_a_live_group(driver: Driver) -> None:
+    group = driver.create("launcher/cpuset", {"cpu": {"cpus": "0"}})
+    assert group.limits()["cpuset_cpus"] == "0"
+    group.remove()
+    live = driver.create("launcher/late", {})
+    with groups.process("rest") as child:
+        live.child("run-1").add(child.pid)
+        live.update({"cpu": {"cpus": "0"}})
+        assert os.sched_getaffinity(child.pid) == {0}
+        live.kill()
+    live.remove()
+
+
+def test_cpus_that_are_not_there_are_refused(driver: Driver) -> None:
+    with pytest.raises(errors.LimitNotEnforceable, match=r"`--cpuset-cpus`.*has the CPUs"):
+        driver.create("launcher/cpuset", {"cpu": {"cpus": "0-999"}})
+
+
+def test_device_rates_are_read_back(driver: Driver) -> None:
+    disk = Path("/sys/block/vda/dev")
+    if not disk.exists():
+        disk = next(path / "dev" for path in Path("/sys/block").iterdir())
+    major, minor = map(int, disk.read_text().split(":"))
+    rule = {"major": major, "minor": minor, "rate": MIB}
+    group = driver.create("launcher/disk", {"blockIO": {"throttleReadBpsDevice": [rule]}})
+    group.update({"blockIO": {"throttleWriteBpsDevice": [{**rule, "rate": 2 * MIB}]}})
+    limits = group.limits()
+    group.remove()
+    assert limits["device_read_bps"] == [f"{major}:{minor} {MIB}"]
+    assert limits["device_write_bps"] == [f"{major}:{minor} {2 * MIB}"]
+
+
+def test_a_device_that_is_not_there_is_refused(driver: Driver) -> None:
+    rule = {"major": 4095, "minor": 7, "rate": MIB}
+    with pytest.raises(errors.LimitNotEnforceable, match=r"`--device-read-bps`.*4095:7"):
+        driver.create("launcher/disk", {"blockIO": {"throttleReadBpsDevice": [rule]}})
+
+
+# What the ordinary user runs: the drivers need the standard library only.
+AS_THE_USER = """
+import os, sys, signal
+sys.path.insert(0, sys.argv[1])
+from sandbox_kernel import errors
+from sandbox_kernel.runtime import cgroups
+driver = cgroups.choose()
+if driver.name == "none":
+    print(driver.reason)
+    raise SystemExit
+group = driver.create("launcher/c", {"memory": {"limit": 33554432, "swap": 33554432},
+                                     "pids": {"limit": 5}, "cpu": {"cpus": "0"}})
+print(driver.name, group.limits()["memory"], group.limits()["pids_limit"])
+notice = group.oom_fd()
+run = group.child("run-1")
+go, come = os.pipe()
+child = os.fork()
+if not child:
+    os.read(go, 1)
+    eaten = []
+    while True:
+        eaten.append(bytearray(b"x" * 1048576))
+run.add(child)
+os.write(come, b"x")
+print(os.waitpid(child, 0)[1], group.oom_kills() > 0)
+rest = os.fork()
+if not rest:
+    while True:
+        signal.pause()
+run.add(rest)
+group.kill()
+print(os.waitpid(rest, 0)[1])
+run.remove()
+group.remove()
+print(all(not os.path.exists(path) for path in group.paths().values()))
+"""
+
+
+def run_as_tester(package: Path) -> list[str]:
+    identity = ["--reuid", "tester", "--regid", "tester", "--init-groups"]
+    program = [groups.SYSTEM_PYTHON, "-I", "-S", "-c", AS_THE_USER, str(package)]
+    done = subprocess.run(
+        ["/usr/bin/setpriv", *identity, "--", *program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def tester() -> str:
+    known = subprocess.run(["/usr/bin/id", "tester"], capture_output=True, check=False)
+    if known.returncode != 0:
+        subprocess.run(["/usr/sbin/useradd", "--create-home", "tester"], check=True)
+    return "tester"
+
+
+def test_an_ordinary_user_without_a_subtree_is_told_what_to_do(tester: str) -> None:
+    remove_user_tops(tester)
+    (reason,) = run_as_tester(Path(__file__).parents[2])
+    assert "not handed over to this user" in reason
+    assert "sandbox-kernel doctor" in reason
+
+
+def test_an_ordinary_user_with_a_subtree_has_limits(tester: str) -> None:
+    commands = delegation.commands(tester)
+    subprocess.run(["/bin/sh", "-e", "-c", "\n".join(commands)], check=True)
+    try:
+        lines = run_as_tester(Path(__file__).parents[2])
+    finally:
+        remove_user_tops(tester)
+    assert lines == ["v1 33554432 5", "9 True", "9", "True"]
+
+
+def remove_user_tops(name: str) -> None:
+    uid = int(subprocess.run(["/usr/bin/id", "-u", name], capture_output=True, check=True).stdout)
+    remove_tops(f"sandbox-kernel/user-{uid}")
+
+
+def test_the_driver_is_light() -> None:
+    """Imported in a bare interpreter it brings no module that the launcher can't afford."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from sandbox_kernel.runtime import cgroups\n"
+        "cgroups.choose()\n"
+        "heavy = 'dataclasses typing re pathlib subprocess logging inspect argparse'.split()\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    argv = [sys.executable, "-I", "-S", "-c", program, str(Path(__file__).parents[2])]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
