@@ -11,8 +11,6 @@ import ordinary_user as ordinary
 import pytest
 
 FOLDERS_THAT_USE_THE_MACHINE = {"integration", "hostile", "browser", "cgroup2"}
-# A program's own launcher lives as long as the program: it is counted when pytest has ended.
-LIVES_WITH_THE_PROGRAM = "sandbox_kernel/runtime/launcher"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,14 +34,10 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     root = leftovers.keeper_pid()
-    before = leftovers.take(root)
+    before = leftovers.take(root, program=os.getpid())
     yield
-    left = leftovers.settled(root, before, allowed=_belongs_to_the_program)
+    left = leftovers.settled(root, before, program=os.getpid())
     assert not left, "left on the machine:\n" + "\n".join(left)
-
-
-def _belongs_to_the_program(line: str) -> bool:
-    return line.startswith("process ") and LIVES_WITH_THE_PROGRAM in line
 
 
 @pytest.fixture(scope="session")

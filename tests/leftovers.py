@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36
+LAUNCHER = re.compile(r"sandbox_kernel\.runtime\.launcher import main.* ([0-9a-f]{12})\b")
 KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
 SECONDS_TO_SETTLE = 10.0
 
@@ -29,6 +31,11 @@ class RunningProcess(NamedTuple):
     pid: int
     started: int
     command: str
+    parent: int
+
+    def is_same(self, other: RunningProcess) -> bool:
+        """Parents change when they die, commands at execve(2)."""
+        return (self.pid, self.started) == (other.pid, other.started)
 
 
 class Snapshot(NamedTuple):
@@ -44,7 +51,8 @@ class Snapshot(NamedTuple):
         """What is here that was not there before, one line each."""
         lines = [
             f"process {process.pid}: {process.command}"
-            for process in sorted(self.processes - before.processes)
+            for process in sorted(self.processes)
+            if not any(process.is_same(other) for other in before.processes)
         ]
         for kind in ("mounts", "groups", "interfaces", "files"):
             new = getattr(self, kind) - getattr(before, kind)
@@ -52,26 +60,47 @@ class Snapshot(NamedTuple):
         return lines
 
 
-def take(root: int) -> Snapshot:
-    """The snapshot of everything below the process `root`, and of the machine's own tables."""
+def take(root: int, *, program: int | None = None) -> Snapshot:
+    """The snapshot of everything below the process `root`, and of the machine's own tables.
+
+    The launcher of `program` itself is left out: it lives as long as the program does.
+    """
+    running = list(_all_processes())
+    ours = list(_below(root, running))
+    others = _launchers(running) - _launchers(ours)
     return Snapshot(
-        processes=frozenset(_below(root)),
+        processes=frozenset(
+            process
+            for process in ours
+            if not (process.parent == program and LAUNCHER.search(process.command))
+        ),
         mounts=frozenset(_mounts()),
-        groups=frozenset(_groups()),
+        groups=frozenset(name for name in _groups() if not _has_one_of(others, name)),
         interfaces=frozenset(os.listdir("/sys/class/net")),
-        files=frozenset(_files()),
+        files=frozenset(name for name in _files() if not _has_one_of(others, name)),
     )
 
 
-def settled(root: int, before: Snapshot, allowed: Callable[[str], bool]) -> list[str]:
+def settled(root: int, before: Snapshot, *, program: int | None = None) -> list[str]:
     """What is left since `before` when ending processes had their time to end."""
     deadline = time.monotonic() + SECONDS_TO_SETTLE
     while True:
-        left = [line for line in take(root).left_since(before) if not allowed(line)]
+        left = take(root, program=program).left_since(before)
         if not left or time.monotonic() > deadline:
             return left
         # Groups and mounts can't be waited for by a descriptor.
         time.sleep(0.05)
+
+
+def _launchers(processes: list[RunningProcess]) -> set[str]:
+    """Names of the launchers among these processes: their groups and folders bear them."""
+    found = (LAUNCHER.search(process.command) for process in processes)
+    return {match[1] for match in found if match}
+
+
+def _has_one_of(launchers: set[str], name: str) -> bool:
+    """Whether a group or file belongs to a launcher that somebody else runs just now."""
+    return any(launcher in name for launcher in launchers)
 
 
 def keeper_pid() -> int:
@@ -93,11 +122,11 @@ def keep() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda received, _: os.kill(child, received))
     status = _reap_until_gone(child)
-    left = settled(os.getpid(), before, allowed=lambda _: False)
+    left = settled(os.getpid(), before)
     if left:
         print("\nLeft on the machine by this run of the tests:", file=sys.stderr)
         print("\n".join(f"  {line}" for line in left), file=sys.stderr, flush=True)
-        for process in _below(os.getpid()):
+        for process in _below(os.getpid(), list(_all_processes())):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
     os._exit(status or bool(left))
@@ -120,9 +149,8 @@ def _reap_until_gone(child: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _below(root: int) -> Iterator[RunningProcess]:
-    """Every living process that descends from `root`."""
-    children: dict[int, list[RunningProcess]] = {}
+def _all_processes() -> Iterator[RunningProcess]:
+    """Every living process of the machine."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -135,9 +163,15 @@ def _below(root: int) -> Iterator[RunningProcess]:
         fields = rest.split()
         if fields[0] in "ZX":
             continue
-        shown = command.replace(b"\0", b" ").decode(errors="replace").strip()[:200] or f"[{name}]"
-        process = RunningProcess(int(entry), int(fields[19]), shown)
-        children.setdefault(int(fields[1]), []).append(process)
+        shown = command.replace(b"\0", b" ").decode(errors="replace").strip()[:300] or f"[{name}]"
+        yield RunningProcess(int(entry), int(fields[19]), shown, int(fields[1]))
+
+
+def _below(root: int, processes: list[RunningProcess]) -> Iterator[RunningProcess]:
+    """Those of `processes` that descend from `root`."""
+    children: dict[int, list[RunningProcess]] = {}
+    for process in processes:
+        children.setdefault(process.parent, []).append(process)
     waiting = [root]
     while waiting:
         for process in children.get(waiting.pop(), ()):
@@ -157,14 +191,14 @@ def _groups() -> Iterator[str]:
         before, _, after = line.partition(" - ")
         if not after.startswith("cgroup"):
             continue
-        for directory, _, _ in os.walk(Path(before.split()[4], "sandbox-kernel")):
-            yield directory
+        top = Path(before.split()[4], "sandbox-kernel")
+        for directory, names, _ in os.walk(top):
+            yield from (os.path.join(directory, name) for name in names)
 
 
 def _files() -> Iterator[str]:
-    """What lies in the folders for things that live only as long as a process of ours."""
-    folders = ["/run/sandbox-kernel", *map(str, Path("/run/user").glob("*/sandbox-kernel"))]
-    folders += [str(path) for path in Path("/tmp").glob("sandbox-kernel*")]
+    """Folders and files that live only as long as a launcher. Locks of id ranges stay."""
+    folders = [Path("/run/sandbox-kernel"), *Path("/run/user").glob("*/sandbox-kernel")]
+    folders += Path("/tmp").glob("sandbox-kernel-*")
     for folder in folders:
-        for directory, _, files in os.walk(folder):
-            yield from (os.path.join(directory, name) for name in files)
+        yield from (str(path) for path in folder.glob("launchers/*"))

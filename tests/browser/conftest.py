@@ -108,7 +108,7 @@ def _quiet_settings(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(lab: Lab) -> Iterator[Browser]:
     """Debian's Chromium, driven by the Python client of Playwright."""
     if not Path(CHROMIUM).exists():
         pytest.fail("no Chromium here: install it by `make packages-to-test`")
@@ -117,6 +117,8 @@ def browser() -> Iterator[Browser]:
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
+        with browser.new_page() as page:  # starts the services that all its pages share
+            page.goto(f"{lab.url}login")
         yield browser
         browser.close()
 
