@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import leftovers
@@ -44,3 +44,36 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def ordinary_user() -> Iterator[ordinary.OrdinaryUser]:
     """The user `tester`: `ordinary_user.run(["python", "-c", ...])` runs as him."""
     yield from ordinary.made()
+
+
+@pytest.fixture(scope="session")
+def delegated_user(ordinary_user: ordinary.OrdinaryUser) -> Iterator[ordinary.OrdinaryUser]:
+    """The same user, to whom root handed over a subtree of every cgroup hierarchy."""
+    with ordinary_user.control_groups():
+        yield ordinary_user
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In continuous integration nothing is skipped: what a test lacks has to be installed."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI forbids (run `make packages-to-test`): {call.excinfo}"
+    return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """An ordinary user does not run what only root can."""
+    if os.geteuid() == 0:
+        return
+    for_root = [item for item in items if _needs_root(item)]
+    config.hook.pytest_deselected(items=for_root)
+    items[:] = [item for item in items if item not in for_root]
+
+
+def _needs_root(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return "ordinary_user" in fixtures or item.get_closest_marker("root") is not None

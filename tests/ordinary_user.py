@@ -6,6 +6,7 @@ installation would (not editable), is made once by each run of the tests and rem
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -14,6 +15,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from sandbox_kernel.runtime.cgroups import delegation
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "tester"
@@ -78,6 +81,21 @@ class OrdinaryUser(NamedTuple):
             check=check,
             **settings,  # type: ignore[call-overload]
         )
+
+    @contextlib.contextmanager
+    def control_groups(self) -> Iterator[None]:
+        """Hand over a subtree of every hierarchy by the commands that `doctor` prints for root."""
+        for line in delegation.commands(self.name, systemd=False):
+            subprocess.run(["/bin/sh", "-c", line], check=True)
+        try:
+            yield
+        finally:
+            for mount in Path("/proc/self/mountinfo").read_text().splitlines():
+                before, _, after = mount.partition(" - ")
+                if after.startswith("cgroup"):
+                    mine = Path(before.split()[4], "sandbox-kernel", f"user-{self.uid}")
+                    if mine.is_dir():
+                        mine.rmdir()
 
 
 def made() -> Iterator[OrdinaryUser]:

@@ -20,3 +20,16 @@ def test_the_ordinary_user_has_a_range_of_ids(ordinary_user: OrdinaryUser) -> No
     for table in ("/etc/subuid", "/etc/subgid"):
         with open(table) as lines:
             assert any(line.startswith(f"{ordinary_user.name}:") for line in lines)
+
+
+def test_a_delegated_user_may_make_control_groups_of_his_own(
+    delegated_user: OrdinaryUser,
+) -> None:
+    program = """
+from sandbox_kernel.runtime import cgroups
+group = cgroups.choose().create("launcher/container", {"pids": {"limit": 9}})
+print(group.limits()["pids_limit"])
+group.remove()
+"""
+
+    assert delegated_user.run(["python", "-c", program], check=True).stdout.strip() == "9"
