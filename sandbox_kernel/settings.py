@@ -29,6 +29,7 @@ from .errors import InvalidOption
 
 MAGIC, COMMAND_LINE, PROGRAM = "magic", "command line", "program"
 KERNELSPEC, NOTEBOOK, BUILT_IN = "kernelspec", "notebook", "built-in default"
+KERNELSPEC_VARIABLE = "SANDBOX_KERNEL_OPTIONS"
 TRUSTED = (BUILT_IN, COMMAND_LINE, PROGRAM)
 """Sources that speak for the user, as the user's configuration files do: no ceiling binds them."""
 
@@ -483,3 +484,32 @@ def _items(value: object) -> Iterator[object]:
         yield from value
     else:
         yield value
+
+
+def of_kernelspec(within: Settings) -> Settings:
+    """The settings plus those of the kernelspec that started this process.
+
+    They come in the environment: `kernel.json` may hold text for variables, and jupyter_client
+    replaces `{resource_dir}` only in argv, which must stay as every front end expects it.
+    """
+    import json
+
+    text = os.environ.get(KERNELSPEC_VARIABLE)
+    if not text:
+        return within
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidOption(f"{KERNELSPEC}: {twice}", twice, "each option once")
+        return table
+
+    try:
+        options = json.loads(text, object_pairs_hook=once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidOption(KERNELSPEC_VARIABLE, text, f"a JSON object: {error}") from None
+    if not isinstance(options, dict):
+        raise InvalidOption(KERNELSPEC_VARIABLE, text, "a JSON object of options")
+    return within.plus(KERNELSPEC, options)

@@ -1,0 +1,1 @@
+"""The kernelspec's template and logos; `sandbox-kernel install` fills it in and installs it."""

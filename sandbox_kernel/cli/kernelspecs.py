@@ -1,0 +1,200 @@
+"""`sandbox-kernel install` and `uninstall`: kernelspecs, from the templates in `kernelspec/`.
+
+The argv stays `[python, -m, sandbox_kernel, -f, {connection_file}]`, which every front end knows.
+The options of a kernelspec travel in its `env`, as JSON in SANDBOX_KERNEL_OPTIONS: jupyter_client
+fills in `{resource_dir}` in argv only. `PYTHONSAFEPATH` keeps the notebook's folder off the module
+path of the host side: `python -m` would look there first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from importlib import resources
+from typing import Any
+
+from sandbox_kernel import policy, settings
+from sandbox_kernel.arguments import Flag, Parsed
+from sandbox_kernel.cli import output
+from sandbox_kernel.cli.verb import FORMAT, Verb
+from sandbox_kernel.errors import InvalidOption, NotAllowed
+from sandbox_kernel.grammar import Mount
+
+NAME = "sandbox-python3"
+_PLACES = (
+    Flag("user", ("--user",), "", "For this user, whatever Python Jupyter runs with."),
+    Flag("sys-prefix", ("--sys-prefix",), "", "Into the environment of this Python (the usual "
+        "place when it is a virtual environment)."),
+    Flag("prefix", ("--prefix",), "DIR", "Below DIR/share/jupyter/kernels."),
+)  # fmt: skip
+_KERNEL_NAME = Flag(
+    "kernel", ("--name",), "NAME", "The name of the kernelspec, in small letters.", default=NAME
+)
+_DISPLAY = Flag("display", ("--display-name",), "TEXT", "What the launcher of Jupyter shows.",
+    default="Sandbox (Python 3)")  # fmt: skip
+
+
+def install(found: Parsed) -> int:
+    """Checks the options, writes the kernelspec, says where it is."""
+    name = _name(found.own.get("kernel", NAME))
+    display = found.own.get("display") or _display(name)
+    typed = settings.read_options(found.options, settings.COMMAND_LINE)
+    policy.plan(settings.KERNELSPEC, **typed)  # what would be refused at each start is refused now
+    folder = _destination(found.own, name)
+    _refuse_another_kernel(folder)
+    with tempfile.TemporaryDirectory(prefix="sandbox-kernel-") as place:
+        source = os.path.join(place, name)
+        _write(source, display, typed)
+        _install(source, name, found.own)
+    if found.own.get("format") == "json":
+        output.data({"name": name, "display_name": display, "folder": folder})
+    else:
+        print(f"installed kernel `{name}` ({display}) in {folder}")
+    return 0
+
+
+def uninstall(found: Parsed) -> int:
+    """Removes a kernelspec that `install` wrote, and nothing else."""
+    name = _name(found.rest[0] if found.rest else NAME)
+    folder = _installed(found.own, name)
+    if folder is None:
+        raise InvalidOption("NAME", name, "the name of an installed kernel: see `doctor`")
+    _refuse_another_kernel(folder)
+    shutil.rmtree(folder)
+    print(f"removed kernel `{name}` from {folder}")
+    return 0
+
+
+def ours() -> dict[str, str]:
+    """Name -> folder of every kernelspec that starts this package."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    found = KernelSpecManager().find_kernel_specs()
+    return {name: folder for name, folder in sorted(found.items()) if _starts_us(folder)}
+
+
+def kernel_json(display: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The content of `kernel.json`: the template with what was chosen."""
+    template = resources.files("kernelspec").joinpath("kernel.json").read_text("utf-8")
+    spec: dict[str, Any] = json.loads(template)
+    spec["argv"] = [sys.executable if word == "{python}" else word for word in spec["argv"]]
+    spec["display_name"] = display
+    if options:
+        text = json.dumps({name: _plain(value) for name, value in options.items()})
+        # jupyter_client reads `$` in env as a variable; in JSON text it can be written otherwise
+        spec["env"][settings.KERNELSPEC_VARIABLE] = text.replace("$", "\\u0024")
+    return spec
+
+
+def _write(folder: str, display: str, options: dict[str, Any]) -> None:
+    os.mkdir(folder, 0o755)
+    with open(os.path.join(folder, "kernel.json"), "w", encoding="utf-8") as file:
+        json.dump(kernel_json(display, options), file, indent=2)
+        file.write("\n")
+    for logo in ("logo-svg.svg", "logo-32x32.png", "logo-64x64.png"):
+        with open(os.path.join(folder, logo), "wb") as file:
+            file.write(resources.files("kernelspec").joinpath(logo).read_bytes())
+
+
+def _install(source: str, name: str, own: dict[str, Any]) -> None:
+    import logging
+
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    manager = KernelSpecManager()
+    manager.log.setLevel(logging.ERROR)
+    user, prefix = _user_or_prefix(own)
+    manager.install_kernel_spec(source, name, user=user, prefix=prefix)
+
+
+def _user_or_prefix(own: dict[str, Any]) -> tuple[bool, str | None]:
+    chosen = [name for name in ("user", "sys-prefix", "prefix") if own.get(name)]
+    if len(chosen) > 1:
+        raise InvalidOption(f"--{chosen[1]}", f"--{chosen[0]}", "one place, not two")
+    if "prefix" in chosen:
+        return False, os.path.abspath(own["prefix"])
+    if "user" in chosen or (not chosen and sys.prefix == sys.base_prefix):
+        return True, None
+    return False, sys.prefix
+
+
+def _destination(own: dict[str, Any], name: str) -> str:
+    user, prefix = _user_or_prefix(own)
+    if user:
+        from jupyter_core.paths import jupyter_data_dir
+
+        return os.path.join(jupyter_data_dir(), "kernels", name)
+    assert prefix is not None
+    return os.path.join(prefix, "share", "jupyter", "kernels", name)
+
+
+def _installed(own: dict[str, Any], name: str) -> str | None:
+    """Where the kernel is: in the place that was named, else wherever Jupyter finds it."""
+    if any(own.get(place) for place in ("user", "sys-prefix", "prefix")):
+        folder = _destination(own, name)
+        return folder if os.path.isdir(folder) else None
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    return KernelSpecManager().find_kernel_specs().get(name)
+
+
+def _refuse_another_kernel(folder: str) -> None:
+    if os.path.lexists(folder) and not _starts_us(folder):
+        raise NotAllowed("--name", os.path.basename(folder), f"`{folder}` is another kernel",
+            "choose another name, or remove that one with `jupyter kernelspec remove`")  # fmt: skip
+
+
+def _starts_us(folder: str) -> bool:
+    try:
+        with open(os.path.join(folder, "kernel.json"), encoding="utf-8") as file:
+            argv = json.load(file).get("argv", [])
+    except (OSError, ValueError, AttributeError):
+        return False
+    return isinstance(argv, list) and argv[1:3] == ["-m", "sandbox_kernel"]
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", text):
+        raise InvalidOption("--name", text, "1 to 63 small letters, digits, `.`, `_` or `-`")
+    return text
+
+
+def _display(name: str) -> str:
+    return "Sandbox (Python 3)" if name == NAME else f"Sandbox ({name})"
+
+
+def _plain(value: object) -> object:
+    """A typed value in the form of JSON that the grammar reads again."""
+    if isinstance(value, Mount):
+        named = {"type": value.type, "source": value.source, "target": value.target,
+            "readonly": value.read_only, "size": value.size}  # fmt: skip
+        return {key: item for key, item in named.items() if item not in (None, "")}
+    if isinstance(value, tuple) and not all(isinstance(item, (str, type(None))) for item in value):
+        return [_plain(item) for item in value]
+    if isinstance(value, (str, int, float)):
+        return value
+    return list(value) if isinstance(value, tuple) else str(value)
+
+
+_OPTIONS = tuple(name for name in settings.OPTIONS if name not in ("name", "keep", "entrypoint"))
+VERBS = {
+    "install": Verb(
+        "install [--user | --sys-prefix | --prefix DIR] [--name NAME] [options]",
+        "Install a Jupyter kernel whose code runs in a container with these options.",
+        install,
+        (*_PLACES, _KERNEL_NAME, _DISPLAY, FORMAT),
+        options=_OPTIONS,
+        most=0,
+    ),
+    "uninstall": Verb(
+        "uninstall [--user | --sys-prefix | --prefix DIR] [NAME]",
+        f"Remove a kernel that `install` made; NAME is {NAME} if not given.",
+        uninstall,
+        _PLACES,
+        most=1,
+    ),
+}

@@ -1,0 +1,122 @@
+"""Where the command starts: finds the verb, reads its words, turns an error into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+# verb -> (module, one line). Modules are imported when their verb is used.
+VERBS = {
+    "run": ("running", "run a program in a new container"),
+    "exec": ("running", "run a program in a container that is there"),
+    "ps": ("listing", "list containers"),
+    "inspect": ("listing", "print everything about a container"),
+    "plan": ("planning", "print what would be in force, and why, without starting anything"),
+    "limits": ("changing", "print or change the limits of a live container"),
+    "logs": ("listing", "print what a container's program wrote"),
+    "top": ("listing", "show use against limits"),
+    "stop": ("changing", "end a container's processes"),
+    "rm": ("changing", "remove containers"),
+    "diff": ("files", "list what changed in a container's files"),
+    "cp": ("files", "copy files into or out of a container"),
+    "events": ("listing", "print what happens to containers, as it happens"),
+    "install": ("kernelspecs", "install a Jupyter kernel"),
+    "uninstall": ("kernelspecs", "remove a Jupyter kernel that `install` made"),
+    "doctor": ("doctor", "say what this machine can do, and how to mend what it can't"),
+}
+FAILED, INTERRUPTED, USAGE = 125, 130, 125
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit status."""
+    _open_standard_descriptors()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] in ([], ["--help"], ["help"], ["-h"]):
+        sys.stdout.write(usage())
+        return 0 if words else USAGE
+    if words[0] in ("--version", "version"):
+        from sandbox_kernel import __version__
+
+        print(f"sandbox-kernel {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        return _complain(f"`{_short(words[0])}`: no such command: see `sandbox-kernel --help`")
+    return _guarded(words[0], words[1:])
+
+
+def _guarded(name: str, words: list[str]) -> int:
+    """Runs a verb; whatever goes wrong is one line on stderr and an exit status."""
+    from sandbox_kernel.errors import SandboxError
+
+    try:
+        return _run(name, words)
+    except SandboxError as error:
+        return _complain(f"{name}: {error}")
+    except BrokenPipeError:
+        # the reader of our output went away: what is still buffered must not raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        where = f" `{_short(str(error.filename))}`" if error.filename is not None else ""
+        return _complain(f"{name}{where}: {error.strerror or error}")
+
+
+def usage() -> str:
+    """The text of `sandbox-kernel --help`."""
+    lines = ["usage: sandbox-kernel COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<10} {line}" for name, (_, line) in VERBS.items()]
+    lines += ["", "`sandbox-kernel COMMAND --help` lists what a command takes.", ""]
+    return "\n".join(lines)
+
+
+def _run(name: str, words: list[str]) -> int:
+    import importlib
+
+    from sandbox_kernel import arguments
+    from sandbox_kernel.errors import InvalidOption
+
+    module = importlib.import_module(f"sandbox_kernel.cli.{VERBS[name][0]}")
+    verb = module.VERBS[name]
+    found = arguments.parse(words, verb.all_flags(), command=verb.command)
+    if found.own.pop("help", False):
+        sys.stdout.write(verb.help())
+        return 0
+    count = len(found.rest)
+    if count < verb.least or (verb.most is not None and count > verb.most):
+        given = found.rest[verb.most] if verb.most is not None and count > verb.most else "nothing"
+        raise InvalidOption("arguments", given, f"sandbox-kernel {verb.usage}")
+    status: int = verb.run(found)
+    sys.stdout.flush()
+    return status
+
+
+def _complain(line: str) -> int:
+    """One line on stderr, whatever the message holds."""
+    clean = "".join(c if c.isprintable() else " " for c in line)
+    sys.stderr.write(f"sandbox-kernel: {clean}\n")
+    return FAILED
+
+
+def _short(text: str) -> str:
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:200])
+    return clean + ("…" if len(text) > 200 else "")
+
+
+def _open_standard_descriptors() -> None:
+    """Started with 0, 1 or 2 closed, the next file opened would become standard output."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Printing: tables for people, JSON for programs, colour and progress only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table; on a terminal it is as wide as the terminal, else columns are padded with blanks."""
+    listed = [tuple(_clean(cell) for cell in row) for row in rows]
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        view = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in listed:
+            view.add_row(*(Text(cell) for cell in row))
+        Console().print(view)
+        return
+    widths = [max(len(row[i]) for row in (tuple(headings), *listed)) for i in range(len(headings))]
+    for row in (tuple(heading.upper() for heading in headings), *listed):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def data(value: Any) -> None:
+    """JSON, indented for the reader of a terminal, one line for a program."""
+    indent = 2 if sys.stdout.isatty() else None
+    print(json.dumps(value, indent=indent, default=plain, ensure_ascii=False))
+
+
+def plain(value: object) -> object:
+    """What JSON has no form for: records as objects, paths and the like as text."""
+    slots = getattr(value, "__dataclass_fields__", None)
+    if slots is not None:
+        return {name: getattr(value, name) for name in slots}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """A spinner with a text on stderr while the block runs; nothing where nobody looks."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+def _clean(cell: str) -> str:
+    """What comes from a container must not move the cursor or forge a line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)

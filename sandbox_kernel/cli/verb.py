@@ -1,0 +1,38 @@
+"""What a verb is: how it is called, what it takes, and the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sandbox_kernel.arguments import Flag, Parsed, help_text, option_flags
+
+# docker's exit statuses for what is not the program's own.
+FAILED, CANNOT_EXECUTE, NOT_FOUND, INTERRUPTED = 125, 126, 127, 130
+
+FORMAT = Flag(
+    "format", ("--format",), "FORMAT", "How to print.", choices=("table", "json"), default="table"
+)
+
+
+class Verb(NamedTuple):
+    """One verb. `command`: words after the first plain one belong to a program of the user."""
+
+    usage: str
+    summary: str
+    run: Callable[[Parsed], int]
+    flags: tuple[Flag, ...] = ()
+    options: tuple[str, ...] | None = ()
+    """Which settings it takes: names, or None for all."""
+    command: bool = False
+    least: int = 0
+    most: int | None = None
+    """How many plain words there may be."""
+
+    def all_flags(self) -> tuple[Flag, ...]:
+        """Its own flags and those of the settings that it takes."""
+        return (*self.flags, *(option_flags(self.options) if self.options != () else ()))
+
+    def help(self) -> str:
+        """The whole text of `--help`."""
+        return help_text(f"sandbox-kernel {self.usage}", self.summary, self.all_flags())
