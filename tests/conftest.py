@@ -66,14 +66,14 @@ def pytest_runtest_makereport(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """An ordinary user does not run what only root can."""
+    """An ordinary user runs what is marked for everybody; unit tests always are."""
     if os.geteuid() == 0:
         return
-    for_root = [item for item in items if _needs_root(item)]
-    config.hook.pytest_deselected(items=for_root)
-    items[:] = [item for item in items if item not in for_root]
-
-
-def _needs_root(item: pytest.Item) -> bool:
-    fixtures = getattr(item, "fixturenames", ())
-    return "ordinary_user" in fixtures or item.get_closest_marker("root") is not None
+    left_out = [
+        item
+        for item in items
+        if set(item.path.parts) & FOLDERS_THAT_USE_THE_MACHINE
+        and item.get_closest_marker("everybody") is None
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]

@@ -1,18 +1,17 @@
-"""The integration tests once more, as an ordinary user to whom root handed over control groups.
-
-Tests that need root, by the mark `root` or by a fixture that makes a user, are left out there.
-"""
+"""The tests with the mark `everybody` once more: an ordinary user with control groups of his own."""
 
 from __future__ import annotations
 
 import pytest
 from ordinary_user import OrdinaryUser
 
+FOLDERS = ("tests/integration", "tests/hostile")
+
 
 @pytest.mark.timeout(900)
-def test_the_integration_tests_pass_for_an_ordinary_user(delegated_user: OrdinaryUser) -> None:
+def test_what_is_for_everybody_works_for_an_ordinary_user(delegated_user: OrdinaryUser) -> None:
     done = delegated_user.run(
-        ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/integration"],
+        ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *FOLDERS],
         cwd=delegated_user.place,
         timeout=880,
     )
