@@ -1,4 +1,4 @@
-"""The tests with the mark `everybody` once more: an ordinary user with control groups of his own."""
+"""What is marked `everybody`, once more: by an ordinary user with control groups of his own."""
 
 from __future__ import annotations
 
