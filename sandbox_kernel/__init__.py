@@ -7,7 +7,19 @@ TYPE_CHECKING = False  # not from `typing`, which is heavy for the launcher
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from sandbox_kernel.engine import Result, Run, Sandbox, run
+
 __version__ = "0.1.0"
+__all__ = ["Result", "Run", "Sandbox", "run"]
+
+
+def __getattr__(name: str) -> object:
+    """The public names of `engine`; importing it takes longer than most uses of this package."""
+    if name not in __all__:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    import importlib
+
+    return getattr(importlib.import_module("sandbox_kernel.engine"), name)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

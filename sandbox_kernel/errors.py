@@ -16,8 +16,10 @@
     │   ├── NoSpace (OSError)
     │   ├── TimedOut (TimeoutError)
     │   ├── ProgramFailed                   a program that is no Python cell ended with a status
+    │   ├── OutputCut
     │   └── Killed
-    └── ValueNotTransferable (TypeError)    a variable can't cross between inside and outside
+    ├── ValueNotTransferable (TypeError)    a variable can't cross between inside and outside
+    └── BadMessage (ValueError)             a Jupyter message or its frames are not as they must be
 
 A message has one shape: what was being done, to what (in backticks), why it failed, what to do.
 """
@@ -159,8 +161,30 @@ class ProgramFailed(CellFailed):
         self.status = status
 
 
+class OutputCut(CellFailed):
+    """A cell wrote more than its limit of output; the rest was left out. Sizes in bytes."""
+
+    def __init__(self, limit: int, size: int | None = None) -> None:
+        one = f"one message of {_size(size)} was left out" if size else "the rest was left out"
+        super().__init__(
+            f"output cut: the limit is {_size(limit)}, {one}: raise it with `--output-limit`"
+        )
+        self.limit = limit
+        self.size = size
+
+
 class Killed(CellFailed):
     """The run was ended from outside, for the reason given."""
+
+
+class CellRaised(SandboxError, RuntimeError):
+    """Code in a container raised an exception; its name, text and traceback are as data here."""
+
+    def __init__(self, name: str, value: str, traceback: str) -> None:
+        super().__init__(f"{name}: {value}" if value else name)
+        self.name = name
+        self.value = value
+        self.traceback = traceback
 
 
 class ValueNotTransferable(SandboxError, TypeError):
@@ -170,6 +194,13 @@ class ValueNotTransferable(SandboxError, TypeError):
         super().__init__(f"variable `{name}` of type `{kind}` can't cross: {remedy}")
         self.name = name
         self.kind = kind
+
+
+class BadMessage(SandboxError, ValueError):
+    """A message came whose frames, signature or form are wrong; it was dropped."""
+
+    def __init__(self, verb: str, subject: str, why: str) -> None:
+        super().__init__(f"{verb} `{_shown(subject)}`: {_shown(why)}")
 
 
 def _shown(value: object) -> str:

@@ -23,11 +23,12 @@ import termios
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from .. import errors
 from ..grammar import shown_size
 from . import events as e
+from .process import Exit
 from .program import START, program
 from .values import Outputs, pack
 
@@ -36,23 +37,8 @@ PIPE = 1 << 20
 NO_MORE_PROCESSES = "can't start new thread"
 
 
-class Exit(Protocol):
-    """How a process ended; see `sandbox_kernel.container`."""
-
-    @property
-    def status(self) -> int | None: ...
-    @property
-    def signal(self) -> int | None: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def usage(self) -> Mapping[str, Any]: ...
-    @property
-    def message(self) -> str | None: ...
-
-
-class Process(Protocol):
-    """A process in a container, of which this module uses four verbs."""
+class Running(Protocol):
+    """What this module uses of a `Process`."""
 
     def fileno(self) -> int: ...
     def wait(self, timeout: float | None = None) -> Exit: ...
@@ -74,15 +60,11 @@ class CellRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The limits that the messages speak of, and those that hold outside. Bytes and seconds."""
+    """What holds on the outside: bytes of output kept, bytes of values, seconds of patience."""
 
-    output: int = 100 << 20
+    output: int = 128 << 20
     values: int = 1 << 30
-    grace: float = 2.0
-    memory: int | None = None
-    pids: int | None = None
-    storage: int | None = None
-    timeout: float | None = None
+    grace: float = 5.0
 
 
 class Cell:
@@ -169,7 +151,7 @@ class Cell:
         if self._outputs is not None:
             self._outputs.close()
 
-    def events(self, process: Process) -> Iterator[e.Event]:
+    def events(self, process: Running) -> Iterator[e.Event]:
         """The events until the process has ended; the last is `Finished`."""
         yield from _Run(self, process).events()
 
@@ -177,7 +159,7 @@ class Cell:
 class _Run:
     """The loop that reads one cell's pipes."""
 
-    def __init__(self, cell: Cell, process: Process) -> None:
+    def __init__(self, cell: Cell, process: Running) -> None:
         self.cell = cell
         self.process = process
         self.bounds = cell.bounds
@@ -186,6 +168,7 @@ class _Run:
         self.left = self.bounds.output
         self.told = False
         self.error: e.Error | None = None
+        self.cause: e.ErrorFrame | None = None
         self.values: list[e.ValueFrame | e.RefusedFrame] = []
         self.listening = cell._frames >= 0
         self.deadline: float | None = None
@@ -198,23 +181,24 @@ class _Run:
             numbers.add(self.cell._frames)
         for number in (*numbers, self.cell._wake, self.process.fileno()):
             poller.register(number, select.POLLIN)
-        ended = False
-        while not ended:
+        exit_: Exit | None = None
+        while exit_ is None:
             ready = {number for number, _ in poller.poll(self._patience())}
             self._interrupt(self.cell._wake in ready)
-            ended = self.process.fileno() in ready
+            if self.process.fileno() in ready:
+                with contextlib.suppress(TimeoutError):  # the news was that it has started
+                    exit_ = self.process.wait(0)
             # What lies in the streams now was written after the frames that tell its place, so
             # these are read between the counting and the reading.
-            counts = {stream: _waiting(stream.descriptor) for stream in self.streams.values()}
-            if self.cell._frames in ready or any(counts.values()):
-                yield from self._read_frames()
-            for stream, count in counts.items():
-                if stream.descriptor in ready:
-                    yield from self._read(stream, min(count, CHUNK))
+            counts = [(s, s.position, _waiting(s.descriptor)) for s in self.streams.values()]
+            yield from self._read_frames()
+            for stream, position, count in counts:
+                left = position + count - stream.position
+                if stream.descriptor in ready and (left > 0 or count == 0):  # ready and 0: the end
+                    yield from self._read(stream, min(left, CHUNK))
             for number in [n for n in numbers if self._at_end(n)]:
                 poller.unregister(number)
                 numbers.discard(number)
-        exit_ = self.process.wait()
         yield from self._rest()
         yield from self._end(exit_)
 
@@ -301,7 +285,9 @@ class _Run:
                 self.reader.room = self.left
         except e.BrokenChannel:
             self.reader.dropped = True
-            yield e.Notice("the cell wrote to descriptor 5 what is no message: its displays end here")
+            yield e.Notice(
+                "the cell wrote to descriptor 5 what is no message: its displays end here"
+            )
 
     def _take(self, frame: e.Frame, body: bytes | None) -> Iterator[e.Event]:
         if isinstance(frame, e.Turn):
@@ -326,7 +312,8 @@ class _Run:
                 update = isinstance(frame, e.UpdateFrame)
                 yield e.Display(data, frame.metadata, frame.transient, update)
         elif isinstance(frame, e.ErrorFrame):
-            self.error = self._named(frame, (body or b"").decode("utf-8", "replace"))
+            traceback = (body or b"").decode("utf-8", "replace")
+            self.error, self.cause = e.Error(frame.name, frame.value, traceback), frame
         elif isinstance(frame, (e.ValueFrame, e.RefusedFrame)):
             if frame.name in self.cell.request.outputs and len(self.values) < 10_000:
                 self.values.append(frame)
@@ -334,20 +321,6 @@ class _Run:
     def _answer(self, sequence: int) -> None:
         with contextlib.suppress(OSError):
             os.write(self.cell._answers, (sequence & 0xFFFFFFFF).to_bytes(4, "little"))
-
-    def _named(self, frame: e.ErrorFrame, traceback: str) -> e.Error:
-        """An exception of the cell; one that comes from a limit gets the limit's own name."""
-        failure: errors.CellFailed | None = None
-        if frame.number in (errno.ENOSPC, errno.EDQUOT):
-            failure = errors.NoSpace(self.bounds.storage, frame.space)
-        elif frame.number == errno.EAGAIN or NO_MORE_PROCESSES in frame.value:
-            self.at_process_limit = True
-        if failure is None:
-            return e.Error(frame.name, frame.value, traceback)
-        text = f"{traceback.rstrip()}\n{type(failure).__name__}: {failure}\n"
-        return e.Error(type(failure).__name__, str(failure), text, failure)
-
-    at_process_limit = False
 
     def _rest(self) -> Iterator[e.Event]:
         """What lies in the pipes after the end. A survivor elsewhere can't keep us here."""
@@ -371,35 +344,40 @@ class _Run:
         elif exit_.status:
             value = str(exit_.status)
             yield e.Error("SystemExit", value, f"SystemExit: {value}\n")
-        yield from self._give_values(exit_)
+        yield from self._give_values()
         status = exit_.status if exit_.status is not None else -(exit_.signal or 9)
         yield e.Finished(status, exit_.usage)
 
-    def _failure(self, exit_: Exit) -> errors.CellFailed | None:
-        usage = exit_.usage or {}
-        pids_peak = usage.get("pids_peak")
-        if exit_.reason == "out-of-memory":
-            return errors.OutOfMemory(self.bounds.memory, usage.get("memory_peak_bytes"))
-        if exit_.reason == "timed-out":
-            return errors.TimedOut(self.bounds.timeout or 0)
-        if exit_.reason == "too-many-processes" or self.at_process_limit:
-            reached = pids_peak is None or self.bounds.pids is None or pids_peak >= self.bounds.pids
-            if exit_.reason == "too-many-processes" or reached:
-                return errors.TooManyProcesses(self.bounds.pids, pids_peak)
+    def _failure(self, exit_: Exit) -> errors.SandboxError | None:
+        """The error that has a name of its own: a limit that was reached, a death."""
         if self.done_interrupts > 1:
-            return errors.Killed("interrupted, and the code did not stop: its container was ended")
-        if exit_.reason == "killed":
-            return errors.Killed(exit_.message or "the container was ended from outside")
-        if exit_.signal and self.error is None:
-            if self.done_interrupts:
-                self.error = e.Error("KeyboardInterrupt", "", "KeyboardInterrupt\n")
-                return None
+            return errors.Killed("interrupted, and the code did not stop: it was ended")
+        failure = exit_.error()
+        if failure is not None:
+            return failure
+        if self.cause is not None:
+            return self._limit_behind(self.cause, exit_)
+        if exit_.signal == 2 and self.done_interrupts:
+            self.error = e.Error("KeyboardInterrupt", "", "KeyboardInterrupt\n")
+        elif exit_.signal:
             return errors.Killed(f"the process was ended by {_signal_name(exit_.signal)}")
-        if exit_.status and self.cell.request.program is not None:
+        elif exit_.status and self.cell.request.program is not None:
             return errors.ProgramFailed(self.cell.request.program, exit_.status)
         return None
 
-    def _give_values(self, exit_: Exit) -> Iterator[e.Event]:
+    def _limit_behind(self, cause: e.ErrorFrame, exit_: Exit) -> errors.CellFailed | None:
+        """The limit because of which the cell got this exception, if there is one."""
+        usage = exit_.usage
+        if cause.number in (errno.ENOSPC, errno.EDQUOT):
+            used = cause.space if cause.space is not None else usage.get("storage_bytes")
+            return errors.NoSpace(usage.get("storage_limit"), used)
+        if cause.number == errno.EAGAIN or NO_MORE_PROCESSES in cause.value:
+            limit, peak = exit_.limits.get("pids_limit"), usage.get("pids_peak")
+            if limit and (peak is None or peak >= limit):
+                return errors.TooManyProcesses(limit, peak)
+        return None
+
+    def _give_values(self) -> Iterator[e.Event]:
         outputs = self.cell._outputs
         if outputs is None or not self.values:
             return

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..errors import CellFailed
+from ..errors import SandboxError
 
 MOST_HEADER = 1 << 20
 MOST_PARTS = 64
@@ -66,7 +66,7 @@ class Error:
     name: str
     value: str
     traceback: str
-    failure: CellFailed | None = None
+    failure: SandboxError | None = None
 
 
 @dataclass(frozen=True, slots=True)

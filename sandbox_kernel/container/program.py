@@ -1,4 +1,4 @@
-"""The program that runs a cell inside, as one sealed memory file made of `sandbox_kernel/inside`."""
+"""Programs of ours that run inside, each one sealed memory file made of `sandbox_kernel/inside`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from .values import SEALS
 MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
 PACKAGE = "sandbox_inside"
 # `-c` and not a file name: a path in the container could be replaced by what is in it.
-START = (
+_START = (
     "import os;"
     "data=os.pread(3,os.fstat(3).st_size,0);"
     "exec(data[:data.index(0)]);"
-    f"boot(data,'{PACKAGE}.cell')"
+    f"boot(data,'{PACKAGE}.%s')"
 )
+START = _START % "cell"
+START_KERNEL = _START % "kernel"
 
 
 @functools.cache
-def program() -> int:
+def program(modules: tuple[str, ...] = MODULES) -> int:
     """The descriptor of the memory file; made once, good for any number of containers at once."""
     folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "inside")
     sources = {PACKAGE: ""}
-    for name in MODULES:
+    for name in modules:
         with open(os.path.join(folder, f"{name}.py"), encoding="utf-8") as file:
             sources[f"{PACKAGE}.{name}"] = file.read()
     with open(os.path.join(folder, "boot.py"), "rb") as start:

@@ -216,7 +216,9 @@ class Outputs:
         except OSError:
             self.sealed = False
 
-    def read(self, name: str, form: str, offset: int, length: int, details: Mapping[str, Any]) -> Any:
+    def read(
+        self, name: str, form: str, offset: int, length: int, details: Mapping[str, Any]
+    ) -> Any:
         """The value that the cell announced so. Everything announced is checked here."""
         if offset % PAGE or not 0 <= offset <= offset + length <= self.limit:
             raise ValueNotTransferable(name, form, "the cell announced it outside of its file")

@@ -115,7 +115,12 @@ def _check_type(kind: pyarrow.DataType, depth: int = 0) -> None:
         raise Wrong("types nested more than 32 deep")
     if types.is_dictionary(kind):
         _check_type(kind.value_type, depth + 1)
-    elif types.is_list(kind) or types.is_large_list(kind) or types.is_struct(kind) or types.is_map(kind):
+    elif (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_struct(kind)
+        or types.is_map(kind)
+    ):
         for index in range(kind.num_fields):
             child = kind.field(index).type
             if types.is_null(child):

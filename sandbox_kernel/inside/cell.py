@@ -9,7 +9,7 @@ import builtins
 import marshal
 import os
 import sys
-from _ast import PyCF_ALLOW_TOP_LEVEL_AWAIT, PyCF_ONLY_AST, Call, Expr, Load, Name
+from _ast import Call, Expr, Load, Name, PyCF_ALLOW_TOP_LEVEL_AWAIT, PyCF_ONLY_AST
 
 from . import channel as channels
 from . import display, hooks
@@ -48,7 +48,7 @@ def finish(status):
         if atexit is None:
             import atexit
         atexit._run_exitfuncs()
-    except BaseException as problem:  # noqa: BLE001
+    except BaseException as problem:
         sys.excepthook(type(problem), problem, problem.__traceback__)
     channels.flush()
     return status
@@ -82,7 +82,7 @@ class Cell:
             self.give_outputs()
         except SystemExit as problem:
             status = self.ended(problem)
-        except BaseException as problem:  # noqa: BLE001 - also KeyboardInterrupt: it is reported
+        except BaseException as problem:
             status = 1
             _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
             self.report(problem)
@@ -106,9 +106,7 @@ class Cell:
             }
             shown = Call(Name(SHOW, Load(), **place), [last.value], [], **place)
             tree.body[-1] = Expr(shown, **place)
-        code = compile(
-            tree, self.name, "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
-        )
+        code = compile(tree, self.name, "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         if not code.co_flags & COROUTINE:
             exec(code, self.namespace)
             return

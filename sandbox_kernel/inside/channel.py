@@ -34,9 +34,7 @@ def dumps(value, depth=0):
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(dumps(item, depth + 1) for item in value) + "]"
     if isinstance(value, dict):
-        items = (
-            _quoted(str(key)) + ":" + dumps(item, depth + 1) for key, item in value.items()
-        )
+        items = (_quoted(str(key)) + ":" + dumps(item, depth + 1) for key, item in value.items())
         return "{" + ",".join(items) + "}"
     return _quoted(str(value))
 
@@ -153,5 +151,5 @@ def flush():
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()
-        except Exception:  # noqa: S110, PERF203 - a cell may put anything there
+        except Exception:  # noqa: S110 - a cell may put anything there
             pass

@@ -151,7 +151,7 @@ def find(value, name):
         if callable(getattr(value, CANARY, None)):
             return None
         method = getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - as IPython: such a value has no such method
+    except Exception:
         return None
     return method if callable(method) else None
 
@@ -162,7 +162,7 @@ def call(method, **options):
         return method(**options)
     except NotImplementedError:
         return None
-    except Exception as problem:  # noqa: BLE001
+    except Exception as problem:
         sys.excepthook(type(problem), problem, problem.__traceback__)
         return None
 

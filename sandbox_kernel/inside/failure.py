@@ -19,7 +19,7 @@ def describe(problem, name, source):
     shown = ours_removed(problem, trace)
     try:
         text = "".join(traceback.format_exception(type(problem), problem, shown))
-    except Exception as second:  # noqa: BLE001 - a __str__ that raises
+    except Exception as second:
         text = "%s (and showing it raised %s)\n" % (type(problem).__name__, type(second).__name__)
     if isinstance(problem, SyntaxError) and is_magic(problem, name, source):
         text += HINT + "\n"
@@ -52,7 +52,7 @@ def ours_removed(problem, trace):
 def value_of(problem):
     try:
         return str(problem)
-    except Exception as second:  # noqa: BLE001
+    except Exception as second:
         return "(its text raised %s)" % type(second).__name__
 
 

@@ -109,7 +109,9 @@ class Out:
         form, details, write, length = found
         offset = self.end
         if offset + length > self.limit:
-            raise Refused(kind, "it needs %d bytes, and %d are left" % (length, self.limit - offset))
+            raise Refused(
+                kind, "it needs %d bytes, and %d are left" % (length, self.limit - offset)
+            )
         if length:
             self.write_at(offset, length, write, kind)
         self.end = -(-(offset + length) // PAGE) * PAGE

@@ -5,20 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox_kernel.container import Exit
 from sandbox_kernel.container.cell import Bounds, Cell, CellRequest
 from sandbox_kernel.container.events import Display, Error, Event, Result, Stderr, Stdout, Value
-
-
-@dataclass
-class PlainExit:
-    status: int | None
-    signal: int | None
-    reason: str = "exited"
-    usage: dict[str, Any] = field(default_factory=dict)
-    message: str | None = None
 
 
 class PlainProcess:
@@ -39,11 +30,13 @@ class PlainProcess:
     def fileno(self) -> int:
         return self.pidfd
 
-    def wait(self, timeout: float | None = None) -> PlainExit:
+    def wait(self, timeout: float | None = None) -> Exit:
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         code = os.waitstatus_to_exitcode(status)
-        return PlainExit(code if code >= 0 else None, -code if code < 0 else None)
+        if code < 0:
+            return Exit(None, -code, "signal", {}, {})
+        return Exit(code, None, "exited", {}, {})
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -52,7 +45,9 @@ class PlainProcess:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def run(code: str, *, python: str = sys.executable, bounds: Bounds | None = None, **request: Any) -> list[Event]:
+def run(
+    code: str, *, python: str = sys.executable, bounds: Bounds | None = None, **request: Any
+) -> list[Event]:
     """All events of one cell."""
     cell = Cell(CellRequest(code=code, **request), bounds or Bounds())
     try:
