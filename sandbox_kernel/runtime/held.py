@@ -306,8 +306,6 @@ class Held:
             if run.group:
                 run.group.kill()
                 run.group.remove()
-        if self.oom_fd >= 0:
-            os.close(self.oom_fd)
         self.group.kill()
         self.group.remove()
         if self._reserve and self._first is not None:

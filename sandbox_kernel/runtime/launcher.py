@@ -413,8 +413,8 @@ class Launcher:
     def _hear_oom(self, held: Held) -> None:
         """The kernel ended a process of the group: on cgroup v1 we end the others (D4)."""
         os.read(held.oom_fd, 4096)
-        if held.group.oom_kills() > 0:
-            held.kill("out-of-memory")
+        # The kernel says so before it chooses what to end, so its counter may still be 0.
+        held.kill("out-of-memory")
 
     def _end(self, held: Held) -> None:
         """Pid 1 is gone, and with it all processes of the container."""
@@ -443,6 +443,8 @@ class Launcher:
             held.end()
         except (SandboxError, OSError) as error:
             failure = StepFailed("remove", held.id, str(error))
+            # Said in any case, and tried again by the sweep of the next start.
+            print(f"sandbox-kernel: {failure}", file=sys.stderr, flush=True)
         if not held.ready:
             said = held.order.get("failed") or {
                 "step": "make",

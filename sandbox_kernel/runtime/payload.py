@@ -44,7 +44,9 @@ def enter(
     the seccomp filter, None for no filter; `report` closes itself when the program was executed.
     """
     try:
-        _become(process, descriptors, program, report)
+        os.setsid()
+        report = _arrange(descriptors, report)
+        _become(process, program)
     except StepFailed as error:
         message = {
             "step": error.step,
@@ -58,15 +60,11 @@ def enter(
     os._exit(NOT_FOUND if message["errno"] == 2 else NOT_EXECUTABLE)
 
 
-def _become(
-    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None, report: int
-) -> None:
-    os.setsid()
+def _become(process: Mapping[str, Any], program: bytes | None) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
-    report = _arrange(descriptors, report)
     for limit in process.get("rlimits", ()):
         _set_rlimit(limit)
     uid, gid, groups, home = _identity(process.get("user", {}))
