@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import cgroup_processes as groups
 import pytest
 from cgroup_promises import *  # noqa: F403
+from ordinary_cgroup_user import WITH_LIMITS, run_as_tester
 
 from sandbox_kernel import errors
 from sandbox_kernel.runtime import cgroups
@@ -81,87 +83,24 @@ def test_a_device_that_is_not_there_is_refused(driver: Driver) -> None:
         driver.create("launcher/disk", {"blockIO": {"throttleReadBpsDevice": [rule]}})
 
 
-# What the ordinary user runs: the drivers need the standard library only.
-AS_THE_USER = """
-import os, sys, signal
-sys.path.insert(0, sys.argv[1])
-from sandbox_kernel import errors
-from sandbox_kernel.runtime import cgroups
-driver = cgroups.choose()
-if driver.name == "none":
-    print(driver.reason)
-    raise SystemExit
-group = driver.create("launcher/c", {"memory": {"limit": 33554432, "swap": 33554432},
-                                     "pids": {"limit": 5}, "cpu": {"cpus": "0"}})
-print(driver.name, group.limits()["memory"], group.limits()["pids_limit"])
-notice = group.oom_fd()
-run = group.child("run-1")
-go, come = os.pipe()
-child = os.fork()
-if not child:
-    os.read(go, 1)
-    eaten = []
-    while True:
-        eaten.append(bytearray(b"x" * 1048576))
-run.add(child)
-os.write(come, b"x")
-print(os.waitpid(child, 0)[1], group.oom_kills() > 0)
-rest = os.fork()
-if not rest:
-    while True:
-        signal.pause()
-run.add(rest)
-group.kill()
-print(os.waitpid(rest, 0)[1])
-run.remove()
-group.remove()
-print(all(not os.path.exists(path) for path in group.paths().values()))
-"""
-
-
-def run_as_tester(package: Path) -> list[str]:
-    identity = ["--reuid", "tester", "--regid", "tester", "--init-groups"]
-    program = [groups.SYSTEM_PYTHON, "-I", "-S", "-c", AS_THE_USER, str(package)]
-    done = subprocess.run(
-        ["/usr/bin/setpriv", *identity, "--", *program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd="/",
-    )
-    assert done.stderr == ""
-    return done.stdout.splitlines()
-
-
-@pytest.fixture(scope="module")
-def tester() -> str:
-    known = subprocess.run(["/usr/bin/id", "tester"], capture_output=True, check=False)
-    if known.returncode != 0:
-        subprocess.run(["/usr/sbin/useradd", "--create-home", "tester"], check=True)
-    return "tester"
-
-
-def test_an_ordinary_user_without_a_subtree_is_told_what_to_do(tester: str) -> None:
-    remove_user_tops(tester)
-    (reason,) = run_as_tester(Path(__file__).parents[2])
+def test_an_ordinary_user_without_a_subtree_is_told_what_to_do() -> None:
+    (reason,) = run_as_tester()
     assert "not handed over to this user" in reason
     assert "sandbox-kernel doctor" in reason
 
 
-def test_an_ordinary_user_with_a_subtree_has_limits(tester: str) -> None:
-    commands = delegation.commands(tester)
-    subprocess.run(["/bin/sh", "-e", "-c", "\n".join(commands)], check=True)
+def test_an_ordinary_user_with_a_subtree_has_limits() -> None:
+    run_as_tester()  # makes the user when he is missing
+    subprocess.run(["/bin/sh", "-e", "-c", "\n".join(delegation.commands("tester"))], check=True)
     try:
-        lines = run_as_tester(Path(__file__).parents[2])
+        lines = run_as_tester()
     finally:
-        remove_user_tops(tester)
-    assert lines == ["v1 33554432 5", "9 True", "9", "True"]
+        remove_user_tops()
+    assert lines == [f"v1 {WITH_LIMITS[0]}", *WITH_LIMITS[1:]]
 
 
-def remove_user_tops(name: str) -> None:
-    uid = int(subprocess.run(["/usr/bin/id", "-u", name], capture_output=True, check=True).stdout)
-    remove_tops(f"sandbox-kernel/user-{uid}")
+def remove_user_tops() -> None:
+    remove_tops(f"sandbox-kernel/user-{pwd.getpwnam('tester').pw_uid}")
 
 
 def test_the_driver_is_light() -> None:
