@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
@@ -141,25 +141,31 @@ def change(
 ) -> tuple[ContainerPlan, ContainerPlan]:
     """New limits for a live container: its plan with them, and one that has nothing but them.
 
-    Raises InvalidOption for what can't change in a live container, and as `plan` does.
+    The ceilings bind as they do at the start. Swap stays what it was beside memory, unless it is
+    given too. Raises InvalidOption for what can't change in a live container.
     """
-    for name, value in options.items():
+    over = within if within is not None else settings.load()
+    changes = settings.read_options(options, source)
+    layer = Layer(source, source not in settings.TRUSTED, changes)
+    for name, value in changes.items():
         if name not in LIVE:
-            flag = OPTIONS[name].flags[0] if name in OPTIONS else name
             live = ", ".join(OPTIONS[limit].flags[0] for limit in LIVE)
+            flag = OPTIONS[name].flags[0]
             raise InvalidOption(flag, value, f"in a live container only {live} can change")
-    wished = plan(source, within=within, **options)
-    names = set(options)
-    if "memory" in names and current.memory_swap in (None, current.memory):
-        names.add("memory_swap")  # no swap stays no swap
-    values = {name: getattr(wished, name) for name in names}
-    nothing = dict.fromkeys(
-        (name for name in LIVE if name not in names and not name.startswith("device_"))
-    )
-    devices = {name: () for name in LIVE if name.startswith("device_") and name not in names}
-    sources = {**current.sources, **dict.fromkeys(names, source)}
-    changed = replace(current, **values, sources=sources, asked=current.asked | names)
-    return changed, replace(changed, **nothing, **devices)
+        changes[name] = _check(name, value, layer, over)
+    if "memory" in changes and "memory_swap" not in changes:
+        swap = (current.memory_swap or 0) - (current.memory or 0)
+        changes["memory_swap"] = changes["memory"] + max(swap, 0)
+    elif "memory_swap" in changes:
+        changes.setdefault("memory", current.memory)  # the kernel wants the two in order
+    _check_swap({**current.options(), **changes})
+    asked = current.asked | changes.keys()
+    whole: dict[str, Any] = {
+        **current.options(),
+        **changes,
+        "sources": {**current.sources, **dict.fromkeys(changes, source)},
+    }
+    return ContainerPlan(**whole, asked=asked), ContainerPlan(**changes, asked=asked)
 
 
 def request(options: Mapping[str, object], source: str = MAGIC) -> ContainerRequest:
@@ -386,17 +392,19 @@ def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: 
             sources["storage_size"] = f"ceiling of {ceiling.where}"
 
 
+def _check_swap(values: Mapping[str, Any]) -> None:
+    memory, together = values["memory"], values["memory_swap"]
+    if memory is not None and together is not None and together < memory:
+        least = f"at least `memory`, which is {grammar.shown_size(memory)}"
+        raise InvalidOption("--memory-swap", grammar.shown_size(together),
+            f"{least}: memory and swap are counted together")  # fmt: skip
+
+
 def _defaults(values: dict[str, Any], sources: dict[str, str]) -> None:
     """What is left, and what only makes sense together."""
     if values.get("memory_swap") is None:
         values["memory_swap"] = values["memory"]
-    elif values["memory_swap"] < values["memory"]:
-        least = grammar.shown_size(values["memory"])
-        raise InvalidOption(
-            "--memory-swap",
-            grammar.shown_size(values["memory_swap"]),
-            f"at least `memory`, which is {least}: memory and swap are counted together",
-        )
+    _check_swap(values)
     added, dropped = values.get("cap_add", ()), values.get("cap_drop", ())
     if "ALL" in dropped:
         values["cap_add"] = ()
