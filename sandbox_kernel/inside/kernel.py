@@ -1,0 +1,114 @@
+"""Starts the image's own ipykernel on sockets that came as descriptors. ipykernel 6 and 7.
+
+The outside made the listening sockets and is connected to them; no path leads to them. The
+configuration, with the key of this inner connection, comes on a descriptor that is then closed.
+"""
+
+import codecs
+import json
+import os
+import sys
+import threading
+
+CONFIGURATION = 4
+CHANNELS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
+CHUNK = 1 << 18  # characters of one stream message
+MOST_WAITING = 8 << 20  # characters that may wait to be sent before a write waits for them
+PIPE_READ = 1 << 16
+
+
+def main():
+    """Becomes the kernel; returns when it is shut down."""
+    with os.fdopen(CONFIGURATION, "rb") as file:
+        configuration = json.loads(file.read().decode())
+    for descriptor in (3, *CHANNELS.values()):
+        os.set_inheritable(descriptor, False)
+    os.close(3)
+
+    import zmq
+    from ipykernel.iostream import OutStream
+    from ipykernel.kernelapp import IPKernelApp
+
+    class Stream(OutStream):
+        """Sends in pieces, and lets the writer wait when what it wrote is not taken."""
+
+        def __init__(self, *arguments, **options):
+            self._waiting = 0
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            super().__init__(*arguments, **options)
+
+        def write(self, string):
+            if not isinstance(string, str) or len(string) <= CHUNK:
+                written = super().write(string)
+                self._count(len(string))
+                return written
+            for start in range(0, len(string), CHUNK):
+                super().write(string[start : start + CHUNK])
+                self._count(CHUNK)
+            return len(string)
+
+        def _count(self, length):
+            self._waiting += length
+            if self._waiting > MOST_WAITING and self._is_master_process():
+                self.flush()
+
+        def _flush_buffers(self):
+            self._waiting = 0
+            for parent, data in super()._flush_buffers():
+                for start in range(0, len(data), CHUNK):
+                    yield parent, data[start : start + CHUNK]
+
+        def _watch_pipe_fd(self):
+            # What programs and libraries write to descriptors 1 and 2. The original reads a
+            # thousand bytes at a time and cuts characters in two.
+            if self._fid is None:
+                return
+            try:
+                while self._should_watch:
+                    data = os.read(self._fid, PIPE_READ)
+                    if not data:
+                        return
+                    self.write(self._decoder.decode(data))
+                    if self.name == "stderr":  # the outside keeps its end for a death report
+                        os.write(self._original_stdstream_copy, data)
+            except Exception:
+                self._exc = sys.exc_info()
+
+    class App(IPKernelApp):
+        """Ports are descriptor numbers; there is no connection file and no inner heartbeat."""
+
+        def _bind_socket(self, s, port):
+            if s.type in (zmq.PUB, zmq.XPUB):
+                # An `idle` that is dropped would hang the front end: sending waits instead.
+                s.setsockopt(zmq.XPUB_NODROP, 1)
+            s.setsockopt(zmq.USE_FD, port)
+            s.bind("ipc:///sandbox-kernel/%d" % port)  # the name is only for messages of libzmq
+            if port == CHANNELS["shell"]:
+                # The debugger asks the shell channel for things; LAST_ENDPOINT is then this one.
+                s.bind("inproc://sandbox-kernel-shell")
+            return port
+
+        def init_connection_file(self):
+            self.session.key = configuration["key"].encode()
+
+        def write_connection_file(self, **_):
+            pass
+
+        def init_heartbeat(self):
+            pass
+
+        def init_poller(self):
+            pass
+
+        def log_connection_info(self):
+            self._ports = dict(CHANNELS)
+
+    Module = sys.modules[__name__]
+    Module.Stream = Stream
+    ports = {"%s_port" % name: number for name, number in CHANNELS.items()}
+    app = App.instance(
+        transport="ipc", ip="inside", outstream_class=__name__ + ".Stream", parent_handle=0, **ports
+    )
+    threading.current_thread().name = "MainThread"
+    app.initialize([])
+    app.start()

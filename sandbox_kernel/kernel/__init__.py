@@ -1,0 +1,1 @@
+"""The outside of the kernel: a relay between Jupyter and an ipykernel in a container."""

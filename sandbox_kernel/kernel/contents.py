@@ -1,0 +1,127 @@
+"""The contents that the relay looks into, as typed structures; all others stay bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Raw = msgspec.Raw
+CommId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class ExecuteRequest(msgspec.Struct):
+    """From a client."""
+
+    code: str
+    silent: bool = False
+    allow_stdin: bool = False
+    stop_on_error: bool = True
+
+
+class Status(msgspec.Struct):
+    """From the inside; only these two are about a request."""
+
+    execution_state: Literal["busy", "idle", "starting"]
+
+
+class ExecuteInput(msgspec.Struct):
+    """From the inside. The code is not taken from it: the request's own is shown."""
+
+    execution_count: int
+
+
+class Stream(msgspec.Struct):
+    """From the inside."""
+
+    name: Literal["stdout", "stderr"]
+    text: Raw
+
+
+class Transient(msgspec.Struct):
+    """The part of a display that is not stored."""
+
+    display_id: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+
+
+class Display(msgspec.Struct):
+    """display_data, update_display_data, execute_result."""
+
+    data: dict[str, Raw]
+    transient: Transient | None = None
+
+
+class Comm(msgspec.Struct):
+    """comm_open, comm_msg, comm_close, in both directions."""
+
+    comm_id: CommId
+
+
+class Failure(msgspec.Struct):
+    """The content of `error`, and part of a reply."""
+
+    ename: str
+    evalue: str
+    traceback: list[str]
+
+
+class InputRequest(msgspec.Struct):
+    """From the inside."""
+
+    prompt: Annotated[str, msgspec.Meta(max_length=65536)] = ""
+    password: bool = False
+
+
+class Shutdown(msgspec.Struct):
+    """From a client."""
+
+    restart: bool = False
+
+
+class KernelInfo(msgspec.Struct):
+    """From the inside: what the relay can't know by itself."""
+
+    protocol_version: str = "5.3"
+    language_info: dict[str, Any] = {}
+    help_links: list[dict[str, str]] = []
+    supported_features: list[str] = []
+    debugger: bool = False
+
+
+class Page(msgspec.Struct, tag_field="source", tag="page"):
+    """A payload: show this text in the pager."""
+
+    data: dict[str, Any]
+    start: int = 0
+
+
+class NextInput(msgspec.Struct, tag_field="source", tag="set_next_input"):
+    """A payload: put this text in a cell."""
+
+    text: str
+    replace: bool = False
+
+
+class AskExit(msgspec.Struct, tag_field="source", tag="ask_exit"):
+    """A payload: `exit()` was called; consoles end by it."""
+
+    keepkernel: bool = False
+
+
+Payload = Page | NextInput | AskExit
+"""What may come in a reply. `edit` (opens a file on the host) and all others are left out."""
+
+execute_request = msgspec.json.Decoder(ExecuteRequest)
+status = msgspec.json.Decoder(Status)
+execute_input = msgspec.json.Decoder(ExecuteInput)
+stream = msgspec.json.Decoder(Stream)
+display = msgspec.json.Decoder(Display)
+comm = msgspec.json.Decoder(Comm)
+failure = msgspec.json.Decoder(Failure)
+input_request = msgspec.json.Decoder(InputRequest)
+shutdown = msgspec.json.Decoder(Shutdown)
+kernel_info = msgspec.json.Decoder(KernelInfo)
+payload = msgspec.json.Decoder(Payload)
+fields = msgspec.json.Decoder(dict[str, Raw])
+raw_list = msgspec.json.Decoder(list[Raw])
+encode = msgspec.json.Encoder().encode

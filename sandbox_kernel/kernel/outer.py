@@ -1,0 +1,163 @@
+"""The five sockets that Jupyter knows, and back-pressure towards those who read from them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import zmq
+
+from .connection import Connection
+from .wire import Buffer
+
+LINGER = 1000  # milliseconds
+MOST_FRAME = 512 << 20
+LARGE = 64 << 10
+"""Frames from this size on are handed to libzmq without a copy, and counted until they are sent."""
+MOST_IN_FLIGHT = 64 << 20
+STUCK_SECONDS = 30.0
+AGAIN_SECONDS = 0.002
+"""libzmq tells nobody when a subscriber has room again (an XPUB is always writable to `poll`)."""
+
+
+class Outer:
+    """Shell, control, stdin, iopub and heartbeat, bound to the places of the connection file."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._context = zmq.Context()
+        self._connection = connection
+        self.shell = self._bind(zmq.ROUTER, connection.shell_port)
+        self.control = self._bind(zmq.ROUTER, connection.control_port)
+        self.stdin = self._bind(zmq.ROUTER, connection.stdin_port)
+        self.iopub = self._bind(zmq.XPUB, connection.iopub_port)
+        self._start_heartbeat()
+        self._waiting: deque[list[Buffer]] = deque()
+        self._waiting_bytes = 0
+        self._in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._in_flight_bytes = 0
+        self._stuck_since: float | None = None
+        self._dropping = False
+
+    def _bind(self, kind: int, port: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = LINGER
+        socket.setsockopt(zmq.MAXMSGSIZE, MOST_FRAME)
+        if kind == zmq.ROUTER:
+            socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that comes back is the same one
+        else:
+            socket.setsockopt(zmq.XPUB_NODROP, 1)
+            socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._encrypt(socket)
+        socket.bind(self._connection.endpoint(port))
+        return socket
+
+    def _encrypt(self, socket: zmq.Socket[bytes]) -> None:
+        if self._connection.curve_secretkey and self._connection.curve_publickey:
+            socket.curve_secretkey = self._connection.curve_secretkey.encode()
+            socket.curve_publickey = self._connection.curve_publickey.encode()
+            socket.curve_server = True
+
+    def _start_heartbeat(self) -> None:
+        """An echo in a thread that never needs the interpreter, so nothing delays it."""
+        # A context of its own, so that ending the others does not wait for this one.
+        context = zmq.Context()
+        socket = context.socket(zmq.ROUTER)
+        socket.linger = 0
+        self._encrypt(socket)
+        socket.bind(self._connection.endpoint(self._connection.hb_port))
+        self._heartbeat = context  # the reference keeps it from being ended
+
+        def echo() -> None:
+            try:
+                zmq.proxy(socket, socket)
+            except zmq.ZMQError:
+                return
+
+        threading.Thread(target=echo, name="heartbeat", daemon=True).start()
+
+    def publish(self, frames: list[Buffer]) -> None:
+        """Send to all subscribers, or queue until they have room."""
+        self._waiting.append(frames)
+        self._waiting_bytes += _size(frames)
+        if len(self._waiting) == 1:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send what waits, as far as subscribers take it."""
+        while self._waiting:
+            frames = self._waiting[0]
+            size = _size(frames)
+            large = size >= LARGE
+            try:
+                tracker = self.iopub.send_multipart(
+                    frames, zmq.NOBLOCK, copy=not large, track=large
+                )
+            except zmq.Again:
+                self._stuck()
+                if self._dropping:
+                    continue
+                return
+            self._stuck_since = None
+            self._waiting.popleft()
+            self._waiting_bytes -= size
+            if tracker is not None:
+                self._in_flight.append((tracker, size))
+                self._in_flight_bytes += size
+
+    def _stuck(self) -> None:
+        """Some subscriber has no room. For a bounded time all wait for it, then it loses messages."""
+        now = time.monotonic()
+        if self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > STUCK_SECONDS:
+            self._dropping = True
+            self.iopub.setsockopt(zmq.XPUB_NODROP, 0)
+
+    def subscribed(self, event: bytes) -> str | None:
+        """The topic of a new subscription, who waits for its welcome; None for an end of one."""
+        if event[:1] != b"\x01":
+            return None
+        if self._dropping:  # a newcomer is trusted to read
+            self._dropping = False
+            self.iopub.setsockopt(zmq.XPUB_NODROP, 1)
+        return event[1:257].decode("utf-8", "replace")
+
+    @property
+    def congested(self) -> bool:
+        """Whether no more should be taken from the inside now."""
+        while self._in_flight and self._in_flight[0][0].done:
+            self._in_flight_bytes -= self._in_flight.popleft()[1]
+        return bool(self._waiting) or self._in_flight_bytes > MOST_IN_FLIGHT
+
+    def answer(self, socket: zmq.Socket[bytes], identities: Sequence[bytes], frames: list[Buffer]) -> None:
+        """Send to one client. One that reads nothing loses it: the loop waits for no client."""
+        try:
+            socket.send_multipart([*identities, *frames], zmq.NOBLOCK, copy=_size(frames) < LARGE)
+        except zmq.Again:
+            return
+
+    def close(self) -> None:
+        """Let what was sent go out, for a bounded time."""
+        deadline = time.monotonic() + LINGER / 1000
+        while self._waiting and time.monotonic() < deadline:
+            self.pump()
+            self.iopub.poll(AGAIN_SECONDS * 1000, zmq.POLLIN)
+        self._context.destroy(linger=LINGER)
+
+
+def receive(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
+    """The frames of one message that is there, or None."""
+    try:
+        return [_plain(frame) for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+    except zmq.Again:
+        return None
+
+
+def _plain(frame: zmq.Frame) -> Buffer:
+    return frame.buffer if len(frame) > LARGE else frame.bytes
+
+
+def _size(frames: Sequence[Buffer]) -> int:
+    return sum(len(frame) for frame in frames)

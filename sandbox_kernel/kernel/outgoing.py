@@ -1,0 +1,346 @@
+"""What may come out: each message of the inside is checked against what was asked, then said anew.
+
+The inside runs a stranger's code, which can write anything on its sockets. So the type must be
+known, the parent one of ours and in a state where such a message makes sense, the size within the
+cell's limit. Headers, parents and signatures are never passed on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from sandbox_kernel import errors
+
+from . import contents
+from .requests import Ledger, Request
+from .voice import Voice, failure
+from .wire import DELIMITER, Message, Parent, Reader
+from .zmtp import Received
+
+COST = 512
+"""Bytes that each message counts beside its own, so that a flood of small ones ends too."""
+ERROR_SIZE = 1 << 20
+MOST_COMMS = 20_000
+MOST_DISPLAYS = 100_000
+IDLE_SECONDS = 10.0
+REPLY_SECONDS = 10.0
+
+Report = Callable[[str], None]
+
+
+class Outgoing:
+    """The checks. `hooks` are what the relay does when a cell begins, ends, or the probe answers."""
+
+    def __init__(
+        self, voice: Voice, ledger: Ledger, reader: Reader, *, limit: int, hooks: Any
+    ) -> None:
+        self._voice = voice
+        self._ledger = ledger
+        self._reader = reader
+        self._limit = limit
+        self._hooks = hooks
+        self._comms: OrderedDict[str, None] = OrderedDict()
+        self._displays: OrderedDict[str, None] = OrderedDict()
+        self._orphans = 0  # bytes of outputs without a parent
+        self.debugging = False
+        self.dropped: dict[str, int] = {}
+        self.execution_count = 0
+
+    def drop(self, why: str) -> None:
+        """Counts a message that does not come through."""
+        self.dropped[why] = self.dropped.get(why, 0) + 1
+
+    # -- one message of each channel --------------------------------------------------------------
+
+    def published(self, received: Received) -> None:
+        """A message on the inner iopub."""
+        if received.cut:
+            self._too_large(received)
+            return
+        try:
+            message = self._reader.read(received.frames)
+        except errors.BadMessage:
+            self.drop("unreadable")
+            return
+        kind = message.header.msg_type
+        if message.parent.msg_id == self._hooks.probe_id:
+            if kind == "status":
+                self._hooks.probe_published()
+            return
+        request = self._ledger.find(message.parent.msg_id) if message.parent.msg_id else None
+        if request is None and (message.parent.msg_id or kind not in _WITHOUT_PARENT):
+            self.drop("parent unknown")
+            return
+        handler = _HANDLERS.get(kind)
+        if handler is None:
+            self.drop("type not allowed")
+            return
+        try:
+            handler(self, kind, message, request)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            self.drop("content malformed")
+
+    def replied(self, channel: str, received: Received) -> None:
+        """A message on the inner shell or control."""
+        if received.cut:
+            self._reply_too_large(channel, received)
+            return
+        try:
+            message = self._reader.read(received.frames)
+        except errors.BadMessage:
+            self.drop("unreadable")
+            return
+        if message.parent.msg_id == self._hooks.probe_id:
+            self._hooks.probe_replied(message)
+            return
+        request = self._ledger.find(message.parent.msg_id)
+        if (
+            request is None
+            or request.replied
+            or request.channel != channel
+            or message.header.msg_type != request.reply_type
+        ):
+            self.drop("reply to nothing")
+            return
+        try:
+            self._reply(request, message)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            self.drop("content malformed")
+
+    def asked(self, received: Received) -> None:
+        """A message on the inner stdin: the code waits for a line."""
+        try:
+            message = self._reader.read(received.frames)
+            content = contents.input_request.decode(message.content)
+        except (errors.BadMessage, msgspec.MsgspecError, UnicodeError):
+            self.drop("unreadable")
+            return
+        request = self._ledger.find(message.parent.msg_id)
+        if (
+            message.header.msg_type != "input_request"
+            or received.cut
+            or request is None
+            or not (request.is_cell and request.allow_stdin and request.busy)
+            or request.replied
+        ):
+            self.drop("question not allowed")
+            return
+        self._voice.ask(request, {"prompt": content.prompt, "password": content.password})
+
+    # -- replies ----------------------------------------------------------------------------------
+
+    def _reply(self, request: Request, message: Message) -> None:
+        content: Any = message.content
+        metadata = message.metadata
+        if request.is_cell:
+            fields = contents.fields.decode(content)
+            status = msgspec.json.decode(fields.get("status", b""), type=str)
+            if "payload" in fields:
+                fields["payload"] = msgspec.Raw(contents.encode(_payloads(fields["payload"])))
+            if status == "error":
+                failed = contents.failure.decode(content)
+                renamed = self._hooks.renamed(request, failed)
+                if renamed:
+                    fields.update({k: msgspec.Raw(contents.encode(v)) for k, v in renamed.items()})
+            content = contents.encode(fields)
+            metadata = self._hooks.with_usage(request, metadata)
+            self._voice.reply(request, content, metadata)
+            self._hooks.cell_replied(request, status)
+        else:
+            self._voice.reply(request, content, metadata, message.buffers)
+        self._after_reply(request)
+
+    def _after_reply(self, request: Request) -> None:
+        if request.idle:
+            self._ledger.close(request)
+        else:
+            request.synthesise_at = time.monotonic() + IDLE_SECONDS
+
+    def _reply_too_large(self, channel: str, received: Received) -> None:
+        request = self._ledger.find(_parent_of(received))
+        if request is None or request.replied or request.channel != channel:
+            self.drop("reply to nothing")
+            return
+        self._voice.error(request, failure(self._cut(received.size)))
+        if request.is_cell:
+            self._hooks.cell_replied(request, "error")
+        self._after_reply(request)
+
+    # -- iopub ------------------------------------------------------------------------------------
+
+    def _status(self, _: str, message: Message, request: Request | None) -> None:
+        state = contents.status.decode(message.content).execution_state
+        if request is None or state == "starting" or getattr(request, state):
+            self.drop("status out of turn")
+            return
+        if state == "busy" and request.idle:
+            self.drop("status out of turn")
+            return
+        self._voice.status(request, state)
+        if state == "busy" and request.is_cell:
+            self._hooks.cell_began(request)
+        elif state == "idle":
+            if request.done:
+                self._ledger.close(request)
+            else:
+                request.synthesise_at = time.monotonic() + REPLY_SECONDS
+
+    def _input(self, _: str, message: Message, request: Request | None) -> None:
+        if (
+            request is None
+            or not request.is_cell
+            or request.silent
+            or request.input_seen
+            or request.replied
+        ):
+            self.drop("input out of turn")
+            return
+        count = contents.execute_input.decode(message.content).execution_count
+        self.execution_count = count
+        self._hooks.show_input(request, count)
+
+    def _stream(self, kind: str, message: Message, request: Request | None) -> None:
+        found = contents.stream.decode(message.content)
+        if not bytes(memoryview(found.text)[:1]) == b'"':
+            self.drop("content malformed")
+            return
+        self._output(kind, message, request)
+
+    def _display(self, kind: str, message: Message, request: Request | None) -> None:
+        found = contents.display.decode(message.content)
+        display_id = found.transient.display_id if found.transient else None
+        if kind == "update_display_data":
+            if display_id is None or display_id not in self._displays:
+                self.drop("display not owned")
+                return
+        elif kind == "execute_result" and (
+            request is None or not request.is_cell or request.idle or not request.busy
+        ):
+            self.drop("result out of turn")
+            return
+        if self._output(kind, message, request) and display_id is not None:
+            self._displays[display_id] = None
+            if len(self._displays) > MOST_DISPLAYS:
+                self._displays.popitem(last=False)
+
+    def _output(self, kind: str, message: Message, request: Request | None) -> bool:
+        if not self._within_limit(request, message.size):
+            return False
+        self._voice.publish(kind, message.content, request, message.metadata, message.buffers)
+        return True
+
+    def _clear(self, kind: str, message: Message, request: Request | None) -> None:
+        if self._within_limit(request, 0):
+            self._voice.publish(kind, message.content, request)
+
+    def _error(self, kind: str, message: Message, request: Request | None) -> None:
+        if message.size > ERROR_SIZE:
+            self._voice.publish(kind, failure(self._cut(message.size)), request)
+            return
+        found = contents.failure.decode(message.content)
+        renamed = self._hooks.renamed(request, found) if request else None
+        if not self._within_limit(request, 0) and (request is None or request.replied):
+            return
+        self._voice.publish(kind, renamed or message.content, request)
+
+    def _comm(self, kind: str, message: Message, request: Request | None) -> None:
+        comm_id = contents.comm.decode(message.content).comm_id
+        if not self._within_limit(request, message.size):
+            return
+        if kind == "comm_open":
+            if comm_id in self._comms or len(self._comms) >= MOST_COMMS:
+                self.drop("comm not allowed")
+                return
+            self._comms[comm_id] = None
+        elif comm_id not in self._comms:
+            self.drop("comm not open")
+            return
+        elif kind == "comm_close":
+            del self._comms[comm_id]
+        self._voice.publish(kind, message.content, request, message.metadata, message.buffers)
+
+    def client_comm(self, kind: str, content: Any) -> None:
+        """A client opened or closed a comm."""
+        try:
+            comm_id = contents.comm.decode(content).comm_id
+        except (msgspec.MsgspecError, UnicodeError):
+            return
+        if kind == "comm_open" and len(self._comms) < MOST_COMMS:
+            self._comms[comm_id] = None
+        elif kind == "comm_close":
+            self._comms.pop(comm_id, None)
+
+    def _debug_event(self, kind: str, message: Message, request: Request | None) -> None:
+        if not self.debugging:
+            self.drop("debug event without a debugger")
+        elif self._within_limit(request, message.size):
+            self._voice.publish(kind, message.content, request)
+
+    # -- the limit of a cell ----------------------------------------------------------------------
+
+    def _within_limit(self, request: Request | None, size: int) -> bool:
+        """Counts an output; past the limit, the one notice, and no more of this cell."""
+        if request is None:
+            self._orphans += size + COST
+            return self._orphans <= self._limit
+        request.bytes_out += size + COST
+        if request.bytes_out <= self._limit:
+            return True
+        if not request.cut:
+            request.cut = True
+            text = f"\n[sandbox: {self._cut(None)}]\n"
+            self._voice.publish("stream", {"name": "stderr", "text": text}, request)
+        self.drop("over the output limit")
+        return False
+
+    def _cut(self, size: int | None) -> errors.OutputCut:
+        return errors.OutputCut(self._limit, size)
+
+    def _too_large(self, received: Received) -> None:
+        request = self._ledger.find(_parent_of(received))
+        if request is not None:
+            self._within_limit(request, received.size)
+
+
+_HANDLERS: dict[str, Callable[[Outgoing, str, Message, Request | None], None]] = {
+    "status": Outgoing._status,
+    "execute_input": Outgoing._input,
+    "stream": Outgoing._stream,
+    "display_data": Outgoing._display,
+    "update_display_data": Outgoing._display,
+    "execute_result": Outgoing._display,
+    "clear_output": Outgoing._clear,
+    "error": Outgoing._error,
+    "comm_open": Outgoing._comm,
+    "comm_msg": Outgoing._comm,
+    "comm_close": Outgoing._comm,
+    "debug_event": Outgoing._debug_event,
+}
+_WITHOUT_PARENT = frozenset(_HANDLERS) - {"execute_input", "execute_result", "status"}
+
+
+def _payloads(raw: Any) -> list[contents.Payload]:
+    """Those of the payloads that may come out, decoded and so without anything else in them."""
+    kept = []
+    for item in contents.raw_list.decode(raw)[:64]:
+        try:
+            kept.append(contents.payload.decode(item))
+        except (msgspec.MsgspecError, UnicodeError):
+            continue
+    return kept
+
+
+def _parent_of(received: Received) -> str:
+    """The parent's id of a message whose end was skipped, so that its signature can't be checked."""
+    heads = [bytes(frame) for frame in received.frames[:8] if memoryview(frame).nbytes <= 65536]
+    try:
+        return msgspec.json.decode(heads[heads.index(DELIMITER) + 3], type=Parent).msg_id
+    except (ValueError, IndexError, msgspec.MsgspecError):
+        return ""
+
+

@@ -1,0 +1,109 @@
+"""Puts an ipykernel into a container: the plan of this kernel, its first process, its descriptors."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sandbox_kernel import errors
+
+from .inner import Channels
+
+if TYPE_CHECKING:
+    from sandbox_kernel.container import Container, Process
+    from sandbox_kernel.policy import ContainerPlan
+
+PROGRAM, CONFIGURATION = 3, 4
+NUMBERS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
+"""As `inside/kernel.py` has them."""
+
+
+def plan() -> ContainerPlan:
+    """What the settings of the user, the project and the kernelspec make. Raises what they lack."""
+    from sandbox_kernel import policy, settings
+
+    within = settings.of_kernelspec(settings.load())
+    return policy.allow(policy.request({}), within)
+
+
+def start_inside(
+    plan: ContainerPlan, descriptors: Mapping[int, int]
+) -> tuple[Container, Process]:
+    """A container whose first process is the image's ipykernel, on these descriptors.
+
+    Raises what `Container.create` raises, and ImageError for an image without a known Python.
+    """
+    from sandbox_kernel import image
+    from sandbox_kernel.container import Container, ProcessSpec
+    from sandbox_kernel.container.program import START_KERNEL, program
+
+    interpreter = image.resolve(plan.image).interpreter
+    if interpreter is None:
+        raise errors.ImageError(
+            f"start a kernel in `{plan.image}`: it has no Python that is known: "
+            "choose an image with Python 3.8 or later and ipykernel"
+        )
+    spec = ProcessSpec(
+        argv=(interpreter, "-c", START_KERNEL),
+        descriptors={**descriptors, PROGRAM: program(("kernel",))},
+    )
+    container = Container.create(plan, process=spec)
+    if container.process is None:
+        raise errors.ContainerError(f"start a kernel in `{plan.image}`: no process was started")
+    return container, container.process
+
+
+def configuration(key: str) -> int:
+    """A pipe that holds the inner configuration, so that it is in no argv, environment or file."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.write(writing, json.dumps({"key": key}).encode())
+    os.close(writing)
+    return reading
+
+
+class Inside:
+    """The inside as the relay gets to know it: on its way, there, or failed."""
+
+    def __init__(self) -> None:
+        self.key = secrets.token_hex(32)
+        self.plan: ContainerPlan | None = None
+        self.container: Container | None = None
+        self.process: Process | None = None
+        self.channels: Channels | None = None
+        self.failure: BaseException | None = None
+        self.errors_read, self._errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.settled = threading.Event()
+
+    def start(self) -> None:
+        """Runs in a thread of its own: an image may take its time, Jupyter is answered meanwhile."""
+        handed = -1
+        try:
+            self.plan = plan()
+            self.channels = Channels(self.plan.output_limit + (1 << 20))
+            handed = configuration(self.key)
+            self.container, self.process = start_inside(
+                self.plan,
+                {
+                    2: self._errors_write,
+                    CONFIGURATION: handed,
+                    **{
+                        NUMBERS[name]: listener.fileno()
+                        for name, listener in self.channels.listeners.items()
+                    },
+                },
+            )
+        except (errors.SandboxError, OSError) as error:
+            self.failure = error
+        finally:
+            if handed >= 0:
+                os.close(handed)
+            os.close(self._errors_write)
+            if self.channels:
+                self.channels.handed_over()
+            self.settled.set()
+            os.eventfd_write(self.wake, 1)
