@@ -103,6 +103,7 @@ def start(plan: ContainerPlan, request: CellRequest, container: Container | None
         output=plan.output_limit,
         values=min(plan.memory or 1 << 30, MOST_VALUES),
         grace=plan.interrupt_grace,
+        pids=(container.plan if container else plan).pids_limit,
     )
     resolved = container.image if container else image.resolve(plan.image)
     interpreter = plan.entrypoint or resolved.interpreter or "python3"

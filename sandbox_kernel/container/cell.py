@@ -65,6 +65,7 @@ class Bounds:
     output: int = 128 << 20
     values: int = 1 << 30
     grace: float = 5.0
+    pids: int | None = None
 
 
 class Cell:
@@ -372,8 +373,8 @@ class _Run:
             used = cause.space if cause.space is not None else usage.get("storage_bytes")
             return errors.NoSpace(usage.get("storage_limit"), used)
         if cause.number == errno.EAGAIN or NO_MORE_PROCESSES in cause.value:
-            limit, peak = exit_.limits.get("pids_limit"), usage.get("pids_peak")
-            if limit and (peak is None or peak >= limit):
+            limit, peak = self.bounds.pids, usage.get("pids_peak")
+            if limit and (peak is None or peak >= limit - 2):  # init and its like count too
                 return errors.TooManyProcesses(limit, peak)
         return None
 
@@ -395,7 +396,7 @@ class _Run:
                     yield e.Value(frame.name, value)
                     continue
             name = type(problem).__name__
-            yield e.Error(name, str(problem), f"{name}: {problem}\n")
+            yield e.Error(name, str(problem), f"{name}: {problem}\n", problem)
 
 
 class _Text:

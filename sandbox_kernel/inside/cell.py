@@ -14,7 +14,7 @@ from _ast import Call, Expr, Load, Name, PyCF_ALLOW_TOP_LEVEL_AWAIT, PyCF_ONLY_A
 from . import channel as channels
 from . import display, hooks
 
-REQUEST, EVENTS, ANSWERS, VALUES = 4, 5, 6, 7
+PROGRAM, REQUEST, EVENTS, ANSWERS, VALUES = 3, 4, 5, 6, 7
 COROUTINE = 0x80  # CO_COROUTINE of the flags of a code object
 SHOW = "<show the last expression>"  # no program can use this name, or see it among its own
 MOST_TEXT = 1 << 18
@@ -23,7 +23,8 @@ RETURNS_NOTHING = (None, 0)
 
 def main():
     """Reads the request, runs the cell, reports, and ends the process with the cell's status."""
-    for number in range(3, 8):
+    os.close(PROGRAM)
+    for number in range(4, 8):
         try:
             os.set_inheritable(number, False)
         except OSError:
@@ -136,6 +137,7 @@ class Cell:
 
             for name, value in values.take(REQUEST, self.request["inputs"]):
                 self.namespace[name] = value
+        os.close(REQUEST)
 
     def give_outputs(self):
         if self.request["outputs"]:

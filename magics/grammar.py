@@ -1,0 +1,96 @@
+"""The flags of the magics: those of the settings, and what only makes sense for a cell."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sandbox_kernel import arguments
+from sandbox_kernel.arguments import Flag
+from sandbox_kernel.errors import InvalidOption
+
+IN = Flag("in", ("--in",), "NAMES", "Variables of the notebook that the cell gets, such as a,b.",
+    many=True)  # fmt: skip
+OUT = Flag("out", ("--out",), "NAMES", "Variables of the cell that the notebook gets.",
+    many=True)  # fmt: skip
+PROGRAM = Flag("program", ("--program",), "COMMAND",
+    "Give the cell to this program of the image, such as sh, instead of Python.")  # fmt: skip
+SHOW = Flag("show", ("--show",), "WHAT",
+    "After the cell, print: usage, limits (read back from the kernel), or plan. Several: a,b.")  # fmt: skip
+CELL = (IN, OUT, PROGRAM, SHOW)
+SHOWN = ("usage", "limits", "plan")
+RESET = "reset"
+
+CELL_USAGE = "%%container [IMAGE] [options]"
+CELL_SUMMARY = (
+    "Run this cell in a fresh container. Nothing stays but what `--out` names; with "
+    "`--name N --keep` the container and its files stay for the next cell with that name."
+)
+CELL_AFTER = """examples:
+  %%container --memory 256m --timeout 30s
+  %%container --in data --out mean,table
+  %%container --program sh --name work --keep --mount .:/work
+
+`_container` is what the last cell used. See also %container? and %sandbox?."""
+SANDBOX_USAGE = "%sandbox [options] | %sandbox reset"
+SANDBOX_SUMMARY = (
+    "Set the defaults of this notebook's `%%container` cells. Alone, print them; `reset` forgets."
+)
+
+
+class CellLine(NamedTuple):
+    """What stands behind `%%container`."""
+
+    options: dict[str, Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    program: str | None
+    show: tuple[str, ...]
+    help: bool
+
+
+def cell_flags() -> tuple[Flag, ...]:
+    """All flags of `%%container`."""
+    return (*CELL, *arguments.option_flags())
+
+
+def read_cell(line: str) -> CellLine:
+    """Parses the line of a cell. Raises InvalidOption."""
+    found = arguments.parse(arguments.words(line), cell_flags())
+    if len(found.rest) > 1:
+        raise InvalidOption("IMAGE", found.rest[1], f"one image, and `{found.rest[0]}` is one")
+    if found.rest and "image" in found.options:
+        raise InvalidOption("IMAGE", found.rest[0], "one image, and `--image` names one")
+    options = {**found.options, **({"image": found.rest[0]} if found.rest else {})}
+    own = found.own
+    program = own.get("program")
+    outputs = _names("--out", own.get("out", ()))
+    inputs = _names("--in", own.get("in", ()))
+    if program is not None:
+        if inputs or outputs:
+            given = "--in" if inputs else "--out"
+            raise InvalidOption(given, ", ".join(inputs or outputs), "not with `--program`")
+        if not arguments.words(program):
+            raise InvalidOption("--program", program, "a program of the image, such as sh")
+    show = tuple(word for word in own.get("show", "").split(",") if word)
+    for word in show:
+        if word not in SHOWN:
+            raise InvalidOption("--show", word, f"one of {', '.join(SHOWN)}")
+    return CellLine(options, inputs, outputs, program, show, bool(own.get("help")))
+
+
+def _names(option: str, given: Any) -> tuple[str, ...]:
+    names = [name.strip() for item in given for name in item.split(",")]
+    for name in names:
+        if not name.isidentifier():
+            raise InvalidOption(option, name, "names of variables, such as a,b")
+    return tuple(dict.fromkeys(names))
+
+
+def cell_help() -> str:
+    """The text of `%%container?`."""
+    return arguments.help_text(CELL_USAGE, CELL_SUMMARY, cell_flags(), CELL_AFTER)
+
+
+def sandbox_help() -> str:
+    """The text of `%sandbox?`."""
+    return arguments.help_text(SANDBOX_USAGE, SANDBOX_SUMMARY, arguments.option_flags())

@@ -1,0 +1,135 @@
+"""What a notebook has: its defaults, its kept containers, and what its last cell used."""
+
+from __future__ import annotations
+
+import atexit
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sandbox_kernel import policy, settings
+from sandbox_kernel.container import Container
+from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.policy import ContainerPlan
+from sandbox_kernel.settings import OPTIONS, Settings
+
+MOST_LOG = 1 << 20
+
+
+class Last(NamedTuple):
+    """The last `%%container` cell: `_container` in the notebook."""
+
+    id: str
+    name: str
+    status: int
+    usage: Mapping[str, Any]
+    plan: ContainerPlan
+    limits: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        from magics.shown import usage_line
+
+        return f"<container {self.name}: status {self.status}, {usage_line(self.usage)}>"
+
+
+class Kept:
+    """A container that stays, and the end of what its cells printed."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self._log: deque[str] = deque()
+        self._size = 0
+
+    def write(self, text: str) -> None:
+        """Remembers output for `%container logs`; old text gives way."""
+        self._log.append(text)
+        self._size += len(text)
+        while self._size > MOST_LOG and len(self._log) > 1:
+            self._size -= len(self._log.popleft())
+
+    @property
+    def log(self) -> str:
+        return "".join(self._log)
+
+
+class Notebook:
+    """The state behind the magics of one shell."""
+
+    def __init__(self) -> None:
+        self.defaults: dict[str, Any] = {}
+        self.kept: dict[str, Kept] = {}
+        self.last: Last | None = None
+        self.told: set[str] = set()
+        atexit.register(self.close)
+
+    def settings(self) -> Settings:
+        """The user's and the project's settings with this notebook's defaults on top."""
+        found = settings.load()
+        if self.defaults:
+            found = found.plus(settings.NOTEBOOK, self.defaults)
+        return found
+
+    def plan(self, options: Mapping[str, Any]) -> ContainerPlan:
+        """The plan of a cell with these options."""
+        return policy.plan(settings.MAGIC, within=self.settings(), **options)
+
+    def set_defaults(self, options: Mapping[str, Any]) -> None:
+        """Takes the options as defaults if a plan can be made with them; else changes nothing."""
+        wished = {**self.defaults, **options}
+        policy.plan(settings.NOTEBOOK, within=settings.load(), **wished)
+        self.defaults = wished
+
+    def find(self, name: str) -> Kept | None:
+        """A kept container of this notebook that still lives, by name or id."""
+        for known, kept in list(self.kept.items()):
+            if name not in (known, kept.container.id):
+                continue
+            if is_alive(kept.container):
+                return kept
+            self.drop(known)
+        return None
+
+    def drop(self, name: str) -> None:
+        """Removes a kept container."""
+        kept = self.kept.pop(name, None)
+        if kept is not None:
+            kept.container.remove()
+
+    def reuse(self, plan: ContainerPlan, options: Mapping[str, Any]) -> Kept | None:
+        """The kept container of this name, with live limits changed as the options say.
+
+        None when there is none. Raises InvalidOption for an option that can't change any more.
+        """
+        kept = self.find(plan.name) if plan.name else None
+        if kept is None:
+            return None
+        container = kept.container
+        changes = {}
+        for name in options:
+            wanted, have = getattr(plan, name), getattr(container.plan, name)
+            if wanted == have or name in ("name", "keep", "timeout"):
+                continue
+            if name not in policy.LIVE:
+                why = f"`{OPTIONS[name].show(have)}` in `{container.name}`, which is kept: "
+                why += f"remove it first: `%container rm {container.name}`"
+                raise InvalidOption(OPTIONS[name].flags[0], OPTIONS[name].show(wanted), why)
+            changes[name] = wanted
+        if changes:
+            container.set_limits(**changes)
+        return kept
+
+    def close(self) -> None:
+        """Ends what this notebook keeps; runs at the end of its kernel."""
+        for name in list(self.kept):
+            self.drop(name)
+
+
+def is_alive(container: Container) -> bool:
+    """Whether the container still lives: another program may have removed it."""
+    from sandbox_kernel.errors import ContainerError
+
+    try:
+        container.usage()
+    except ContainerError:
+        return False
+    return True
