@@ -7,7 +7,7 @@ from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
 
-_AS = Flag("as", ("--as",), "SOURCE", "Read them as if they came from there.",
+_AS = Flag("as", ("--as",), "SOURCE", "As if they came from there.",
     choices=("command line", "magic", "notebook", "kernelspec"), default="command line")  # fmt: skip
 _ALL = Flag("all", ("--all", "-a"), "", "Also what is not set.")
 

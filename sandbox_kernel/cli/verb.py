@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sandbox_kernel.arguments import Flag, Parsed, help_text, option_flags
 
-# docker's exit statuses for what is not the program's own.
-FAILED, CANNOT_EXECUTE, NOT_FOUND, INTERRUPTED = 125, 126, 127, 130
+# docker's exit status for what is not the program's own.
+FAILED = 125
 
 FORMAT = Flag(
     "format", ("--format",), "FORMAT", "How to print.", choices=("table", "json"), default="table"
