@@ -64,7 +64,7 @@ DIRECTORIES: tuple[tuple[str, int], ...] = (
     (HOME, 0o755),
     ("/opt", 0o755),
     ("/proc", 0o755),
-    ("/root", 0o700),
+    ("/root", 0o755),
     ("/run", 0o755),
     ("/srv", 0o755),
     ("/sys", 0o755),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import pytest
+from call_numbers import NUMBERS
 
 from sandbox_kernel import errors
 from sandbox_kernel.bundle import seccomp_profile as tables
@@ -70,22 +71,6 @@ def call(probe, run_filtered):
         return int(done.stdout)
 
     return call
-
-
-def numbers():
-    """Name to number, from the kernel's own header as the compiler sees it."""
-    text = subprocess.run(
-        ["/usr/bin/gcc", "-E", "-dM", "-x", "c", "-"],
-        input="#include <asm/unistd.h>\n",
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    pairs = re.findall(r"^#define __NR_(\w+) (\d+)$", text, re.MULTILINE)
-    return {name: int(number) for name, number in pairs} | seccomp.NEWER_NUMBERS
-
-
-NUMBERS = numbers()
 
 
 def test_terminal_injection_is_refused_with_and_without_high_bits(call):
