@@ -103,12 +103,13 @@ def main():
         def log_connection_info(self):
             self._ports = dict(CHANNELS)
 
-    Module = sys.modules[__name__]
-    Module.Stream = Stream
+    sys.modules[__name__].Stream = Stream  # ipykernel takes it by name
     ports = {"%s_port" % name: number for name, number in CHANNELS.items()}
     app = App.instance(
         transport="ipc", ip="inside", outstream_class=__name__ + ".Stream", parent_handle=0, **ports
     )
     threading.current_thread().name = "MainThread"
     app.initialize([])
+    # The sleep before each reply gives outputs a head start; the outside keeps them in order.
+    app.kernel._execute_sleep = 0.0
     app.start()

@@ -22,6 +22,9 @@ AGAIN_SECONDS = 0.002
 """libzmq tells nobody when a subscriber has room again (an XPUB is always writable to `poll`)."""
 
 
+_NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+
+
 class Outer:
     """Shell, control, stdin, iopub and heartbeat, bound to the places of the connection file."""
 
@@ -89,11 +92,12 @@ class Outer:
         while self._waiting:
             frames = self._waiting[0]
             size = _size(frames)
-            large = size >= LARGE
+            tracker = None
             try:
-                tracker = self.iopub.send_multipart(
-                    frames, zmq.NOBLOCK, copy=not large, track=large
-                )
+                if size < LARGE:
+                    _send(self.iopub, frames)
+                else:
+                    tracker = self.iopub.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
             except zmq.Again:
                 self._stuck()
                 if self._dropping:
@@ -107,7 +111,7 @@ class Outer:
                 self._in_flight_bytes += size
 
     def _stuck(self) -> None:
-        """Some subscriber has no room. For a bounded time all wait for it, then it loses messages."""
+        """A subscriber has no room. For a bounded time all wait for it, then it loses messages."""
         now = time.monotonic()
         if self._stuck_since is None:
             self._stuck_since = now
@@ -131,10 +135,12 @@ class Outer:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
         return bool(self._waiting) or self._in_flight_bytes > MOST_IN_FLIGHT
 
-    def answer(self, socket: zmq.Socket[bytes], identities: Sequence[bytes], frames: list[Buffer]) -> None:
+    def answer(
+        self, socket: zmq.Socket[bytes], identities: Sequence[bytes], frames: list[Buffer]
+    ) -> None:
         """Send to one client. One that reads nothing loses it: the loop waits for no client."""
         try:
-            socket.send_multipart([*identities, *frames], zmq.NOBLOCK, copy=_size(frames) < LARGE)
+            _send(socket, [*identities, *frames])
         except zmq.Again:
             return
 
@@ -143,21 +149,25 @@ class Outer:
         deadline = time.monotonic() + LINGER / 1000
         while self._waiting and time.monotonic() < deadline:
             self.pump()
-            self.iopub.poll(AGAIN_SECONDS * 1000, zmq.POLLIN)
+            self.iopub.poll(int(AGAIN_SECONDS * 1000))
         self._context.destroy(linger=LINGER)
 
 
-def receive(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
+def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
     """The frames of one message that is there, or None."""
     try:
-        return [_plain(frame) for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+        return socket.recv_multipart(_NOBLOCK)
     except zmq.Again:
         return None
 
 
-def _plain(frame: zmq.Frame) -> Buffer:
-    return frame.buffer if len(frame) > LARGE else frame.bytes
+def _send(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
+    """Send without waiting. Raises zmq.Again, and then nothing of it was sent."""
+    # `send_multipart` computes with enumerations for each frame: a fifth of a small message's time.
+    for frame in frames[:-1]:
+        socket.send(frame, _NOBLOCK_MORE)
+    socket.send(frames[-1], _NOBLOCK)
 
 
 def _size(frames: Sequence[Buffer]) -> int:
-    return sum(len(frame) for frame in frames)
+    return sum(map(len, frames))

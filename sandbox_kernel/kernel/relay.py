@@ -10,6 +10,7 @@ with the reason, since a process that ends at once would only be started again.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -24,6 +25,7 @@ import msgspec
 import zmq
 
 from sandbox_kernel import errors
+from sandbox_kernel.runtime import cgroups
 
 from . import commands, contents, info, usage
 from .connection import Connection
@@ -78,6 +80,7 @@ class Relay:
         self._poller = zmq.Poller()
         self._polled: dict[Any, int] = {}
         self._actions: dict[Any, Callable[[], None]] = {}
+        self._arranged: tuple[bool, ...] = ()
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -117,7 +120,13 @@ class Relay:
         """Back-pressure: what is not polled is not taken, and its writer waits."""
         full = len(self._early) + len(self._held) + len(self._ledger) >= MOST_EARLY
         channels = self._inside.channels if self._outgoing else None
-        if full or (channels and channels.links["shell"].waiting > MOST_TO_INSIDE):
+        links = tuple(channels.links.values()) if channels else ()
+        full = full or any(link.waiting > MOST_TO_INSIDE for link in links)
+        now = (full, self._outer.congested, *[link.writing for link in links])
+        if now == self._arranged:
+            return
+        self._arranged = now
+        if full:
             self._unwatch(self._outer.shell)
         else:
             self._watch(self._outer.shell, lambda: self._receive(self._outer.shell, "shell"))
@@ -134,20 +143,23 @@ class Relay:
                 self._unwatch(link)
 
     def _link_action(self, name: str, link: Link) -> Callable[[], None]:
-        return lambda: self._read_link(name, link)
+        def read() -> None:
+            self._read_link(name, link)
 
-    def _patience(self) -> float | None:
+        return read
+
+    def _patience(self) -> int | None:
         """Milliseconds until something is due, None for as long as it takes."""
         dues = [self._leave_at, self._probe_again]
         if self._interrupts:
             dues.append(self._interrupts.due())
-        dues += [request.synthesise_at for request in self._ledger.open() if request.replied != request.idle]
+        dues += [request.synthesise_at for request in self._ledger.open()]
         if self._outer.congested:
             dues.append(time.monotonic() + AGAIN_SECONDS)
         known = [due for due in dues if due is not None]
         if not known:
             return None
-        return max(0.0, (min(known) - time.monotonic()) * 1000)
+        return max(0, math.ceil((min(known) - time.monotonic()) * 1000))
 
     def _work(self) -> None:
         """What is due, whoever woke the loop."""
@@ -541,8 +553,12 @@ class Relay:
         assert self._outgoing
         if link.writing:
             link.flush()
-        if name == "iopub" and self._outer.congested and self._leave_at is None:
+        if name in ("shell", "control") and self._inside.channels:
+            # Outputs were written before the reply to their cell: they go out before it.
+            self._read_link("iopub", self._inside.channels.links["iopub"])
+        if link.ended or (name == "iopub" and self._outer.congested and self._leave_at is None):
             return 0
+        number = link.fileno()
         try:
             messages = link.read()
         except errors.BadMessage:
@@ -557,7 +573,7 @@ class Relay:
             else:
                 self._outgoing.replied(name, received)
         if link.ended:
-            self._unwatch(link)
+            self._unwatch(number)
         return len(messages)
 
     def _probe(self) -> None:
@@ -625,7 +641,7 @@ class Relay:
         fields = contents.fields.decode(metadata)
         if self._inside.container:
             with suppress(errors.SandboxError, OSError, TimeoutError):
-                after = self._inside.container.usage()
+                after = cgroups.usage(self._inside.container.cgroup_paths())
                 told = usage.of_cell(self._before, after)
                 self._before = after
                 fields["sandbox_kernel"] = msgspec.Raw(contents.encode({"usage": told}))

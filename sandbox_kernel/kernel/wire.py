@@ -23,6 +23,7 @@ MOST_FRAMES = 1024
 MOST_HEADER = 64 << 10
 MOST_METADATA = 4 << 20
 REMEMBERED_SIGNATURES = 16384
+SMALL = 64 << 10
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -56,7 +57,7 @@ class Message(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of what the code wrote: content and buffers."""
-        return memoryview(self.content).nbytes + sum(memoryview(b).nbytes for b in self.buffers)
+        return len(self.content) + sum(map(len, self.buffers))
 
 
 _header = msgspec.json.Decoder(Header)
@@ -68,18 +69,21 @@ class Signer:
     """Signs and checks with one key. Raises BadMessage for a scheme that is not known."""
 
     def __init__(self, key: bytes, scheme: str = "hmac-sha256") -> None:
-        kind, _, digest = scheme.partition("-")
+        kind, _, self._digest = scheme.partition("-")
+        self._key = key
         try:
-            self._fresh = hmac.new(key, digestmod=digest)
+            self._fresh = hmac.new(key, digestmod=self._digest)
         except ValueError:
             kind = ""
         if kind != "hmac":
             raise BadMessage("signature scheme", scheme, "not known: use hmac-sha256")
 
-    def sign(self, frames: Sequence[Buffer]) -> bytes:
+    def sign(self, signed: Sequence[Buffer]) -> bytes:
         """The signature over the four dictionaries; buffers are never signed."""
+        if sum(map(len, signed)) < SMALL:
+            return hmac.digest(self._key, b"".join(signed), self._digest).hex().encode()
         signature = self._fresh.copy()
-        for frame in frames:
+        for frame in signed:
             signature.update(frame)
         return signature.hexdigest().encode()
 
@@ -98,19 +102,17 @@ class Reader:
             raise BadMessage("read", "message", f"more than {MOST_FRAMES} frames")
         identities = []
         for frame in frames[: MOST_IDENTITIES + 1]:
-            if len(memoryview(frame)) == len(DELIMITER) and bytes(frame) == DELIMITER:
+            if len(frame) == len(DELIMITER) and frame == DELIMITER:
                 break
-            identities.append(bytes(memoryview(frame)[:256]))
+            identities.append(bytes(frame[:256]))
         else:
             raise BadMessage("read", "message", "no delimiter")
         rest = frames[len(identities) + 1 :]
         if len(rest) < 5:
             raise BadMessage("read", "message", "too few frames")
-        signature, header, parent, metadata = (memoryview(frame) for frame in rest[:4])
-        content = rest[4]
-        for frame, most in ((header, MOST_HEADER), (parent, MOST_HEADER), (metadata, MOST_METADATA)):
-            if frame.nbytes > most:
-                raise BadMessage("read", "message", f"a header of more than {most} bytes")
+        signature, header, parent, metadata, content = rest[:5]
+        if len(header) + len(parent) > MOST_HEADER or len(metadata) > MOST_METADATA:
+            raise BadMessage("read", "message", f"a header of more than {MOST_HEADER} bytes")
         self._check(bytes(signature[:256]), rest[1:5])
         try:
             message = Message(
@@ -123,7 +125,7 @@ class Reader:
                 content,
                 rest[5:],
             )
-            for frame in (header, parent, metadata, content):
+            for frame in (metadata, content):  # the structures above are objects already
                 _object(frame)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise BadMessage("read", "message", str(error)) from None
@@ -145,8 +147,8 @@ class Reader:
 def _object(frame: Buffer) -> None:
     """Raises unless the bytes are one JSON object: msgspec bounds the depth and builds nothing."""
     _skip.decode(frame)
-    start = bytes(memoryview(frame)[:64]).lstrip(b" \t\r\n")
-    if not start.startswith(b"{"):
+    start = bytes(frame[:64])
+    if start[:1] != b"{" and not start.lstrip(b" \t\r\n").startswith(b"{"):
         raise msgspec.DecodeError("a JSON object was expected")
 
 

@@ -69,7 +69,7 @@ class Link:
         """Queue a message, and send what goes at once."""
         if self._held is not None:
             self._held.append(frames)
-            self.waiting += sum(memoryview(frame).nbytes for frame in frames)
+            self.waiting += sum(map(len, frames))
             return
         last = len(frames) - 1
         for number, frame in enumerate(frames):
@@ -205,7 +205,7 @@ class Link:
         self._flags, self._body = -1, None
         if flags & COMMAND:
             self._cut = False
-            if self._held is not None and body is not None and body[:6] == b"\x05READY":
+            if self._held is not None and body is not None and bytes(body[:6]) == b"\x05READY":
                 held, self._held, self.waiting = self._held, None, 0
                 if self._kind == "SUB":
                     self._queue(0, memoryview(b"\x01"))

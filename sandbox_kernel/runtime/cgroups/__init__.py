@@ -9,6 +9,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sandbox_kernel.runtime.cgroups.base import Driver
 
 
@@ -35,3 +37,18 @@ def choose(parent: str | None = None) -> Driver:
         "no cgroup file system is mounted: mount it (`mount -t cgroup2 none /sys/fs/cgroup`) "
         "or start the machine with systemd"
     )
+
+
+def usage(paths: Mapping[str, str]) -> dict[str, int | float | None]:
+    """What a container used (see `base.Group.usage`), read here and now from its group's files.
+
+    `paths` as `Group.paths` has them. For a program that asks after each cell: it saves the way
+    to the launcher and back.
+    """
+    if "" in paths:
+        from sandbox_kernel.runtime.cgroups import v2
+
+        return v2.usage(paths[""])
+    from sandbox_kernel.runtime.cgroups import v1
+
+    return v1.usage(paths)

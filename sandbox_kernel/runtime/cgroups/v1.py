@@ -251,29 +251,7 @@ class Group(base.Group):
             _freeze(freezer, "THAWED")
 
     def usage(self) -> dict[str, int | float | None]:
-        time_used = self._number("cpuacct", "cpuacct.usage")
-        throttled = self._table("cpu", "cpu.stat").get("throttled_time")
-        moved = self._block_bytes()
-        return {
-            "cpu_seconds": None if time_used is None else time_used / 1e9,
-            "memory_bytes": self._number("memory", "memory.usage_in_bytes"),
-            "memory_peak_bytes": self._number("memory", "memory.max_usage_in_bytes"),
-            "pids": self._number("pids", "pids.current"),
-            "pids_peak": self._number("pids", "pids.peak"),
-            "throttled_seconds": None if throttled is None else throttled / 1e9,
-            "read_bytes": moved.get("Read"),
-            "written_bytes": moved.get("Write"),
-            "oom_kills": self._table("memory", "memory.oom_control").get("oom_kill"),
-        }
-
-    def _block_bytes(self) -> dict[str, int]:
-        """Bytes moved by direction. Empty without counters: "Total" alone, or no blkio group."""
-        sums: dict[str, int] = {}
-        for key, count in self._table("blkio", "blkio.throttle.io_service_bytes").items():
-            _, _, direction = key.partition(" ")
-            if direction:
-                sums[direction] = sums.get(direction, 0) + count
-        return sums
+        return usage(self._directories)
 
     def oom_kills(self) -> int:
         return self._table("memory", "memory.oom_control").get("oom_kill", 0)
@@ -292,13 +270,8 @@ class Group(base.Group):
                 os.close(control)
         return self._oom
 
-    def _number(self, controller: str, name: str) -> int | None:
-        directory = self._directories.get(controller)
-        return None if directory is None else files.read_number(f"{directory}/{name}")
-
     def _table(self, controller: str, name: str) -> dict[str, int]:
-        directory = self._directories.get(controller)
-        return {} if directory is None else files.read_table(f"{directory}/{name}")
+        return _table(self._directories, controller, name)
 
     def kill(self) -> None:
         kill(self._directories)
@@ -312,6 +285,44 @@ class Group(base.Group):
             self._oom = None
         remove(self._directories.values())
         self._directories = {}
+
+
+def usage(directories: Mapping[str, str]) -> dict[str, int | float | None]:
+    """What the processes of these groups used, by controller's directory."""
+    time_used = _number(directories, "cpuacct", "cpuacct.usage")
+    throttled = _table(directories, "cpu", "cpu.stat").get("throttled_time")
+    moved = _block_bytes(directories)
+    return {
+        "cpu_seconds": None if time_used is None else time_used / 1e9,
+        "memory_bytes": _number(directories, "memory", "memory.usage_in_bytes"),
+        "memory_peak_bytes": _number(directories, "memory", "memory.max_usage_in_bytes"),
+        "pids": _number(directories, "pids", "pids.current"),
+        "pids_peak": _number(directories, "pids", "pids.peak"),
+        "throttled_seconds": None if throttled is None else throttled / 1e9,
+        "read_bytes": moved.get("Read"),
+        "written_bytes": moved.get("Write"),
+        "oom_kills": _table(directories, "memory", "memory.oom_control").get("oom_kill"),
+    }
+
+
+def _block_bytes(directories: Mapping[str, str]) -> dict[str, int]:
+    """Bytes moved by direction. Empty without counters: "Total" alone, or no blkio group."""
+    sums: dict[str, int] = {}
+    for key, count in _table(directories, "blkio", "blkio.throttle.io_service_bytes").items():
+        _, _, direction = key.partition(" ")
+        if direction:
+            sums[direction] = sums.get(direction, 0) + count
+    return sums
+
+
+def _number(directories: Mapping[str, str], controller: str, name: str) -> int | None:
+    directory = directories.get(controller)
+    return None if directory is None else files.read_number(f"{directory}/{name}")
+
+
+def _table(directories: Mapping[str, str], controller: str, name: str) -> dict[str, int]:
+    directory = directories.get(controller)
+    return {} if directory is None else files.read_table(f"{directory}/{name}")
 
 
 class Run(base.Group):

@@ -232,35 +232,7 @@ class Group(base.Group):
         v2_limits.change(self._directory, limits)
 
     def usage(self) -> dict[str, int | float | None]:
-        here = self._directory
-        cpu = files.read_table(f"{here}/cpu.stat")
-        throttled = cpu.get("throttled_usec")
-        moved = self._block_bytes()
-        return {
-            "cpu_seconds": cpu["usage_usec"] / 1e6,
-            "memory_bytes": files.read_number(f"{here}/memory.current"),
-            "memory_peak_bytes": files.read_number(f"{here}/memory.peak"),
-            "pids": files.read_number(f"{here}/pids.current"),
-            "pids_peak": files.read_number(f"{here}/pids.peak"),
-            "throttled_seconds": None if throttled is None else throttled / 1e6,
-            "read_bytes": moved.get("rbytes"),
-            "written_bytes": moved.get("wbytes"),
-            "oom_kills": files.read_table(f"{here}/memory.events").get("oom_kill"),
-        }
-
-    def _block_bytes(self) -> dict[str, int]:
-        """Bytes moved by direction, over all devices. Empty without the io controller."""
-        try:
-            lines = files.read(f"{self._directory}/io.stat").splitlines()
-        except FileNotFoundError:
-            return {}
-        sums = {"rbytes": 0, "wbytes": 0}
-        for line in lines:
-            for field in line.split(" ")[1:]:
-                key, _, count = field.partition("=")
-                if key in sums:
-                    sums[key] += int(count)
-        return sums
+        return usage(self._directory)
 
     def oom_kills(self) -> int:
         return files.read_table(f"{self._directory}/memory.events").get("oom_kill", 0)
@@ -286,6 +258,39 @@ class Group(base.Group):
             os.close(self._oom)
             self._oom = None
         files.remove(self._directory)
+
+
+def usage(here: str) -> dict[str, int | float | None]:
+    """What the processes of the group in this directory used."""
+    cpu = files.read_table(f"{here}/cpu.stat")
+    throttled = cpu.get("throttled_usec")
+    moved = _block_bytes(here)
+    return {
+        "cpu_seconds": cpu["usage_usec"] / 1e6,
+        "memory_bytes": files.read_number(f"{here}/memory.current"),
+        "memory_peak_bytes": files.read_number(f"{here}/memory.peak"),
+        "pids": files.read_number(f"{here}/pids.current"),
+        "pids_peak": files.read_number(f"{here}/pids.peak"),
+        "throttled_seconds": None if throttled is None else throttled / 1e6,
+        "read_bytes": moved.get("rbytes"),
+        "written_bytes": moved.get("wbytes"),
+        "oom_kills": files.read_table(f"{here}/memory.events").get("oom_kill"),
+    }
+
+
+def _block_bytes(here: str) -> dict[str, int]:
+    """Bytes moved by direction, over all devices. Empty without the io controller."""
+    try:
+        lines = files.read(f"{here}/io.stat").splitlines()
+    except FileNotFoundError:
+        return {}
+    sums = {"rbytes": 0, "wbytes": 0}
+    for line in lines:
+        for field in line.split(" ")[1:]:
+            key, _, count = field.partition("=")
+            if key in sums:
+                sums[key] += int(count)
+    return sums
 
 
 class Run(base.Group):
