@@ -48,7 +48,8 @@ def probe(mounts: Mounts, parent: str | None) -> Driver | None:
 
 def reasons(mounts: Mounts, parent: str | None) -> str:
     """Why no hierarchy takes our groups: one sentence."""
-    return next(iter(_find(mounts, parent)[1].values()))
+    lacks = _find(mounts, parent)[1]
+    return next(reason for controller, reason in lacks.items() if controller in mounts.v1)
 
 
 def _find(mounts: Mounts, parent: str | None) -> tuple[dict[str, str], dict[str, str]]:
