@@ -47,6 +47,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "IPYTHONDIR": str(home / "ipython"),
     }
     _quiet_settings(home / "settings")
+    subprocess.run(
+        [Path(sys.executable).with_name("sandbox-kernel"), "install", "--prefix", home / "prefix"],
+        env=environment,
+        check=True,
+    )
     token = os.urandom(16).hex()
     arguments = [
         "--no-browser",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lab_page import LabPage
 from playwright.sync_api import expect
 
-KERNEL = "Python 3 (ipykernel)"
+KERNEL = "Sandbox (Python 3)"
 
 PLOT = """\
 import matplotlib.pyplot as plt
