@@ -1,0 +1,203 @@
+"""Promises of the sandbox kernel's life: interrupts, limits, death, restart, shutdown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import kernels
+import pytest
+from kernels import Kernel, text_of
+
+HANGS = (
+    "import ctypes, signal\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))\n"
+    "print('hanging', flush=True)\n"
+    "ctypes.PyDLL(None).sleep(60)\n"  # with the interpreter's lock, so that nothing inside answers
+)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    with kernels.started() as one:
+        yield one
+
+
+def error_of(outputs: list) -> dict:
+    return next(m["content"] for m in outputs if m["msg_type"] == "error")
+
+
+def test_a_busy_cell_is_interrupted_and_its_variables_stay(kernel: Kernel) -> None:
+    kernel.run("kept = 42")
+    cell = kernel.client.execute("print('on', flush=True)\nwhile True: pass")
+    kernel.wait_for("stream", "on")
+    kernel.manager.interrupt_kernel()
+
+    reply, _ = kernel.finish(cell)
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert text_of(kernel.run("print(kept)")[1]) == "42\n"
+
+
+def test_a_sigint_to_the_relay_interrupts_the_cell(kernel: Kernel) -> None:
+    cell = kernel.client.execute("print('on', flush=True)\nimport time; time.sleep(60)")
+    kernel.wait_for("stream", "on")
+    os.kill(kernel.pid, signal.SIGINT)
+
+    assert kernel.finish(cell)[0]["content"]["ename"] == "KeyboardInterrupt"
+
+
+def test_an_interrupt_while_nothing_runs_changes_nothing(kernel: Kernel) -> None:
+    kernel.control("interrupt_request", {})
+    assert text_of(kernel.run("print(1)")[1]) == "1\n"
+
+
+def test_after_an_error_the_queued_cells_are_aborted(kernel: Kernel) -> None:
+    first = kernel.client.execute("import time; time.sleep(0.5); 1/0")
+    second = kernel.client.execute("print('never')")
+
+    assert kernel.finish(first)[0]["content"]["ename"] == "ZeroDivisionError"
+    assert kernel.finish(second)[0]["content"]["status"] == "aborted"
+
+
+def test_the_reply_tells_what_the_cell_used(kernel: Kernel) -> None:
+    reply, _ = kernel.run("x = sum(range(3_000_000))")
+    assert reply["metadata"]["sandbox_kernel"]["usage"]["cpu_seconds"] > 0.01
+
+
+def test_81_input_is_asked_only_where_the_client_allows_it(kernel: Kernel) -> None:
+    cell = kernel.client.execute("print('hello', input('name? '))", allow_stdin=True)
+    question = kernel.client.get_stdin_msg(timeout=kernels.SECONDS)
+    assert question["content"] == {"prompt": "name? ", "password": False}
+    kernel.client.input("Ada")
+    assert text_of(kernel.finish(cell)[1]) == "hello Ada\n"
+
+    reply, _ = kernel.run("input()", allow_stdin=False)
+    assert reply["content"]["ename"] == "StdinNotImplementedError"
+
+
+def test_20_73_no_outer_key_is_inside(kernel: Kernel) -> None:
+    key = kernel.client.session.key.decode()
+    code = (
+        "import os, glob\n"
+        "found = [open('/proc/self/environ').read(), open('/proc/self/cmdline').read()]\n"
+        "kernel = get_ipython().kernel\n"
+        "print(kernel.session.key.decode(), *found, os.getcwd())"
+    )
+    assert key not in text_of(kernel.run(code)[1])
+
+
+def test_73_a_forged_reply_and_a_forged_idle_end_nothing_but_their_own_cell(
+    kernel: Kernel,
+) -> None:
+    code = (
+        "k = get_ipython().kernel\n"
+        "forged = {'header': {'msg_id': 'x', 'msg_type': 'execute_request', 'session': 's'}}\n"
+        "for kind in ('shutdown_reply', 'kernel_info_reply', 'status', 'execute_input', 'stream'):\n"
+        "    k.session.send(k.iopub_socket, kind, {'execution_state': 'idle'}, parent=forged)\n"
+        "print('done')"
+    )
+    _, outputs = kernel.run(code)
+    assert text_of(outputs) == "done\n"
+    assert [m["msg_type"] for m in outputs].count("status") == 2
+    assert text_of(kernel.run("print('next')")[1]) == "next\n"
+
+
+def test_37_ten_million_lines_are_cut_with_one_notice_and_the_relay_stays_small() -> None:
+    with kernels.started(output_limit="8m") as kernel:
+        _, outputs = kernel.run("for i in range(3_000_000): print('a line', i)")
+        assert sum("output cut" in str(m["content"]) for m in outputs) == 1
+        assert len(text_of(outputs)) < 9 << 20
+        assert text_of(kernel.run("print('still here')")[1]) == "still here\n"
+        _, outputs = kernel.run("print('x' * (200 << 20))")
+        assert sum("output cut" in str(m["content"]) for m in outputs) == 1
+        _, outputs = kernel.run("import os; os.write(1, b'\\xff\\xfe bytes\\n')")
+        with open(f"/proc/{kernel.pid}/status", encoding="ascii") as status:
+            peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        assert peak < 120 << 10
+
+
+def test_a_hung_call_is_ended_after_the_grace_and_jupyter_restarts_the_kernel() -> None:
+    with kernels.started(interrupt_grace="1s") as kernel:
+        cell = kernel.client.execute(HANGS)
+        behind = kernel.client.execute("print('behind')")
+        kernel.wait_for("stream", "hanging")
+        began = time.monotonic()
+        assert kernel.control("interrupt_request", {})["content"]["status"] == "ok"
+        assert kernel.control("kernel_info_request", {})["content"]["status"] == "ok"
+        assert time.monotonic() - began < 1
+
+        reply, outputs = kernel.finish(cell)
+        assert reply["content"]["ename"] == "Killed"
+        assert "did not stop within 1 s" in error_of(outputs)["evalue"]
+        assert kernel.finish(behind)[0]["content"]["status"] == "aborted"
+        assert kernel.manager.provisioner.process.wait(10) == 1  # type: ignore[union-attr]
+        kernel.manager.restart_kernel(now=True)
+        kernel.client.wait_for_ready(timeout=kernels.SECONDS)
+        assert text_of(kernel.run("print('again')")[1]) == "again\n"
+
+
+def test_a_cell_over_its_time_is_told_so() -> None:
+    with kernels.started(timeout="1s") as kernel:
+        reply, outputs = kernel.run("while True: pass")
+        assert reply["content"]["ename"] == "TimedOut"
+        assert "limit is 1 s" in error_of(outputs)["evalue"]
+        assert text_of(kernel.run("print('next')")[1]) == "next\n"
+
+
+def test_27_out_of_memory_is_an_error_with_limit_and_peak_and_a_fresh_kernel_follows() -> None:
+    with kernels.started(memory="200m") as kernel:
+        kernel.run("left_behind = 1")
+        reply, outputs = kernel.run("x = bytearray(1 << 30)")
+        assert reply["content"]["ename"] == "OutOfMemory"
+        assert "the limit is 200 MiB" in error_of(outputs)["evalue"]
+        kernel.manager.provisioner.process.wait(10)  # type: ignore[union-attr]
+        kernel.manager.restart_kernel(now=True)
+        kernel.client.wait_for_ready(timeout=kernels.SECONDS)
+        assert kernel.run("left_behind")[0]["content"]["ename"] == "NameError"
+
+
+def test_a_process_that_ends_itself_is_reported() -> None:
+    with kernels.started() as kernel:
+        reply, _ = kernel.run("import os; os._exit(3)")
+        assert reply["content"]["ename"] == "Killed"
+        assert "status 3" in reply["content"]["evalue"]
+
+
+def test_exit_ends_the_kernel_in_order() -> None:
+    with kernels.started() as kernel:
+        reply, _ = kernel.run("exit()")
+        assert reply["content"]["status"] == "ok"
+        assert kernel.manager.provisioner.process.wait(10) == 0  # type: ignore[union-attr]
+
+
+def test_shutdown_is_quick_although_the_inside_hangs() -> None:
+    with kernels.started() as kernel:
+        kernel.client.execute(HANGS)
+        kernel.wait_for("stream", "hanging")
+        began = time.monotonic()
+        assert kernel.control("shutdown_request", {"restart": False})["content"]["status"] == "ok"
+        kernel.manager.provisioner.process.wait(10)  # type: ignore[union-attr]
+        assert time.monotonic() - began < 2.5
+
+
+def test_what_can_not_start_tells_the_first_cell_why() -> None:
+    with kernels.started(image="dir:/proc/sys") as kernel:
+        reply, outputs = kernel.run("1")
+        assert reply["content"]["status"] == "error"
+        assert "Python" in error_of(outputs)["evalue"] or "image" in error_of(outputs)["evalue"]
+
+
+def test_sandbox_shows_and_changes_the_live_limits(kernel: Kernel) -> None:
+    reply, outputs = kernel.run("%sandbox --memory 700m\nprint('and the rest')")
+    assert reply["content"]["status"] == "ok"
+    shown = next(m["content"]["data"]["text/plain"] for m in outputs if "data" in m["content"])
+    assert "memory" in shown
+    assert "700" in shown
+    assert text_of(outputs) == "and the rest\n"
+
+    reply, outputs = kernel.run("%sandbox --memory banana")
+    assert reply["content"]["ename"] == "InvalidOption"
+    assert "banana" in error_of(outputs)["evalue"]
+    assert len(error_of(outputs)["traceback"]) == 1

@@ -1,0 +1,66 @@
+"""The whole of jupyter_kernel_test's class for a Python kernel, against the sandbox kernel."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import kernels
+from jupyter_kernel_test import KernelTests
+
+
+class PythonKernelTests(KernelTests):
+    """Code for each thing that the messaging specification describes."""
+
+    kernel_name = "sandbox-under-test"
+    language_name = "python"
+    file_extension = ".py"
+    code_hello_world = "print('hello, world')"
+    code_stderr = "import sys; print('test', file=sys.stderr)"
+    completion_samples = [  # noqa: RUF012
+        {"text": "zi", "matches": {"zip"}},
+        {"text": "import itertools; itertools.chai", "matches": {"chain"}},
+    ]
+    complete_code_samples = ["1", "print('hello')", "def f(x):\n  return x * 2\n\n"]  # noqa: RUF012
+    incomplete_code_samples = ["print('''hello", "def f(x):\n  x*2"]  # noqa: RUF012
+    invalid_code_samples = ["import = 7q"]  # noqa: RUF012
+    code_page_something = "zip?"
+    code_generate_error = "raise ValueError"
+    code_execute_result = [  # noqa: RUF012
+        {"code": "6*7", "result": "42"},
+        {"code": "'a' * 3", "result": "'aaa'"},
+    ]
+    code_display_data = [  # noqa: RUF012
+        {
+            "code": "from IPython.display import HTML, display; display(HTML('<b>x</b>'))",
+            "mime": "text/html",
+        },
+        {
+            "code": "%matplotlib inline\nimport matplotlib.pyplot as p; p.plot([1, 2]); p.show()",
+            "mime": "image/png",
+        },
+    ]
+    code_history_pattern = "1?2*"
+    supported_history_operations = ("tail", "range", "search")
+    code_history = [{"code": "1 + 2"}]  # noqa: RUF012
+    code_inspect_sample = "zip"
+    code_clear_output = "from IPython.display import clear_output; clear_output()"
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls._folder = tempfile.TemporaryDirectory()
+        cls._path = os.environ.get("JUPYTER_PATH")
+        kernels.install(Path(cls._folder.name), cls.kernel_name)
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        super().tearDownClass()
+        cls._folder.cleanup()
+        os.environ.pop("JUPYTER_PATH")
+        if cls._path is not None:
+            os.environ["JUPYTER_PATH"] = cls._path
+
+
+del KernelTests

@@ -1,0 +1,222 @@
+"""Promises about what comes out: nothing that the inside forges reaches a client."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from sandbox_kernel.kernel import wire
+from sandbox_kernel.kernel.outgoing import Outgoing
+from sandbox_kernel.kernel.requests import Ledger, Request
+from sandbox_kernel.kernel.voice import Voice
+from sandbox_kernel.kernel.zmtp import Received
+
+INNER, OUTER = wire.Signer(b"inner"), wire.Signer(b"outer")
+LIMIT = 100_000
+
+
+class Heard:
+    """Stands where the outer sockets are, and reads what a client would."""
+
+    shell = control = stdin = None
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Any, wire.Message]] = []
+
+    def publish(self, frames: list[wire.Buffer]) -> None:
+        self._hear("iopub", frames)
+
+    def answer(self, _: object, identities: list[bytes], frames: list[wire.Buffer]) -> None:
+        self._hear("reply", [*identities, *frames])
+
+    def _hear(self, channel: str, frames: list[wire.Buffer]) -> None:
+        message = wire.Reader(OUTER, replays=False).read(frames)
+        self.messages.append((channel, msgspec.json.decode(message.content), message))
+
+    def types(self) -> list[str]:
+        return [message.header.msg_type for _, _, message in self.messages]
+
+
+class Outside:
+    """A relay's checks, with one cell that runs."""
+
+    def __init__(self) -> None:
+        self.heard = Heard()
+        self.ledger = Ledger()
+        voice = Voice(self.heard, OUTER)  # type: ignore[arg-type]
+        hooks = SimpleNamespace(
+            probe_id="probe",
+            cell_began=lambda request: None,
+            cell_replied=lambda request, status: None,
+            renamed=lambda request, failed: None,
+            with_usage=lambda request, metadata: metadata,
+            show_input=lambda request, count: None,
+        )
+        self.outgoing = Outgoing(
+            voice, self.ledger, wire.Reader(INNER, replays=False), limit=LIMIT, hooks=hooks
+        )
+        self.cell = self.request("cell", "execute_request")
+        self.say("status", {"execution_state": "busy"})
+        self.heard.messages.clear()
+
+    def request(self, msg_id: str, kind: str) -> Request:
+        header = msgspec.json.encode({"msg_id": msg_id, "msg_type": kind, "session": "client"})
+        frames = [b"client", *wire.frames(OUTER, header, b"{}", b"{}", b"{}")]
+        request = Request(wire.Reader(OUTER, replays=False).read(frames), "shell")
+        self.ledger.add(request)
+        return request
+
+    def say(
+        self, kind: str, content: Any, parent: str = "cell", channel: str = "iopub"
+    ) -> list[str]:
+        """What a client hears of one message of the inside."""
+        before = len(self.heard.messages)
+        header = {"msg_id": "i", "msg_type": kind, "session": "evil", "username": "root"}
+        made = wire.frames(
+            INNER,
+            msgspec.json.encode(header),
+            msgspec.json.encode({"msg_id": parent, "session": "forged"} if parent else {}),
+            b"{}",
+            content if isinstance(content, bytes) else msgspec.json.encode(content),
+        )
+        received = Received(made, False, 0)
+        if channel == "iopub":
+            self.outgoing.published(received)
+        elif channel == "stdin":
+            self.outgoing.asked(received)
+        else:
+            self.outgoing.replied(channel, received)
+        return self.heard.types()[before:]
+
+
+@pytest.fixture
+def outside() -> Outside:
+    return Outside()
+
+
+def stream(text: str = "hello") -> dict[str, str]:
+    return {"name": "stdout", "text": text}
+
+
+def test_72_parent_session_and_name_are_the_relays_own(outside: Outside) -> None:
+    assert outside.say("stream", stream()) == ["stream"]
+
+    _, content, message = outside.heard.messages[-1]
+    assert content == stream()
+    assert message.raw_parent == outside.cell.header
+    assert b"evil" not in message.raw_header
+    assert b"root" not in message.raw_header
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "parent"),
+    [
+        ("stream", stream(), "somebody else's cell"),
+        ("stream", {"name": "stdin", "text": "x"}, "cell"),
+        ("stream", {"name": "stdout", "text": 1}, "cell"),
+        ("status", {"execution_state": "busy"}, "cell"),
+        ("status", {"execution_state": "restarting"}, "cell"),
+        ("status", {"execution_state": "idle"}, ""),
+        ("execute_result", {"data": {}, "execution_count": 1}, ""),
+        ("display_data", {"data": "text"}, "cell"),
+        ("update_display_data", {"data": {}, "transient": {"display_id": "other"}}, "cell"),
+        ("comm_msg", {"comm_id": "never opened", "data": {}}, "cell"),
+        ("debug_event", {"event": "stopped"}, "cell"),
+        ("shutdown_reply", {"restart": False}, "cell"),
+        ("kernel_info_reply", {"status": "ok"}, "cell"),
+        ("input_request", {"prompt": "password:"}, "cell"),
+        ("iopub_welcome", {}, "cell"),
+        ("anything", {}, "cell"),
+    ],
+)
+def test_72_73_75_what_is_not_allowed_now_is_dropped(
+    outside: Outside, kind: str, content: Any, parent: str
+) -> None:
+    assert outside.say(kind, content, parent) == []
+    assert sum(outside.outgoing.dropped.values()) == 1
+
+
+def test_72_a_second_reply_and_a_second_idle_are_dropped(outside: Outside) -> None:
+    reply = {"status": "ok", "execution_count": 1}
+    assert outside.say("execute_reply", reply, channel="shell") == ["execute_reply"]
+    assert outside.say("execute_reply", reply, channel="shell") == []
+    idle = {"execution_state": "idle"}
+    assert outside.say("status", idle) == ["status"]
+    assert outside.say("status", idle) == []
+    assert outside.say("execute_result", {"data": {}, "execution_count": 1}) == []
+    assert outside.say("stream", stream("from a thread")) == ["stream"]
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind"),
+    [("shell", "kernel_info_reply"), ("control", "execute_reply"), ("shell", "shutdown_reply")],
+)
+def test_73_a_reply_of_another_kind_or_channel_is_dropped(
+    outside: Outside, channel: str, kind: str
+) -> None:
+    assert outside.say(kind, {"status": "ok"}, channel=channel) == []
+
+
+def test_73_81_a_question_is_asked_only_where_it_is_allowed(outside: Outside) -> None:
+    question = {"prompt": "name?", "password": False}
+    assert outside.say("input_request", question, channel="stdin") == []
+    outside.cell.allow_stdin = True
+    assert outside.say("input_request", question, channel="stdin") == ["input_request"]
+
+
+def test_74_a_comm_lives_from_its_opening_to_its_closing(outside: Outside) -> None:
+    comm = {"comm_id": "c", "target_name": "t", "data": {}}
+    heard = [outside.say(kind, comm) for kind in ("comm_open", "comm_msg", "comm_close")]
+    assert heard == [["comm_open"], ["comm_msg"], ["comm_close"]]
+    assert outside.say("comm_msg", comm) == []
+
+
+def test_75_an_update_of_an_owned_display_passes(outside: Outside) -> None:
+    shown = {"data": {}, "metadata": {}, "transient": {"display_id": "mine"}}
+    assert outside.say("display_data", shown) == ["display_data"]
+    assert outside.say("update_display_data", shown) == ["update_display_data"]
+
+
+def test_37_75_past_the_limit_there_is_one_notice_and_the_reply_still_passes(
+    outside: Outside,
+) -> None:
+    for _ in range(30):
+        outside.say("stream", stream("x" * 10_000))
+    notices = [c for _, c, _ in outside.heard.messages if "output cut" in c.get("text", "")]
+
+    assert len(notices) == 1
+    assert sum(len(c["text"]) for _, c, _ in outside.heard.messages) < LIMIT + 1000
+    assert outside.say("execute_reply", {"status": "ok"}, channel="shell") == ["execute_reply"]
+
+
+def test_74_a_flood_of_small_messages_reaches_the_limit_too(outside: Outside) -> None:
+    for _ in range(1000):
+        outside.say("clear_output", {"wait": False})
+    assert len(outside.heard.messages) < 300
+
+
+def test_78_payloads_are_filtered_by_list(outside: Outside) -> None:
+    payload = [
+        {"source": "page", "data": {"text/plain": "help"}, "start": 0, "other": 1},
+        {"source": "edit", "filename": "/etc/passwd"},
+        {"source": "edit_magic", "filename": "/etc/passwd"},
+        {"source": "set_next_input", "text": "x = 1"},
+        {"no": "source"},
+        "text",
+    ]
+    outside.say("execute_reply", {"status": "ok", "payload": payload}, channel="shell")
+
+    kept = outside.heard.messages[-1][1]["payload"]
+    assert [item["source"] for item in kept] == ["page", "set_next_input"]
+    assert "other" not in kept[0]
+
+
+def test_70_forged_frames_of_the_inside_are_counted_and_dropped(outside: Outside) -> None:
+    for frames in ([], [b"x"], [wire.DELIMITER], [b""] * 1024):
+        outside.outgoing.published(Received(list(frames), False, 0))
+        outside.outgoing.published(Received(list(frames), True, 1 << 40))
+    assert outside.heard.messages == []
+    assert outside.say("stream", stream()) == ["stream"]
