@@ -10,24 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from lab_page import LabPage
+from lab_page import Lab, LabPage
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Screenshots for the documentation are renewed only when somebody asks for it.
 SCREENSHOTS = os.environ.get("SANDBOX_KERNEL_SCREENSHOTS")
-
-
-class Lab(NamedTuple):
-    """A running JupyterLab: its address with the token, and the folder that it shows."""
-
-    url: str
-    token: str
-    folder: Path
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,19 @@ import json
 import re
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 from playwright.sync_api import Locator, Page, expect
 
 _NUMBERED = re.compile(r"\[\d+\]:")
+
+
+class Lab(NamedTuple):
+    """A running JupyterLab: its address with the token, and the folder that it shows."""
+
+    url: str
+    token: str
+    folder: Path
 
 
 class LabPage:
@@ -28,6 +37,17 @@ class LabPage:
         ).first.click()
         self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         self.wait_until_idle()
+
+    def open_notebook(self, url: str, name: str) -> None:
+        """Open a notebook that lies in the server's folder, and wait until its kernel is idle."""
+        self.page.goto(f"{url}lab/tree/{name}")
+        self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        self.wait_until_idle()
+
+    def run_all(self) -> None:
+        """The menu: Run, Run All Cells."""
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_text("Run All Cells", exact=True).click()
 
     def wait_until_idle(self, seconds: float = 60) -> None:
         """Wait until the status line says that the kernel has nothing to do."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from lab_page import LabPage
+import shutil
+from pathlib import Path
+
+from lab_page import Lab, LabPage
 from playwright.sync_api import expect
 
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 KERNEL = "Sandbox (Python 3)"
 
 PLOT = """\
@@ -32,6 +36,18 @@ def rising(limit):
     return total
 
 print(rising(4))"""
+
+
+def test_the_first_notebook_runs_to_its_end_and_says_why_it_ended(page: LabPage, lab: Lab) -> None:
+    shutil.copy(NOTEBOOKS / "en/00-first-sandbox.ipynb", lab.folder)
+    page.open_notebook(lab.url, "00-first-sandbox.ipynb")
+
+    page.run_all()
+    ended = page.page.locator(".jp-OutputArea-output").filter(has_text="OutOfMemory").first
+    ended.wait_for()
+
+    assert "the limit is 256 MiB" in ended.inner_text()
+    page.picture("first-sandbox")
 
 
 def test_cells_run_and_a_plot_appears(page: LabPage) -> None:
