@@ -1,0 +1,128 @@
+"""`make demo`: runs the first notebook without a browser and prints what it proves.
+
+The kernel is started as Jupyter starts it. Beside the cells of the notebook a few questions are
+asked inside and answered outside, so that what is printed was measured on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+NOTEBOOK = Path(__file__).parent / "en/00-first-sandbox.ipynb"
+KERNEL = "sandbox-python3"
+SECONDS = 120
+
+
+class Answer:
+    """What one cell printed and showed, and the error with which it ended."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.error: tuple[str, str] | None = None
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """One message of the iopub channel."""
+        content = message["content"]
+        match message["msg_type"]:
+            case "stream":
+                self.text += content["text"]
+            case "execute_result" | "display_data":
+                self.text += content["data"].get("text/plain", "") + "\n"
+            case "error":
+                self.error = (content["ename"], content["evalue"])
+
+
+def ask(client: BlockingKernelClient, code: str) -> Answer:
+    """Run a cell; a kernel that dies over it has said why before."""
+    answer = Answer()
+    try:
+        client.execute_interactive(code, output_hook=answer.hear, timeout=SECONDS)
+    except RuntimeError:
+        if answer.error is None:
+            raise
+    return answer
+
+
+def main() -> int:
+    """The exit status: 0 if everything that is printed as proved was so."""
+    manager = KernelManager(kernel_name=KERNEL)
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=SECONDS)
+        facts = list(_facts(manager, client))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    print("\nWhat this proves\n")
+    for holds, name, detail in facts:
+        print(f"  {'yes' if holds else 'NO '}  {name:<34}{detail}")
+    return 0 if all(holds for holds, _, _ in facts) else 1
+
+
+def _facts(manager: KernelManager, client: BlockingKernelClient) -> list[tuple[bool, str, str]]:
+    with tempfile.NamedTemporaryFile(prefix="canary-") as canary:
+        paths = [canary.name, "/etc/shadow", str(NOTEBOOK), str(Path.home())]
+        seen = ask(client, f"import os\nprint([p for p in {paths!r} if os.path.isfile(p)])").text
+    count = "print(sum(name.isdigit() for name in os.listdir('/proc')))"
+    inside = int(ask(client, count).text)
+    outside = sum(name.isdigit() for name in os.listdir("/proc"))
+    answers = [_shown(client, cell.source) for cell in _code_cells()]
+    limits = next(answer.text for answer in answers if "memory" in answer.text)
+    refused = next(answer.text for answer in answers if "children" in answer.text)
+    error = answers[-1].error or ("", "")
+    return [
+        (seen.strip() == "[]", "the host's files are invisible", f"{len(paths)} looked for"),
+        (
+            inside == 2,
+            "one process in the list",
+            f"beside the init of the container; the host has {outside}",
+        ),
+        (
+            "256 MiB" in limits and "64" in limits,
+            "limits are read back",
+            "memory 256 MiB, 64 processes",
+        ),
+        ("temporarily unavailable" in refused, "a fork bomb ends", refused.strip()),
+        (error[0] == "OutOfMemory", "a memory limit ends a cell", error[1]),
+        (_starts_again(manager), "and a restart goes on", "a new container answers"),
+    ]
+
+
+def _code_cells() -> list[Any]:
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def _shown(client: BlockingKernelClient, code: str) -> Answer:
+    """Run a cell of the notebook and print both sides of it."""
+    print("\n" + "\n".join(f"  | {line}" for line in code.splitlines()))
+    answer = ask(client, code)
+    print(answer.text.rstrip() or "", end="\n" if answer.text else "")
+    if answer.error:
+        print(": ".join(answer.error))
+    return answer
+
+
+def _starts_again(manager: KernelManager) -> bool:
+    manager.restart_kernel(now=True)
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=SECONDS)
+        return ask(client, "print(6 * 7)").text.strip() == "42"
+    finally:
+        client.stop_channels()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
