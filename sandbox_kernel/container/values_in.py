@@ -18,12 +18,6 @@ MOST_HEADER = 10_000
 FREE_ROWS = 1 << 20  # rows that need no bytes (null columns) are counted up to here
 
 
-MALFORMED = (
-    ValueError, TypeError, RecursionError, MemoryError, KeyError, IndexError, OverflowError,
-    SyntaxError, OSError, struct.error,
-)  # fmt: skip
-
-
 class Wrong(Exception):
     """The bytes are not what they were announced to be."""
 
@@ -40,7 +34,7 @@ def parse(name: str, form: str, data: memoryview, details: Mapping[str, Any]) ->
     except ImportError as problem:
         why = f"{problem}: install it in the environment of the notebook"
         raise ValueNotTransferable(name, form, why) from None
-    except MALFORMED as problem:
+    except Exception as problem:  # the libraries' parsers raise of every kind on hostile bytes
         why = f"its bytes are not well formed ({type(problem).__name__})"
         raise ValueNotTransferable(name, form, why) from None
 
