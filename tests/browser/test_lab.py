@@ -47,6 +47,9 @@ def test_the_first_notebook_runs_to_its_end_and_says_why_it_ended(page: LabPage,
     ended.wait_for()
 
     assert "the limit is 256 MiB" in ended.inner_text()
+    page.page.locator(".jp-Dialog .jp-mod-accept").click()  # "it will restart automatically"
+    page.wait_until_idle()
+    ended.scroll_into_view_if_needed()
     page.picture("first-sandbox")
 
 

@@ -1,0 +1,47 @@
+"""The course: every notebook runs, and the demonstration proves what it prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*/*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def _kernelspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Path(sys.executable).with_name("sandbox-kernel")
+    subprocess.run([command, "install", "--prefix", tmp_path], check=True)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_notebook_runs_and_only_its_last_cell_fails(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+
+    NotebookClient(notebook, timeout=120, allow_errors=True).execute()
+
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    errors = [[out.ename for out in cell.outputs if "ename" in out] for cell in cells]
+    assert errors == [[] for _ in cells[:-1]] + [["OutOfMemory"]]
+
+
+def test_the_demonstration_proves_what_it_prints() -> None:
+    shown = subprocess.run(
+        [sys.executable, REPOSITORY / "notebooks/demonstrate.py"],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "What this proves" in shown.stdout
