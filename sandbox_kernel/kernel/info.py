@@ -34,7 +34,7 @@ def first() -> dict[str, Any]:
             "nbconvert_exporter": "python",
             "file_extension": ".py",
         },
-        "banner": f"Python {version} in a container, by sandbox-kernel {sandbox_kernel.__version__}",
+        "banner": f"Python {version} in a container (sandbox-kernel {sandbox_kernel.__version__})",
         "help_links": [
             {"text": "Python", "url": f"https://docs.python.org/{version.rpartition('.')[0]}"},
             {"text": "IPython", "url": "https://ipython.readthedocs.io/"},

@@ -75,7 +75,7 @@ class Interrupts:
         return cell.started + (self._timeout or 0.0)
 
     def check(self) -> errors.CellFailed | None:
-        """Signals a cell whose time is over; the error to end the container with, if it must end."""
+        """Signals a cell whose time is over. The error to end the container with, if it must."""
         due = self.due()
         if due is None or time.monotonic() < due:
             return None

@@ -34,7 +34,7 @@ Report = Callable[[str], None]
 
 
 class Outgoing:
-    """The checks. `hooks` are what the relay does when a cell begins, ends, or the probe answers."""
+    """The checks. `hooks`: what the relay does when a cell begins or ends, or the probe answers."""
 
     def __init__(
         self, voice: Voice, ledger: Ledger, reader: Reader, *, limit: int, hooks: Any
@@ -206,7 +206,7 @@ class Outgoing:
 
     def _stream(self, kind: str, message: Message, request: Request | None) -> None:
         found = contents.stream.decode(message.content)
-        if not bytes(memoryview(found.text)[:1]) == b'"':
+        if bytes(memoryview(found.text)[:1]) != b'"':
             self.drop("content malformed")
             return
         self._output(kind, message, request)
@@ -336,11 +336,9 @@ def _payloads(raw: Any) -> list[contents.Payload]:
 
 
 def _parent_of(received: Received) -> str:
-    """The parent's id of a message whose end was skipped, so that its signature can't be checked."""
+    """The parent's id of a message whose end was skipped: its signature can't be checked."""
     heads = [bytes(frame) for frame in received.frames[:8] if memoryview(frame).nbytes <= 65536]
     try:
         return msgspec.json.decode(heads[heads.index(DELIMITER) + 3], type=Parent).msg_id
     except (ValueError, IndexError, msgspec.MsgspecError):
         return ""
-
-

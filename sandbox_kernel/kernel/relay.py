@@ -279,7 +279,11 @@ class Relay:
         else:
             how = f"signal {exit_.signal}" if exit_.signal else f"status {exit_.status}"
             with suppress(ValueError):
-                how = f"by {signal.Signals(exit_.signal or 0).name}" if exit_.signal else f"with {how}"
+                how = (
+                    f"by {signal.Signals(exit_.signal or 0).name}"
+                    if exit_.signal
+                    else f"with {how}"
+                )
             text = f"the kernel's process in the container ended {how}"
             self._end(errors.Killed(text), self._errors_tail)
 
@@ -387,7 +391,11 @@ class Relay:
                 ),
                 None,
             )
-            if message.header.msg_type != "input_reply" or asked is None or message.size > MOST_INPUT:
+            if (
+                message.header.msg_type != "input_reply"
+                or asked is None
+                or message.size > MOST_INPUT
+            ):
                 self._refused_frames("stdin")
                 continue
             asked.asking = False
@@ -416,7 +424,8 @@ class Relay:
         except (msgspec.MsgspecError, UnicodeError) as error:
             self._voice.status(request, "busy")
             self._voice.reply(
-                request, {"status": "error", **failure(errors.BadMessage("read", request.kind, str(error)))}
+                request,
+                {"status": "error", **failure(errors.BadMessage("read", request.kind, str(error)))},
             )
             self._voice.status(request, "idle")
             return False
@@ -456,9 +465,13 @@ class Relay:
         while self._held:
             request, message = self._held[0]
             command = commands.find(request.code or "")
-            if command and request.on_main and any(
-                other.on_main and other.is_cell and id(other) not in waiting
-                for other in self._ledger.open()
+            if (
+                command
+                and request.on_main
+                and any(
+                    other.on_main and other.is_cell and id(other) not in waiting
+                    for other in self._ledger.open()
+                )
             ):
                 return
             self._held.popleft()
@@ -486,7 +499,9 @@ class Relay:
             self._voice.status(request, "idle")
             self._ledger.close(request)
             return False
-        self._voice.publish("display_data", {"data": shown, "metadata": {}, "transient": {}}, request)
+        self._voice.publish(
+            "display_data", {"data": shown, "metadata": {}, "transient": {}}, request
+        )
         return True
 
     def _abort_held(self, failed: Request) -> None:
@@ -541,7 +556,9 @@ class Relay:
             {"msg_id": msg_id, "msg_type": kind, "session": msg_id, "username": "", "date": None,
              "version": "5.4"}
         )  # fmt: skip
-        made: list[Buffer] = frames(self._inner_signer, header, EMPTY, EMPTY, contents.encode(content))
+        made: list[Buffer] = frames(
+            self._inner_signer, header, EMPTY, EMPTY, contents.encode(content)
+        )
         assert self._inside.channels
         self._inside.channels.links[channel].send(made)
         return msg_id

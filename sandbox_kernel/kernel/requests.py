@@ -14,9 +14,25 @@ class Request:
     """One request of a client and how far it is. The relay's own word on parents and order."""
 
     __slots__ = (
-        "allow_stdin", "asking", "busy", "bytes_out", "channel", "code", "cut", "header", "idle",
-        "identities", "input_seen", "kind", "msg_id", "replied", "silent", "started",
-        "stop_on_error", "subshell", "synthesise_at",
+        "allow_stdin",
+        "asking",
+        "busy",
+        "bytes_out",
+        "channel",
+        "code",
+        "cut",
+        "header",
+        "identities",
+        "idle",
+        "input_seen",
+        "kind",
+        "msg_id",
+        "replied",
+        "silent",
+        "started",
+        "stop_on_error",
+        "subshell",
+        "synthesise_at",
     )  # fmt: skip
 
     def __init__(self, message: Message, channel: str) -> None:

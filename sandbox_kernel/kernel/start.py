@@ -30,9 +30,7 @@ def plan() -> ContainerPlan:
     return policy.allow(policy.request({}), within)
 
 
-def start_inside(
-    plan: ContainerPlan, descriptors: Mapping[int, int]
-) -> tuple[Container, Process]:
+def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[Container, Process]:
     """A container whose first process is the image's ipykernel, on these descriptors.
 
     Raises what `Container.create` raises, and ImageError for an image without a known Python.

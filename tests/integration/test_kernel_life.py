@@ -94,7 +94,8 @@ def test_73_a_forged_reply_and_a_forged_idle_end_nothing_but_their_own_cell(
     code = (
         "k = get_ipython().kernel\n"
         "forged = {'header': {'msg_id': 'x', 'msg_type': 'execute_request', 'session': 's'}}\n"
-        "for kind in ('shutdown_reply', 'kernel_info_reply', 'status', 'execute_input', 'stream'):\n"
+        "kinds = ('shutdown_reply', 'kernel_info_reply', 'status', 'execute_input', 'stream')\n"
+        "for kind in kinds:\n"
         "    k.session.send(k.iopub_socket, kind, {'execution_state': 'idle'}, parent=forged)\n"
         "print('done')"
     )
@@ -104,9 +105,9 @@ def test_73_a_forged_reply_and_a_forged_idle_end_nothing_but_their_own_cell(
     assert text_of(kernel.run("print('next')")[1]) == "next\n"
 
 
-def test_37_ten_million_lines_are_cut_with_one_notice_and_the_relay_stays_small() -> None:
+def test_37_very_many_lines_are_cut_with_one_notice_and_the_relay_stays_small() -> None:
     with kernels.started(output_limit="8m") as kernel:
-        _, outputs = kernel.run("for i in range(3_000_000): print('a line', i)")
+        _, outputs = kernel.run("for i in range(600_000): print('a line', i)")
         assert sum("output cut" in str(m["content"]) for m in outputs) == 1
         assert len(text_of(outputs)) < 9 << 20
         assert text_of(kernel.run("print('still here')")[1]) == "still here\n"
