@@ -8,7 +8,7 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 
 from magics import grammar
 from magics.notebook import Notebook
-from magics.verbs import VERBS
+from magics.verbs import available
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.grammar import NETWORKS, RLIMITS, RUNTIMES, SECURITY_OPTIONS
@@ -60,7 +60,7 @@ class Completer:
     def install(self) -> None:
         """Adds this matcher to the shell's."""
 
-        @context_matcher()
+        @context_matcher()  # type: ignore[untyped-decorator]
         def sandbox_kernel_matcher(context: CompletionContext) -> SimpleMatcherResult:
             matches = self.complete(context.text_until_cursor, context.token)
             found = [SimpleCompletion(text) for text in matches if text.startswith(context.token)]
@@ -68,7 +68,7 @@ class Completer:
 
         self.shell.Completer.custom_matchers.append(sandbox_kernel_matcher)
 
-    def complete(self, line: str, token: str) -> list[str]:
+    def complete(self, line: str, token: str) -> list[str]:  # noqa: PLR0911 - a table of cases
         """All that may stand at the end of this line, where IPython sees a word `token`."""
         words = line.split()
         if not words or words[0] not in MAGICS:
@@ -88,7 +88,7 @@ class Completer:
             return [spelling for flag in flags for spelling in flag.spellings]
         if magic == "%container":
             if not given:
-                return list(VERBS)
+                return available()
             return list(self.notebook.kept) if given[0] in NAMED else []
         return [grammar.RESET] if magic == "%sandbox" else list(IMAGES)
 

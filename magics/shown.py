@@ -49,7 +49,7 @@ class Outlet:
                 self.shell.displayhook(Shown(portable(event.data), event.metadata))
             case e.Clear():
                 self._flush()
-                self.shell.display_pub.clear_output(wait=event.wait)
+                self.shell.display_pub.clear_output(wait=event.wait)  # type: ignore[no-untyped-call]
 
     def _flush(self) -> None:
         sys.stdout.flush()

@@ -1,12 +1,15 @@
-"""`%container SUBCOMMAND ...`: the verbs of the command, in the notebook; some know its own state."""
+"""`%container SUBCOMMAND ...`: verbs of the command, and those that know what a notebook keeps."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from magics.notebook import Notebook
+from magics.shown import usage_line
 from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
@@ -15,14 +18,24 @@ from sandbox_kernel.settings import OPTIONS
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
 )  # fmt: skip
-USAGE = f"%container {'|'.join(VERBS)} ..."
+
+
+def available() -> list[str]:
+    """The subcommands: our own, and those that the command has."""
+    from sandbox_kernel.cli import main
+
+    return [name for name in VERBS if name in OWN or _is_there(main.VERBS[name][0])]
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(f"sandbox_kernel.cli.{module}") is not None
 
 
 def help_text() -> str:
     """What stands below the options in `%container?`."""
-    from sandbox_kernel.cli.main import VERBS as lines
+    from sandbox_kernel.cli import main
 
-    rows = [f"  %container {name:<8} {lines[name][1]}" for name in VERBS]
+    rows = [f"  %container {name:<8} {main.VERBS[name][1]}" for name in available()]
     return "\n".join(["subcommands, each with --help:", *rows])
 
 
@@ -30,17 +43,13 @@ def run(notebook: Notebook, line: str) -> None:
     """One subcommand. Raises InvalidOption for a line that is none."""
     words = arguments.words(line)
     if not words or words[0] == "--help":
-        print(USAGE, "", help_text(), sep="\n")
+        print(f"%container {'|'.join(available())} ...", "", help_text(), sep="\n")
         return
     name, *rest = words
-    if name not in VERBS:
-        raise InvalidOption("%container", name, f"one of {', '.join(VERBS)}")
-    if "--help" not in rest:
-        own = {"plan": _plan, "limits": _limits, "logs": _logs, "top": _top, "rm": _remove}.get(
-            name
-        )
-        if own is not None and own(notebook, rest):
-            return
+    if name not in available():
+        raise InvalidOption("%container", name, f"one of {', '.join(available())}")
+    if "--help" not in rest and name in OWN and OWN[name](notebook, rest):
+        return
     _command(name, rest)
 
 
@@ -48,6 +57,9 @@ def _command(name: str, words: list[str]) -> None:
     """A verb of the command, as it is."""
     from sandbox_kernel.cli import main
 
+    if not _is_there(main.VERBS[name][0]):
+        where = "the name of a container that this notebook keeps (`%container ps`)"
+        raise InvalidOption(f"%container {name}", " ".join(words) or "nothing", where)
     module = importlib.import_module(f"sandbox_kernel.cli.{main.VERBS[name][0]}")
     verb = module.VERBS[name]
     found = arguments.parse(words, verb.all_flags(), command=verb.command)
@@ -93,15 +105,69 @@ def _logs(notebook: Notebook, words: list[str]) -> bool:
 
 
 def _top(notebook: Notebook, words: list[str]) -> bool:
-    """The live view, where widgets can be shown."""
+    """What a kept container uses: live where there is a widget for it, else as it is now."""
     kept = notebook.find(words[0]) if len(words) == 1 else None
     if kept is None:
         return False
     from IPython.display import display
 
-    from sandbox_kernel.widgets import Limits
+    widgets = importlib.import_module("sandbox_kernel.widgets")
+    if hasattr(widgets, "Limits"):
+        display(widgets.Limits(kept.container))  # type: ignore[no-untyped-call]
+    else:
+        print(usage_line(kept.container.usage()))
+    return True
 
-    display(Limits(kept.container))  # type: ignore[no-untyped-call]
+
+def _list(notebook: Notebook, words: list[str]) -> bool:
+    """`ps` where the command has none: what this notebook keeps."""
+    from sandbox_kernel.cli import main, output
+
+    if _is_there(main.VERBS["ps"][0]) or words:
+        return False
+    rows = []
+    for name in list(notebook.kept):
+        kept = notebook.find(name)
+        if kept is not None:
+            container = kept.container
+            rows.append((container.id, name, container.plan.image, usage_line(container.usage())))
+    output.table(("id", "name", "image", "usage"), rows)
+    return True
+
+
+def _inspect(notebook: Notebook, words: list[str]) -> bool:
+    """Everything about a kept container, as JSON."""
+    kept = notebook.find(words[0]) if len(words) == 1 else None
+    if kept is None:
+        return False
+    from sandbox_kernel.cli import output
+
+    container = kept.container
+    facts = {
+        "id": container.id,
+        "name": container.name,
+        "image": container.plan.image,
+        "digest": container.image.digest,
+        "pid": container.pid,
+        "limits": container.limits(),
+        "not_in_force": container.not_in_force,
+        "usage": container.usage(),
+        "cgroups": container.cgroup_paths(),
+        "plan": container.plan.options(),
+        "sources": dict(container.plan.sources),
+    }
+    print(json.dumps(facts, indent=2, default=output.plain))
+    return True
+
+
+def _stop(notebook: Notebook, words: list[str]) -> bool:
+    """`stop NAME` of a kept container: its processes are told to end, and it is gone."""
+    kept = notebook.find(words[0]) if len(words) == 1 else None
+    if kept is None:
+        return False
+    kept.container.stop()
+    notebook.drop(kept.container.name)
+    print(kept.container.name)
     return True
 
 
@@ -117,6 +183,13 @@ def _remove(notebook: Notebook, words: list[str]) -> bool:
             notebook.drop(kept.container.name)
             print(kept.container.name)
     return True
+
+
+OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
+    "ps": _list, "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
+    "top": _top, "stop": _stop, "rm": _remove,
+}  # fmt: skip
+"""Subcommands for what this notebook keeps. False: the words mean something else."""
 
 
 def print_plan(plan: ContainerPlan, limits: Mapping[str, Any] | None = None) -> None:
