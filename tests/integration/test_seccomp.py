@@ -15,11 +15,14 @@ import sys
 import pytest
 from call_numbers import NUMBERS
 
+import sandbox_kernel
 from sandbox_kernel import errors
 from sandbox_kernel.bundle import seccomp_profile as tables
 from sandbox_kernel.linux import seccomp
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.everybody
+
+PACKAGE_PARENT = pathlib.Path(sandbox_kernel.__file__).resolve().parents[1]
 HIGH = 1 << 32
 
 INSTALL_AND_EXECUTE = """
@@ -37,7 +40,7 @@ x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="an entry of 
 def probe(tmp_path_factory):
     """The compiled tests/probes/calls.c."""
     binary = tmp_path_factory.mktemp("probe") / "calls"
-    source = REPOSITORY / "tests/probes/calls.c"
+    source = pathlib.Path(__file__).resolve().parents[1] / "probes/calls.c"
     subprocess.run(["/usr/bin/gcc", "-O1", "-o", binary, source], check=True)
     return str(binary)
 
@@ -50,7 +53,7 @@ def run_filtered(tmp_path_factory):
 
     def run(argv):
         return subprocess.run(
-            [sys.executable, "-I", "-S", "-c", INSTALL_AND_EXECUTE, str(REPOSITORY), *argv],
+            [sys.executable, "-I", "-S", "-c", INSTALL_AND_EXECUTE, str(PACKAGE_PARENT), *argv],
             input=program,
             capture_output=True,
             timeout=60,
@@ -220,7 +223,7 @@ def test_an_unknown_machine_gets_no_filter_but_an_error(monkeypatch):
 
 def test_what_is_no_program_is_never_installed():
     code = (
-        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        f"import sys; sys.path.insert(0, {str(PACKAGE_PARENT)!r})\n"
         "from sandbox_kernel.linux import seccomp_install as s\n"
         "from sandbox_kernel.errors import StepFailed\n"
         "for bad in (b'', b'1234567', bytes(8), bytes(8 * 5000)):\n"
