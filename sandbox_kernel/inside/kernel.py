@@ -8,7 +8,7 @@ import codecs
 import json
 import os
 import sys
-import threading
+from typing import Any, Optional
 
 CONFIGURATION = 4
 CHANNELS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
@@ -17,7 +17,7 @@ MOST_WAITING = 8 << 20  # characters that may wait to be sent before a write wai
 PIPE_READ = 1 << 16
 
 
-def main():
+def main() -> None:
     """Becomes the kernel; returns when it is shut down."""
     with os.fdopen(CONFIGURATION, "rb") as file:
         configuration = json.loads(file.read().decode())
@@ -32,12 +32,12 @@ def main():
     class Stream(OutStream):
         """Sends in pieces, and lets the writer wait when what it wrote is not taken."""
 
-        def __init__(self, *arguments, **options):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
             self._waiting = 0
             self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
             super().__init__(*arguments, **options)
 
-        def write(self, string):
+        def write(self, string: str) -> Optional[int]:
             if not isinstance(string, str) or len(string) <= CHUNK:
                 written = super().write(string)
                 self._count(len(string))
@@ -47,18 +47,18 @@ def main():
                 self._count(CHUNK)
             return len(string)
 
-        def _count(self, length):
+        def _count(self, length: int) -> None:
             self._waiting += length
             if self._waiting > MOST_WAITING and self._is_master_process():
                 self.flush()
 
-        def _flush_buffers(self):
+        def _flush_buffers(self) -> Any:
             self._waiting = 0
             for parent, data in super()._flush_buffers():
                 for start in range(0, len(data), CHUNK):
                     yield parent, data[start : start + CHUNK]
 
-        def _watch_pipe_fd(self):
+        def _watch_pipe_fd(self) -> None:
             # What programs and libraries write to descriptors 1 and 2. The original reads a
             # thousand bytes at a time and cuts characters in two.
             if self._fid is None:
@@ -77,7 +77,7 @@ def main():
     class App(IPKernelApp):
         """Ports are descriptor numbers; there is no connection file and no inner heartbeat."""
 
-        def _bind_socket(self, s, port):
+        def _bind_socket(self, s: Any, port: int) -> int:
             if s.type in (zmq.PUB, zmq.XPUB):
                 # An `idle` that is dropped would hang the front end: sending waits instead.
                 s.setsockopt(zmq.XPUB_NODROP, 1)
@@ -88,27 +88,26 @@ def main():
                 s.bind("inproc://sandbox-kernel-shell")
             return port
 
-        def init_connection_file(self):
+        def init_connection_file(self) -> None:
             self.session.key = configuration["key"].encode()
 
-        def write_connection_file(self, **_):
+        def write_connection_file(self, **_: Any) -> None:
             pass
 
-        def init_heartbeat(self):
+        def init_heartbeat(self) -> None:
             pass
 
-        def init_poller(self):
+        def init_poller(self) -> None:
             pass
 
-        def log_connection_info(self):
+        def log_connection_info(self) -> None:
             self._ports = dict(CHANNELS)
 
-    sys.modules[__name__].Stream = Stream  # ipykernel takes it by name
+    globals()["Stream"] = Stream  # ipykernel takes it by name
     ports = {"%s_port" % name: number for name, number in CHANNELS.items()}
-    app = App.instance(
+    app: Any = App.instance(
         transport="ipc", ip="inside", outstream_class=__name__ + ".Stream", parent_handle=0, **ports
     )
-    threading.current_thread().name = "MainThread"
     app.initialize([])
     # The sleep before each reply gives outputs a head start; the outside keeps them in order.
     app.kernel._execute_sleep = 0.0

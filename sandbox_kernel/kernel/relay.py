@@ -4,8 +4,8 @@ It never waits for the inside, so control, interrupts, shutdown and `kernel_info
 although the inside is starting, hangs or is dead. A client's way in: `_receive` reads and checks,
 `_dispatch` answers or forwards. The inside's way out is in `outgoing.py`.
 
-States: starting (requests wait) -> ready -> over; or starting -> failed, where each cell is answered
-with the reason, since a process that ends at once would only be started again.
+States: starting (requests wait) -> ready -> over; or starting -> failed, where each cell gets the
+reason as its answer, since a process that ends at once would only be started again.
 """
 
 from __future__ import annotations
@@ -277,13 +277,9 @@ class Relay:
             self._abort_all()
             self._status = 0  # `exit()` in a cell: Jupyter decides what follows
         else:
-            how = f"signal {exit_.signal}" if exit_.signal else f"status {exit_.status}"
-            with suppress(ValueError):
-                how = (
-                    f"by {signal.Signals(exit_.signal or 0).name}"
-                    if exit_.signal
-                    else f"with {how}"
-                )
+            how = f"with status {exit_.status}"
+            if exit_.signal:
+                how = f"by signal {exit_.signal} ({signal.strsignal(exit_.signal)})"
             text = f"the kernel's process in the container ended {how}"
             self._end(errors.Killed(text), self._errors_tail)
 
@@ -455,7 +451,7 @@ class Relay:
         assert self._inside.channels
         made = frames(
             self._inner_signer, message.raw_header, message.raw_parent, message.metadata,
-            message.content, message.buffers,
+            message.content, *message.buffers,
         )  # fmt: skip
         self._inside.channels.links[channel].send(made)
 
@@ -594,7 +590,7 @@ class Relay:
         return len(messages)
 
     def _probe(self) -> None:
-        """Asks the inside who it is: its reply and its status on iopub show that all is connected."""
+        """Asks the inside who it is: its reply, and its status on iopub, show that both work."""
         self._probe_again = None
         if not self._ready:
             self.probe_id = self._say_inside("shell", "kernel_info_request", {})

@@ -1,4 +1,4 @@
-"""Puts an ipykernel into a container: the plan of this kernel, its first process, its descriptors."""
+"""Puts an ipykernel into a container: this kernel's plan, its first process, its descriptors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Inside:
         self.settled = threading.Event()
 
     def start(self) -> None:
-        """Runs in a thread of its own: an image may take its time, Jupyter is answered meanwhile."""
+        """Runs in a thread of its own: an image may take long, and Jupyter asks meanwhile."""
         handed = -1
         try:
             self.plan = plan()

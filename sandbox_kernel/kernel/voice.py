@@ -49,7 +49,7 @@ class Voice:
         """To all who listen on iopub."""
         parent = request.header if request else EMPTY
         body = encode(content) if isinstance(content, dict) else content
-        made = frames(self._signer, self.header(kind), parent, metadata, body, buffers)
+        made = frames(self._signer, self.header(kind), parent, metadata, body, *buffers)
         self._outer.publish([kind.encode(), *made])
 
     def reply(
@@ -64,7 +64,8 @@ class Voice:
             return
         request.replied = True
         socket = self._outer.control if request.channel == "control" else self._outer.shell
-        self._answer(socket, request, request.reply_type, content, metadata, buffers)
+        kind = request.reply_type
+        self._answer(socket, request, kind, content, metadata=metadata, buffers=buffers)
 
     def ask(self, request: Request, content: dict[str, Any]) -> None:
         """An `input_request`, to the client that asked for the cell."""
@@ -92,11 +93,12 @@ class Voice:
         request: Request,
         kind: str,
         content: Buffer | dict[str, Any],
+        *,
         metadata: bytes = EMPTY,
         buffers: Sequence[Buffer] = (),
     ) -> None:
         body = encode(content) if isinstance(content, dict) else content
-        made = frames(self._signer, self.header(kind), request.header, metadata, body, buffers)
+        made = frames(self._signer, self.header(kind), request.header, metadata, body, *buffers)
         self._outer.answer(socket, request.identities, made)
 
 

@@ -158,7 +158,7 @@ def frames(
     parent: bytes,
     metadata: bytes,
     content: Buffer,
-    buffers: Sequence[Buffer] = (),
+    *buffers: Buffer,
 ) -> list[Buffer]:
     """The frames of a message, signed, without identities."""
     signature = signer.sign((header, parent, metadata, content))
