@@ -315,9 +315,8 @@ class _Run:
         elif isinstance(frame, e.ErrorFrame):
             traceback = (body or b"").decode("utf-8", "replace")
             self.error, self.cause = e.Error(frame.name, frame.value, traceback), frame
-        elif isinstance(frame, (e.ValueFrame, e.RefusedFrame)):
-            if frame.name in self.cell.request.outputs and len(self.values) < 10_000:
-                self.values.append(frame)
+        elif not isinstance(frame, e.DoneFrame) and len(self.values) < 10_000:
+            self.values.append(frame)
 
     def _answer(self, sequence: int) -> None:
         with contextlib.suppress(OSError):
@@ -383,7 +382,8 @@ class _Run:
         if outputs is None or not self.values:
             return
         outputs.seal()
-        for frame in self.values:
+        asked = self.cell.request.outputs
+        for frame in [frame for frame in self.values if frame.name in asked]:
             if isinstance(frame, e.RefusedFrame):
                 problem = errors.ValueNotTransferable(frame.name, frame.type or "?", frame.why)
             else:

@@ -15,11 +15,10 @@ try:
 except ImportError:  # pragma: no cover - another implementation of Python
     from json.encoder import py_encode_basestring_ascii as _quoted  # type: ignore
 
-NOT_JSON = (float("inf"), float("-inf"))
 DEEP = 64
 
 
-def dumps(value, depth=0):
+def dumps(value, depth=0):  # noqa: PLR0911 - a table of types
     """JSON of plain values. The module `json` costs more time to import than Python to start."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
@@ -28,7 +27,7 @@ def dumps(value, depth=0):
     if isinstance(value, int):
         return int.__repr__(value)
     if isinstance(value, float):
-        return "null" if value != value or value in NOT_JSON else float.__repr__(value)
+        return "null" if value - value != 0 else float.__repr__(value)  # nan and inf are no JSON
     if depth > DEEP:
         return "null"
     if isinstance(value, (list, tuple)):
@@ -149,7 +148,7 @@ def redirect(channel):
 def flush():
     """What the cell has printed goes out, whatever it has done to sys.stdout."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        try:
+        try:  # noqa: SIM105 - contextlib takes longer to import than this to run
             stream.flush()
         except Exception:  # noqa: S110 - a cell may put anything there
             pass

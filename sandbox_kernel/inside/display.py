@@ -109,7 +109,7 @@ class Display:
         if find(value, "_ipython_display_") is not None:
             try:
                 value._ipython_display_()
-                return {}, {}
+                return {}, {}  # noqa: TRY300 - it has shown itself
             except NotImplementedError:
                 pass
         data, metadata = {}, {}

@@ -15,6 +15,8 @@ from sandbox_kernel import engine, errors, policy
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.container.events import Error
 
+pytestmark = pytest.mark.everybody
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _launcher() -> None:
@@ -66,7 +68,7 @@ def test_memory_over_the_limit_ends_the_cell_and_says_so() -> None:
 
 
 def test_time_over_the_limit_ends_the_cell_and_says_so() -> None:
-    with pytest.raises(errors.TimedOut, match="500 ms|0.5 s"):
+    with pytest.raises(errors.TimedOut, match=r"0\.5 s"):
         sandbox_kernel.run("while True: pass", timeout="500ms", check=True)
 
 
@@ -98,7 +100,7 @@ def test_any_program_of_the_image_can_have_the_cell() -> None:
 
 
 def test_a_wrong_option_starts_nothing_and_is_named() -> None:
-    with pytest.raises(errors.InvalidOption, match="memory.*banana"):
+    with pytest.raises(errors.InvalidOption, match=r"memory.*banana"):
         sandbox_kernel.run("1", memory="banana")
     with pytest.raises(errors.InvalidOption, match="no such setting"):
         sandbox_kernel.run("1", memori="1g")

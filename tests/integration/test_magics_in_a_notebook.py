@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -92,37 +95,82 @@ def test_defaults_of_the_notebook() -> None:
     assert "notebook" not in text(outputs[4])
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "%%container --memory banana\n1",
-        "%%container --memory -1\n1",
-        "%%container --cpus nan\n1",
-        "%%container --nothing\n1",
-        "%%container host host\n1",
-        "%%container --in nothing_so_named\n1",
-        "%%container --out 1a\n1",
-        "%%container --show all\n1",
-        "%container nothing",
-        "%sandbox --memory banana",
-    ],
+WRONG = (
+    "%%container --memory banana\n1",
+    "%%container --memory -1\n1",
+    "%%container --cpus nan\n1",
+    "%%container --nothing\n1",
+    "%%container host host\n1",
+    "%%container --in nothing_so_named\n1",
+    "%%container --out 1a\n1",
+    "%%container --show all\n1",
+    "%container nothing",
+    "%sandbox --memory banana",
 )
-def test_a_wrong_option_is_one_line_and_stops_the_notebook(line: str, wrong: Any) -> None:
-    found = wrong[line]
-    assert found.ename == "InvalidOption"
-    assert len(found.traceback) == 1
-    assert "\n" not in found.traceback[0]
 
 
-@pytest.fixture(scope="module")
-def wrong() -> dict[str, Any]:
-    lines = [
-        mark.args[1]
-        for mark in test_a_wrong_option_is_one_line_and_stops_the_notebook.pytestmark  # type: ignore[attr-defined]
-    ][0]
-    return {line: error(outputs) for line, outputs in zip(lines, executed(*lines), strict=True)}
+def test_a_wrong_option_is_one_line_and_an_error() -> None:
+    for line, outputs in zip(WRONG, executed(*WRONG), strict=True):
+        found = error(outputs)
+        assert found.ename == "InvalidOption", line
+        assert len(found.traceback) == 1
+        assert "\n" not in found.traceback[0]
 
 
 def test_an_error_inside_stops_run_all() -> None:
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         executed("%%container\n1 / 0", "print('never')", allow_errors=False)
+
+
+@pytest.fixture
+def client() -> Iterator[BlockingKernelClient]:
+    manager, started = start_new_kernel(kernel_name="python3")
+    started.manager = manager
+    started.execute_interactive("%load_ext sandbox_kernel", timeout=60)
+    yield started
+    started.stop_channels()
+    manager.shutdown_kernel(now=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "name"),
+    [("", "KeyboardInterrupt"), ("import signal; signal.signal(2, lambda *a: 0)\n", "Killed")],
+)
+def test_an_interrupt_reaches_the_cell_and_ends_a_deaf_one(
+    client: Any, before: str, name: str
+) -> None:
+    seen = []
+
+    def on_output(message: Any) -> None:
+        seen.append(message)
+        if message["content"].get("text") == "on\n":
+            client.manager.interrupt_kernel()
+
+    code = f"%%container --interrupt-grace 300ms\n{before}print('on')\nwhile True: pass"
+    reply = client.execute_interactive(code, timeout=60, output_hook=on_output)
+    assert reply["content"]["ename"] == name, seen
+    again = client.execute_interactive("%%container\n1", timeout=60, output_hook=seen.append)
+    assert again["content"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("%%container --mem", ["--memory", "--memory-swap"]),
+        ("%%container --network ", ["none", "host"]),
+        ("%%container --memory=2", ["256m", "2g"]),
+        ("%sandbox --cpu-s", ["--cpu-shares"]),
+        ("%container pl", ["plan"]),
+    ],
+)
+def test_options_and_values_are_completed(client: Any, line: str, expected: list[str]) -> None:
+    code = line + ("\npass" if line.startswith("%%") else "")
+    reply = client.complete(code, len(line), reply=True, timeout=60)
+    assert reply["content"]["matches"] == expected
+
+
+@pytest.mark.parametrize("name", ["%%container", "%container", "%sandbox"])
+def test_a_question_mark_shows_the_options(client: Any, name: str) -> None:
+    reply = client.execute(f"{name}?", reply=True, timeout=60)
+    (page,) = reply["content"]["payload"]
+    assert "--memory SIZE" in page["data"]["text/plain"]
