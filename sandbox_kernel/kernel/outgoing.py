@@ -68,8 +68,8 @@ class Outgoing:
             self.drop("unreadable")
             return
         kind = message.header.msg_type
-        if message.parent.msg_id == self._hooks.probe_id:
-            if kind == "status":
+        if kind == "iopub_welcome" or message.parent.msg_id == self._hooks.probe_id:
+            if kind in ("iopub_welcome", "status"):  # the first is ipykernel 7's alone
                 self._hooks.probe_published()
             return
         request = self._ledger.find(message.parent.msg_id) if message.parent.msg_id else None

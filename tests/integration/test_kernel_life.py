@@ -13,7 +13,7 @@ from kernels import Kernel, text_of
 
 HANGS = (
     "import ctypes, signal\n"
-    "signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))\n"
+    "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     "print('hanging', flush=True)\n"
     "ctypes.PyDLL(None).sleep(60)\n"  # with the interpreter's lock, so that nothing inside answers
 )
@@ -106,10 +106,10 @@ def test_73_a_forged_reply_and_a_forged_idle_end_nothing_but_their_own_cell(
 
 
 def test_37_very_many_lines_are_cut_with_one_notice_and_the_relay_stays_small() -> None:
-    with kernels.started(output_limit="8m") as kernel:
-        _, outputs = kernel.run("for i in range(600_000): print('a line', i)")
+    with kernels.started(output_limit="1m") as kernel:
+        _, outputs = kernel.run("for i in range(150_000): print('a line', i)")
         assert sum("output cut" in str(m["content"]) for m in outputs) == 1
-        assert len(text_of(outputs)) < 9 << 20
+        assert len(text_of(outputs)) < 2 << 20
         assert text_of(kernel.run("print('still here')")[1]) == "still here\n"
         _, outputs = kernel.run("print('x' * (200 << 20))")
         assert sum("output cut" in str(m["content"]) for m in outputs) == 1
