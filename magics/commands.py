@@ -1,27 +1,17 @@
-"""The magics themselves: each reads its line, asks the floors below, and shows what comes back."""
+"""The magics themselves: each reads its line, and hands over to what does it.
+
+What runs cells is imported by the first cell, so that loading the extension takes no time.
+"""
 
 from __future__ import annotations
-
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from magics import grammar, shown, verbs
-from magics.grammar import CellLine
-from magics.notebook import Kept, Last, Notebook
-from sandbox_kernel import arguments, engine
-from sandbox_kernel.container import Container
-from sandbox_kernel.container import events as e
-from sandbox_kernel.container.cell import CellRequest
+from magics import grammar, oneline, verbs
+from magics.notebook import Notebook
+from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
-from sandbox_kernel.policy import ContainerPlan
 
 
 @magics_class
@@ -34,7 +24,7 @@ class ContainerMagics(Magics):
 
     @line_cell_magic
     def container(self, line: str, cell: str | None = None) -> None:
-        with shown.one_line():
+        with oneline.one_line():
             if cell is None:
                 verbs.run(self.notebook, line)
                 return
@@ -42,11 +32,14 @@ class ContainerMagics(Magics):
             if read.help:
                 print(grammar.cell_help())
                 return
-            self._run(read, cell)
+            from magics.running import Runner
+
+            assert self.shell is not None
+            Runner(self.shell, self.notebook).run(read, cell)
 
     @line_magic
     def sandbox(self, line: str) -> None:
-        with shown.one_line():
+        with oneline.one_line():
             found = arguments.parse(arguments.words(line), arguments.option_flags())
             if found.own.get("help"):
                 print(grammar.sandbox_help())
@@ -60,112 +53,6 @@ class ContainerMagics(Magics):
                 self.notebook.set_defaults(found.options)
             else:
                 verbs.print_plan(self.notebook.plan({}))
-
-    def _run(self, read: CellLine, cell: str) -> None:
-        plan = self.notebook.plan(read.options)
-        request = CellRequest(
-            code=cell,
-            first_line=2,  # the magic's own line is the first of the notebook's cell
-            inputs=self._inputs(read),
-            outputs=read.outputs,
-            program=read.program,
-        )
-        kept = self.notebook.reuse(plan, read.options)
-        if kept is None and plan.keep:
-            container = Container.create(plan)
-            kept = self.notebook.kept[container.name] = Kept(container)
-        elif kept is not None:
-            plan = kept.container.plan
-        running = engine.start(plan, request, kept.container if kept else None)
-        self._tell(running.container)
-        error, finished = self._follow(running, kept)
-        self._note(running.container, finished, plan, kept, read)
-        if error is not None:
-            raise shown.raised(error)
-
-    def _inputs(self, read: CellLine) -> dict[str, object]:
-        """The variables of the notebook that the cell gets."""
-        assert self.shell is not None
-        found = {}
-        for name in read.inputs:
-            if name not in self.shell.user_ns:
-                raise InvalidOption(
-                    "--in", name, "variables of this notebook: it has none so named"
-                )
-            found[name] = self.shell.user_ns[name]
-        return found
-
-    def _tell(self, container: Container) -> None:
-        """Once for each: a default limit that this machine can't hold."""
-        for line in container.not_in_force:
-            if line not in self.notebook.told:
-                self.notebook.told.add(line)
-                print(f"container: {line}", file=sys.stderr)
-
-    def _follow(self, running: engine.Run, kept: Kept | None) -> tuple[e.Error | None, e.Finished]:
-        """Shows what comes, until the end; the first error is raised after it."""
-        assert self.shell is not None
-        outlet = shown.Outlet(self.shell)
-        error: e.Error | None = None
-        finished = e.Finished(0, {})
-        try:
-            with interrupts(running):
-                for event in running:
-                    match event:
-                        case e.Error():
-                            error = error or event
-                        case e.Value():
-                            self.shell.user_ns[event.name] = event.value
-                        case e.Finished():
-                            finished = event
-                        case e.Stdout() | e.Stderr() if kept is not None:
-                            kept.write(event.text)
-                            outlet.show(event)
-                        case _:
-                            outlet.show(event)
-        finally:
-            running.close()
-        return error, finished
-
-    def _note(
-        self,
-        container: Container,
-        finished: e.Finished,
-        plan: ContainerPlan,
-        kept: Kept | None,
-        read: CellLine,
-    ) -> None:
-        """Remembers the run as `_container`, and prints what `--show` asks for."""
-        assert self.shell is not None
-        limits = dict(container.limits_at_start)
-        if kept is not None and "limits" in read.show:
-            limits = container.limits()
-        last = Last(container.id, container.name, finished.status, finished.usage, plan, limits)
-        self.notebook.last = self.shell.user_ns["_container"] = last
-        for what in read.show:
-            if what == "usage":
-                print(shown.usage_line(finished.usage))
-            elif what == "plan":
-                verbs.print_plan(plan, limits)
-            else:
-                verbs.print_limits(limits)
-
-
-@contextmanager
-def interrupts(running: engine.Run) -> Iterator[None]:
-    """Ctrl-C goes to the cell in the container: once to interrupt it, again to end it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        running.interrupt()
-
-    before: Any = signal.signal(signal.SIGINT, pass_on)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 ContainerMagics.container.__doc__ = grammar.cell_help() + "\n" + verbs.help_text()

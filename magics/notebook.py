@@ -5,13 +5,15 @@ from __future__ import annotations
 import atexit
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandbox_kernel import policy, settings
-from sandbox_kernel.container import Container
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS, Settings
+
+if TYPE_CHECKING:
+    from sandbox_kernel.container import Container
 
 MOST_LOG = 1 << 20
 
@@ -27,7 +29,7 @@ class Last(NamedTuple):
     limits: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
-        from magics.shown import usage_line
+        from magics.oneline import usage_line
 
         return f"<container {self.name}: status {self.status}, {usage_line(self.usage)}>"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from magics.notebook import Notebook
-from magics.shown import usage_line
+from magics.oneline import usage_line
 from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan

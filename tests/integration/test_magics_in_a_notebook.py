@@ -35,7 +35,7 @@ def error(outputs: list[Any]) -> Any:
 
 def test_a_notebook_of_container_cells() -> None:
     outputs = executed(
-        "%%container --memory 200m --show limits\nprint('hi')\n6 * 7",
+        "%%container --memory 200m --show limits,usage\nprint('hi')\n6 * 7",
         "%%container\ndef f():\n    1 / 0\nf()",
         "import numpy as np\na = np.arange(4)",
         "%%container --in a --out b\nb = a * 2",
@@ -48,6 +48,7 @@ def test_a_notebook_of_container_cells() -> None:
     )
     assert text(outputs[0]).startswith("hi\n")
     assert "memory            200 MiB" in text(outputs[0])
+    assert "peak memory" in text(outputs[0])
     (result,) = [o for o in outputs[0] if o.output_type == "execute_result"]
     assert result.data["text/plain"] == "42"
     assert error(outputs[1]).ename == "ZeroDivisionError"
