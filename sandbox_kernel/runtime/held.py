@@ -248,7 +248,11 @@ class Held:
                     os.close(namespace)
 
     def start(
-        self, client: object, process: dict[str, Any], numbers: dict[int, int], timeout: float | None
+        self,
+        client: object,
+        process: dict[str, Any],
+        numbers: dict[int, int],
+        timeout: float | None,
     ) -> Run:
         """Ask pid 1 to fork one more run, in a cgroup of its own. Closes the descriptors."""
         number = self._next_run
@@ -297,6 +301,11 @@ class Held:
         """Pid 1 is gone: give everything back. Raises StepFailed if a group can't be removed."""
         self.over = True
         if self.pidfd >= 0:
+            # When making it failed half-way, pid 1 still waits to be let go.
+            try:
+                processes.send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it is gone, as mostly
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             os.close(self.pidfd)
             self.channel.close()

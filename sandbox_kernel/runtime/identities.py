@@ -67,9 +67,7 @@ class Reserve:
         start = os.getpid() % BLOCKS
         for step in range(BLOCKS):
             block = (start + step) % BLOCKS
-            lock = os.open(
-                f"{self._folder}/{block}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            lock = os.open(f"{self._folder}/{block}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -87,11 +85,23 @@ class Reserve:
 
 def write_maps(pid: int, first: int | None, count: int) -> None:
     """Map ids 0..count-1 of a new user namespace to `first`.. of ours (None: to the same ids)."""
-    outside = 0 if first is None else first
-    text = DIGITS_OF_MAP.format(0, outside, count)
-    # One id can only be mapped by itself when setgroups(2) is given up (user_namespaces(7)).
     for name in ("uid_map", "gid_map"):
+        if first is None:
+            text = _same(name, count)
+        else:
+            text = DIGITS_OF_MAP.format(0, first, count)
         _write(f"/proc/{pid}/{name}", text)
+
+
+def _same(name: str, count: int) -> str:
+    """A line for each extent of our own map: one line over two of them is refused with EPERM."""
+    text = ""
+    with open(f"/proc/self/{name}", encoding="ascii") as lines:
+        for line in lines:
+            ours, _, size = map(int, line.split())
+            if ours < count:
+                text += DIGITS_OF_MAP.format(ours, ours, min(size, count - ours))
+    return text
 
 
 def namespace_of(extent: tuple[int, int, int], groups: tuple[int, int, int]) -> int:
