@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item
         for item in items
         if set(item.path.parts) & FOLDERS_THAT_USE_THE_MACHINE
-        and item.get_closest_marker("everybody") is None
+        and (item.get_closest_marker("everybody") is None or item.get_closest_marker("root"))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

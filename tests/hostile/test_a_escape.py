@@ -151,6 +151,7 @@ def test_a03_only_declared_descriptors_are_open(inside, canaries):
     assert all(target.startswith("pipe:") for target in found.values())
 
 
+@pytest.mark.root
 def test_a03_pid_1_holds_no_folder_and_no_file_of_the_host(held):
     ours = {line.split()[0] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     folder = f"/proc/{held.pid}/fd"
