@@ -146,7 +146,8 @@ def test_python_and_shells_live_with_it(run_filtered):
         "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, -2]))\n"
         "asyncio.run(asyncio.sleep(0.01))\n"
         "print(socket.if_nameindex()[0][1], socket.getaddrinfo('127.0.0.1', 80)[0][4])\n"
-        "with tempfile.TemporaryDirectory() as d: shutil.copytree(os.path.dirname(asyncio.__file__), d + '/x')\n"
+        "source = os.path.dirname(asyncio.__file__)\n"
+        "with tempfile.TemporaryDirectory() as d: shutil.copytree(source, d + '/x')\n"
         "socket.socketpair(); os.memfd_create('x'); os.pidfd_open(os.getpid())\n"
         "print('done')\n"
     )
