@@ -15,7 +15,7 @@ import pytest
 
 from sandbox_kernel import errors
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.cgroups.base import Driver, Group
+from sandbox_kernel.runtime.cgroups.contract import Driver, Group
 
 MIB = 1 << 20
 

@@ -44,9 +44,7 @@ def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) ->
 
 def find(root: int, path: str) -> int:
     """An O_PATH descriptor of an existing place below `root`; no link of any kind is followed."""
-    return open_below(
-        root, path, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT
-    )
+    return open_below(root, path, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
 
 
 def find_or_make(root: int, path: str, *, directory: bool, mode: int = 0o755) -> int:
@@ -67,7 +65,10 @@ def find_or_make(root: int, path: str, *, directory: bool, mode: int = 0o755) ->
             last = index == len(parts) - 1
             if last and not directory:
                 file = os.open(
-                    part, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=here
+                    part,
+                    os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    0o644,
+                    dir_fd=here,
                 )
                 os.close(file)
             else:

@@ -61,9 +61,7 @@ def be_init(
 def _say_failed(channel: socket.socket, error: SandboxError) -> None:
     message: dict[str, Any] = {"at": "failed", "step": "make", "subject": "", "why": str(error)}
     if isinstance(error, StepFailed):
-        message.update(
-            step=error.step, subject=error.subject, why=error.why, errno=error.errno
-        )
+        message.update(step=error.step, subject=error.subject, why=error.why, errno=error.errno)
     try:
         messages.send(channel, message)
     except OSError:
@@ -151,10 +149,17 @@ def _start(
         os.close(report)
         messages.send(
             channel,
-            {"at": "exited", "run": number, "failure": {
-                "step": "fork", "subject": process["args"][0],
-                "why": os.strerror(error.errno or 0), "errno": error.errno,
-            }, "status": payload.NOT_EXECUTABLE},
+            {
+                "at": "exited",
+                "run": number,
+                "failure": {
+                    "step": "fork",
+                    "subject": process["args"][0],
+                    "why": os.strerror(error.errno or 0),
+                    "errno": error.errno,
+                },
+                "status": payload.NOT_EXECUTABLE,
+            },
         )
     else:
         if pid == 0:

@@ -454,9 +454,7 @@ class Launcher:
             self._answer(
                 owner,
                 _error(
-                    StepFailed(
-                        said["step"], said["subject"], said["why"], said.get("errno") or 0
-                    )
+                    StepFailed(said["step"], said["subject"], said["why"], said.get("errno") or 0)
                 ),
             )
         for client in held.order.get("waiting", ()):

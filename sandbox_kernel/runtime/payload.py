@@ -1,15 +1,15 @@
 """From a fork of init to the program of the caller: the last steps, in the only right order.
 
-    session      no terminal of the host (CVE-2017-5226)
-    descriptors  the declared ones move to their numbers, all others are closed (CVE-2024-21626)
-    rlimits      while the process may still set them
-    groups, gid  while it may still change them
-    uid          then the identity
-    directory    as the user; it must lie in the new root
-    capabilities those asked for, in all sets, none by default
-    no_new_privs no program can give any back
-    seccomp      last: it forbids what the steps above need
-    exec
+session      no terminal of the host (CVE-2017-5226)
+descriptors  the declared ones move to their numbers, all others are closed (CVE-2024-21626)
+rlimits      while the process may still set them
+groups, gid  while it may still change them
+uid          then the identity
+directory    as the user; it must lie in the new root
+capabilities those asked for, in all sets, none by default
+no_new_privs no program can give any back
+seccomp      last: it forbids what the steps above need
+exec
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import mounts, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
 # Any directory that every machine has: the new root stands there until it becomes the root.
@@ -183,9 +183,7 @@ def _make_entry(root: int, entry: Mapping[str, Any]) -> None:
             os.close(directory)
 
 
-def _mount(
-    root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping[str, int]
-) -> None:
+def _mount(root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping[str, int]) -> None:
     destination = mount["destination"]
     kind = mount.get("type", "bind")
     with step("mount", destination):
@@ -194,7 +192,16 @@ def _mount(
         for option in mount.get("options", ()):
             if option in mounts.ATTRIBUTE_OF_OPTION:
                 attributes |= mounts.ATTRIBUTE_OF_OPTION[option]
-            elif option not in {"rw", "bind", "rbind", "private", "rprivate", "exec", "dev", "suid"}:
+            elif option not in {
+                "rw",
+                "bind",
+                "rbind",
+                "private",
+                "rprivate",
+                "exec",
+                "dev",
+                "suid",
+            }:
                 key, equals, value = option.partition("=")
                 options.append((key, value if equals else None))
         if tree is not None:

@@ -18,6 +18,7 @@ import stat
 
 from sandbox_kernel.errors import HostLacks
 
+
 def runtime_folder() -> str:
     """The runtime folder of this user, made if it is missing. Raises HostLacks if it is not ours.
 
@@ -54,7 +55,9 @@ def _is_private(path: str, uid: int) -> bool:
     except OSError:
         return False
     return (
-        stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not stat.S_IMODE(found.st_mode) & 0o077
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == uid
+        and not stat.S_IMODE(found.st_mode) & 0o077
     )
 
 

@@ -17,7 +17,7 @@ from ordinary_cgroup_user import WITH_LIMITS, run_as_tester
 from sandbox_kernel import errors
 from sandbox_kernel.runtime import cgroups
 from sandbox_kernel.runtime.cgroups import delegation, mounted
-from sandbox_kernel.runtime.cgroups.base import Driver
+from sandbox_kernel.runtime.cgroups.contract import Driver
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(not mounted.read().v1, reason="no cgroup v1 on this machine")

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from sandbox_kernel import errors
-from sandbox_kernel.runtime.cgroups import absent, base, delegation, mounted, v1, v2_limits
+from sandbox_kernel.runtime.cgroups import absent, contract, delegation, mounted, v1, v2_limits
 
 HYBRID = """\
 24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
@@ -77,7 +77,7 @@ def test_without_cgroups_what_was_added_can_be_ended() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     run.remove()
     group.remove()
-    assert set(group.usage()) == set(base.USAGE)
+    assert set(group.usage()) == set(contract.USAGE)
     assert set(group.usage().values()) == {None}
     with pytest.raises(errors.LimitNotEnforceable, match="--pids-limit"):
         group.update({"pids": {"limit": 5}})
@@ -95,7 +95,7 @@ def test_a_read_only_hierarchy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_resources_become_limits() -> None:
-    limits = base.wanted(
+    limits = contract.wanted(
         {
             "memory": {"limit": 1, "swap": 2},
             "cpu": {"quota": 50_000, "shares": 3, "cpus": "0"},
@@ -127,26 +127,26 @@ def test_resources_become_limits() -> None:
 )
 def test_a_resource_that_no_driver_sets_is_refused(resources: dict[str, object]) -> None:
     with pytest.raises(errors.LimitNotEnforceable, match="no cgroup driver"):
-        base.wanted(resources)
+        contract.wanted(resources)
 
 
 def test_a_size_may_only_be_rounded_down_to_a_page() -> None:
-    assert base.same_size(8192, 8192)
-    assert base.same_size(8193, 8192)
-    assert not base.same_size(8192, 8193)
-    assert not base.same_size(8192, 4096)
-    assert not base.same_size(8192, None)
+    assert contract.same_size(8192, 8192)
+    assert contract.same_size(8193, 8192)
+    assert not contract.same_size(8192, 8193)
+    assert not contract.same_size(8192, 4096)
+    assert not contract.same_size(8192, None)
 
 
 def test_lists_of_cpus() -> None:
-    assert base.cpu_set("0-2,5") == {0, 1, 2, 5}
-    assert base.cpu_set("") == set()
+    assert contract.cpu_set("0-2,5") == {0, 1, 2, 5}
+    assert contract.cpu_set("") == set()
 
 
 def test_only_groups_of_containers_have_a_launcher() -> None:
-    assert base.launcher_of("/x/" + base.directory_name("abc/def")) == "abc"
-    assert base.launcher_of("/x/user-1000") is None
-    assert base.launcher_of("/x.y/launcher") is None
+    assert contract.launcher_of("/x/" + contract.directory_name("abc/def")) == "abc"
+    assert contract.launcher_of("/x/user-1000") is None
+    assert contract.launcher_of("/x.y/launcher") is None
 
 
 @pytest.mark.parametrize(("shares", "weight"), [(2, 1), (1024, 100), (262144, 10000)])

@@ -1,6 +1,6 @@
 """Limits and usage by control groups: `choose` finds the driver that works on this machine.
 
-`base` says what a driver offers. `v1` works on separate hierarchies, `v2` on one tree, `absent`
+`contract` says what a driver offers. `v1` works on separate hierarchies, `v2` on one tree, `absent`
 says why there is neither. `systemd` asks for a delegated scope, from outside the launcher.
 `delegation` knows what root types to hand a subtree to a user.
 """
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandbox_kernel.runtime.cgroups.base import Driver
+    from sandbox_kernel.runtime.cgroups.contract import Driver
 
 
 def choose(parent: str | None = None) -> Driver:
@@ -40,7 +40,7 @@ def choose(parent: str | None = None) -> Driver:
 
 
 def usage(paths: Mapping[str, str]) -> dict[str, int | float | None]:
-    """What a container used (see `base.Group.usage`), read here and now from its group's files.
+    """What a container used (see `contract.Group.usage`), read here and now from its group's files.
 
     `paths` as `Group.paths` has them. For a program that asks after each cell: it saves the way
     to the launcher and back.

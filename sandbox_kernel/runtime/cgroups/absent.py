@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from sandbox_kernel.runtime.cgroups import base, files
+from sandbox_kernel.runtime.cgroups import contract, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Driver(base.Driver):
+class Driver(contract.Driver):
     """Says for every limit why this machine can't enforce it."""
 
     name = "none"
@@ -22,17 +22,17 @@ class Driver(base.Driver):
         self.reason = reason
 
     def support(self) -> dict[str, str]:
-        return dict.fromkeys((*base.LIMITS, "freeze", "usage"), self.reason)
+        return dict.fromkeys((*contract.LIMITS, "freeze", "usage"), self.reason)
 
     def create(self, group_name: str, resources: Mapping[str, Any]) -> Group:
-        self.require(base.wanted(resources))
+        self.require(contract.wanted(resources))
         return Group()
 
     def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
         return []
 
 
-class Group(base.Group):
+class Group(contract.Group):
     """A list of processes. What they forked ends with the container's pid namespace."""
 
     def __init__(self) -> None:
@@ -43,15 +43,15 @@ class Group(base.Group):
             self._pidfds[pid] = os.pidfd_open(pid)
 
     def limits(self) -> dict[str, Any]:
-        return dict.fromkeys(base.LIMITS)
+        return dict.fromkeys(contract.LIMITS)
 
     def update(self, resources: Mapping[str, Any]) -> None:
-        Driver("this container was made without cgroups: " + base.HAND_OVER).require(
-            base.wanted(resources)
+        Driver("this container was made without cgroups: " + contract.HAND_OVER).require(
+            contract.wanted(resources)
         )
 
     def usage(self) -> dict[str, int | float | None]:
-        return dict.fromkeys(base.USAGE)
+        return dict.fromkeys(contract.USAGE)
 
     def oom_kills(self) -> int:
         return 0

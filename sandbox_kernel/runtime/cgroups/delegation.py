@@ -10,7 +10,7 @@ import os
 import pwd
 import shlex
 
-from sandbox_kernel.runtime.cgroups import base, mounted
+from sandbox_kernel.runtime.cgroups import contract, mounted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def commands(user: str, mounts: Mounts | None = None, *, systemd: bool | None = 
 
 
 def _v1(directory: str, user: str, uid: int, cpuset: bool) -> list[str]:
-    top = f"{directory}/{base.TOP}"
+    top = f"{directory}/{contract.TOP}"
     mine = f"{top}/user-{uid}"
     lines = [f"mkdir -p {shlex.quote(mine)}"]
     if cpuset:  # a new cpuset is empty, and an empty one takes no process
@@ -57,13 +57,13 @@ def _v1(directory: str, user: str, uid: int, cpuset: bool) -> list[str]:
 
 
 def _v2(directory: str, user: str, uid: int) -> list[str]:
-    mine = f"{directory}/{base.TOP}/user-{uid}"
+    mine = f"{directory}/{contract.TOP}/user-{uid}"
     return [
         f"mkdir -p {shlex.quote(mine)}",
         *(
             f"for c in {' '.join(CONTROLLERS_V2)}; "
             f"do echo +$c > {shlex.quote(there)}/cgroup.subtree_control; done 2>/dev/null || true"
-            for there in (directory, f"{directory}/{base.TOP}")
+            for there in (directory, f"{directory}/{contract.TOP}")
         ),
         _chown(user, mine, FILES_V2),
         # Moving a process needs the right to the group above both places, so root puts it there.

@@ -17,7 +17,7 @@ import os
 import time
 
 from sandbox_kernel import errors
-from sandbox_kernel.runtime.cgroups import base, files, v1_limits
+from sandbox_kernel.runtime.cgroups import contract, files, v1_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _find(mounts: Mounts, parent: str | None) -> tuple[dict[str, str], dict[str,
     tops: dict[str, str] = {}
     lacks: dict[str, str] = {}
     uid = os.geteuid()
-    below = parent or (base.TOP if uid == 0 else f"{base.TOP}/user-{uid}")
+    below = parent or (contract.TOP if uid == 0 else f"{contract.TOP}/user-{uid}")
     for controller in (*ALWAYS, "cpuset", "blkio"):
         mount = mounts.v1.get(controller)
         if mount is None:
@@ -77,7 +77,7 @@ def _find(mounts: Mounts, parent: str | None) -> tuple[dict[str, str], dict[str,
         elif not _handed_over(top, uid):
             lacks[controller] = (
                 f"the {controller} controller is not handed over to this user "
-                f"(`{top}` is not a directory of his): {base.HAND_OVER}"
+                f"(`{top}` is not a directory of his): {contract.HAND_OVER}"
             )
             continue
         tops[controller] = top
@@ -91,7 +91,7 @@ def _handed_over(top: str, uid: int) -> bool:
         return False
 
 
-class Driver(base.Driver):
+class Driver(contract.Driver):
     """Makes groups in each hierarchy that takes them."""
 
     name = "v1"
@@ -107,9 +107,9 @@ class Driver(base.Driver):
         return dict(self._support)
 
     def create(self, group_name: str, resources: Mapping[str, Any]) -> Group:
-        limits = base.wanted(resources)
+        limits = contract.wanted(resources)
         self.require(limits)
-        group = Group(self, base.directory_name(group_name))
+        group = Group(self, contract.directory_name(group_name))
         try:
             for controller in self._always:
                 group.join(controller)
@@ -128,7 +128,7 @@ class Driver(base.Driver):
                 groups.setdefault(os.path.basename(directory), {})[controller] = directory
         gone: set[str] = set()
         for name, directories in groups.items():
-            launcher = base.launcher_of(name)
+            launcher = contract.launcher_of(name)
             if launcher is not None and (launcher in gone or not is_alive(launcher)):
                 gone.add(launcher)
                 kill(directories)
@@ -199,7 +199,7 @@ def _freeze(freezer: str | None, state: str) -> None:
             files.write(f"{freezer}/freezer.state", state)
 
 
-class Group(base.Group):
+class Group(contract.Group):
     """One container's groups, one directory for each controller."""
 
     def __init__(self, driver: Driver, name: str) -> None:
@@ -230,7 +230,7 @@ class Group(base.Group):
         return v1_limits.read(self._directories, self._driver.support())
 
     def update(self, resources: Mapping[str, Any]) -> None:
-        limits = base.wanted(resources)
+        limits = contract.wanted(resources)
         self._driver.require(limits)
         for limit in limits:
             controller = v1_limits.FILE_OF_LIMIT[limit][0]
@@ -326,7 +326,7 @@ def _table(directories: Mapping[str, str], controller: str, name: str) -> dict[s
     return {} if directory is None else files.read_table(f"{directory}/{name}")
 
 
-class Run(base.Group):
+class Run(contract.Group):
     """The group of one run: below the container's in freezer and cpuacct."""
 
     def __init__(self, container: Group, name: str) -> None:
@@ -367,7 +367,7 @@ class Run(base.Group):
     def kill(self) -> None:
         kill(self._own)
 
-    def child(self, name: str) -> base.Group:
+    def child(self, name: str) -> contract.Group:
         raise errors.StepFailed("make group", name, "a run has no runs below it")
 
     def paths(self) -> dict[str, str]:

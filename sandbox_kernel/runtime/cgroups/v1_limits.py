@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
-from sandbox_kernel.runtime.cgroups import base, files
+from sandbox_kernel.runtime.cgroups import contract, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def change(directories: Mapping[str, str], limits: Mapping[str, Any]) -> None:
 
 def read(directories: Mapping[str, str], support: Mapping[str, str]) -> dict[str, Any]:
     """The limits in force; None where there is none."""
-    found: dict[str, Any] = dict.fromkeys(base.LIMITS)
+    found: dict[str, Any] = dict.fromkeys(contract.LIMITS)
     for limit, (controller, name) in FILE_OF_LIMIT.items():
         directory = directories.get(controller)
         if directory is None or support[limit]:
@@ -84,8 +84,8 @@ class _Change:
         if "cpuset_cpus" in limits:
             cpus = limits["cpuset_cpus"]
             shown = self._write("cpuset_cpus", "cpuset.cpus", cpus, cpus)
-            if base.cpu_set(shown) != base.cpu_set(cpus):
-                raise base.altered("cpuset_cpus", cpus, shown)
+            if contract.cpu_set(shown) != contract.cpu_set(cpus):
+                raise contract.altered("cpuset_cpus", cpus, shown)
         if "pids_limit" in limits:
             count = limits["pids_limit"]
             self._same("pids_limit", "pids.max", str(count) if count > 0 else "max", count)
@@ -112,8 +112,8 @@ class _Change:
                 continue
             name = FILE_OF_LIMIT[limit][1]
             shown = int(self._write(limit, name, str(size if size > 0 else -1), size))
-            if not (base.same_size(size, shown) if size > 0 else shown >= UNLIMITED):
-                raise base.altered(limit, size, shown)
+            if not (contract.same_size(size, shown) if size > 0 else shown >= UNLIMITED):
+                raise contract.altered(limit, size, shown)
 
     def _cpus(self, asked: tuple[int, int]) -> None:
         quota, period = asked
@@ -125,23 +125,23 @@ class _Change:
 
     def _rate(self, limit: str, rule: Mapping[str, int]) -> None:
         path = f"{self._directories['blkio']}/{FILE_OF_LIMIT[limit][1]}"
-        text = base.device_rule(rule)
+        text = contract.device_rule(rule)
         device = text.partition(" ")[0]
         before = [line for line in files.read(path).splitlines() if line.startswith(device + " ")]
         try:
             shown = files.write_and_read(path, text)
         except OSError as error:
-            raise base.refused(limit, [rule], *_why(error, limit, self._directories)) from error
+            raise contract.refused(limit, [rule], *_why(error, limit, self._directories)) from error
         if self._undo is not None:
             self._undo.append((path, before[0] if before else f"{device} 0"))
         if (text in shown.splitlines()) != (rule["rate"] > 0):
-            raise base.altered(limit, [rule], shown)
+            raise contract.altered(limit, [rule], shown)
 
     def _same(self, limit: str, name: str, text: str, asked: object) -> None:
         """Write one file that must read back the same."""
         shown = self._write(limit, name, text, asked)
         if shown != text:
-            raise base.altered(limit, asked, shown)
+            raise contract.altered(limit, asked, shown)
 
     def _write(self, limit: str, name: str, text: str, asked: object) -> str:
         path = f"{self._directories[FILE_OF_LIMIT[limit][0]]}/{name}"
@@ -150,7 +150,7 @@ class _Change:
                 self._undo.append((path, files.read(path)))
             return files.write_and_read(path, text)
         except OSError as error:
-            raise base.refused(limit, asked, *_why(error, limit, self._directories)) from error
+            raise contract.refused(limit, asked, *_why(error, limit, self._directories)) from error
 
     def _number(self, name: str) -> int | None:
         return files.read_number(f"{self._directories['memory']}/{name}")
@@ -169,4 +169,4 @@ def _why(error: OSError, limit: str, directories: Mapping[str, str]) -> tuple[st
             "memory with swap can't be less than memory",
             "ask for at least the size of `--memory`",
         )
-    return base.why(error, limit)
+    return contract.why(error, limit)

@@ -18,7 +18,7 @@ import select
 import time
 
 from sandbox_kernel import errors
-from sandbox_kernel.runtime.cgroups import base, files, mounted, v2_limits
+from sandbox_kernel.runtime.cgroups import contract, files, mounted, v2_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def probe(mount: Mount, parent: str | None) -> tuple[Driver | None, str]:
     except OSError as error:
         return None, (
             f"the cgroup tree {mount.directory} does not take our groups "
-            f"({error.filename or ''} {error.strerror}): {base.HAND_OVER}"
+            f"({error.filename or ''} {error.strerror}): {contract.HAND_OVER}"
         )
 
 
@@ -66,7 +66,7 @@ def _place(mount: Mount, parent: str | None) -> str | _Reason:
         _move_to_leaf(top)
         return top
     if os.geteuid() == 0:
-        top = f"{mount.directory}/{base.TOP}"
+        top = f"{mount.directory}/{contract.TOP}"
         _make_with_controllers(mount.directory, top)
         return top
     own = mounted.own_v2(mount)
@@ -77,7 +77,7 @@ def _place(mount: Mount, parent: str | None) -> str | _Reason:
         return own
     return _Reason(
         f"this process runs in the cgroup `{own}`, which is not delegated to this user: start it "
-        "by `systemd-run --user --scope -p Delegate=yes ...`, or " + base.HAND_OVER
+        "by `systemd-run --user --scope -p Delegate=yes ...`, or " + contract.HAND_OVER
     )
 
 
@@ -128,7 +128,7 @@ def _move_to_leaf(directory: str) -> None:
                 continue
 
 
-class Driver(base.Driver):
+class Driver(contract.Driver):
     """Makes groups below one directory that has controllers to hand on."""
 
     name = "v2"
@@ -151,9 +151,9 @@ class Driver(base.Driver):
         return dict(self._support)
 
     def create(self, group_name: str, resources: Mapping[str, Any]) -> Group:
-        limits = base.wanted(resources)
+        limits = contract.wanted(resources)
         self.require(limits)
-        directory = f"{self.top}/{base.directory_name(group_name)}"
+        directory = f"{self.top}/{contract.directory_name(group_name)}"
         os.mkdir(directory, 0o755)
         group = Group(self, directory)
         try:
@@ -169,7 +169,7 @@ class Driver(base.Driver):
     def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
         gone: set[str] = set()
         for directory in files.below(self.top):
-            launcher = base.launcher_of(directory)
+            launcher = contract.launcher_of(directory)
             if launcher is not None and (launcher in gone or not is_alive(launcher)):
                 gone.add(launcher)
                 kill(directory)
@@ -209,7 +209,7 @@ def kill(directory: str) -> None:
         os.close(events)
 
 
-class Group(base.Group):
+class Group(contract.Group):
     """One container's group, with the leaf `init` for its first processes."""
 
     def __init__(self, driver: Driver, directory: str) -> None:
@@ -227,7 +227,7 @@ class Group(base.Group):
         return v2_limits.read(self._directory)
 
     def update(self, resources: Mapping[str, Any]) -> None:
-        limits = base.wanted(resources)
+        limits = contract.wanted(resources)
         self._driver.require(limits)
         v2_limits.change(self._directory, limits)
 
@@ -293,7 +293,7 @@ def _block_bytes(here: str) -> dict[str, int]:
     return sums
 
 
-class Run(base.Group):
+class Run(contract.Group):
     """The leaf of one run."""
 
     def __init__(self, container: Group, directory: str) -> None:
@@ -326,7 +326,7 @@ class Run(base.Group):
     def kill(self) -> None:
         kill(self._directory)
 
-    def child(self, name: str) -> base.Group:
+    def child(self, name: str) -> contract.Group:
         raise errors.StepFailed("make group", name, "a run has no runs below it")
 
     def paths(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from sandbox_kernel.runtime.cgroups import base, files
+from sandbox_kernel.runtime.cgroups import contract, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def change(directory: str, limits: Mapping[str, Any]) -> None:
 
 def read(directory: str) -> dict[str, Any]:
     """The limits in force; None where there is none."""
-    found: dict[str, Any] = dict.fromkeys(base.LIMITS)
+    found: dict[str, Any] = dict.fromkeys(contract.LIMITS)
     found["memory"] = files.read_number(f"{directory}/memory.max")
     swap = files.read_number(f"{directory}/memory.swap.max")
     if swap is not None and found["memory"] is not None:
@@ -139,7 +139,7 @@ class _Change:
             if memory is None:
                 memory = files.read_number(f"{self._directory}/memory.max") or -1
             if total > 0 and (memory <= 0 or total < memory):
-                raise base.refused(
+                raise contract.refused(
                     "memory_swap",
                     total,
                     "memory with swap can't be less than memory",
@@ -161,7 +161,7 @@ class _Change:
         used = int(files.read(current))
         files.write(high, before)
         if used > size:
-            raise base.refused(
+            raise contract.refused(
                 "memory",
                 size,
                 f"{used} bytes are in use and can't be reclaimed",
@@ -172,17 +172,17 @@ class _Change:
         unlimited = size < 0 or asked <= 0
         shown = self._write(limit, "max" if unlimited else str(size), asked)
         number = None if shown == "max" else int(shown)
-        if unlimited != (number is None) or not (unlimited or base.same_size(size, number)):
-            raise base.altered(limit, asked, shown)
+        if unlimited != (number is None) or not (unlimited or contract.same_size(size, number)):
+            raise contract.altered(limit, asked, shown)
 
     def _cpuset(self, cpus: str) -> None:
         """The kernel takes any number; which CPUs there are, the effective set says."""
         shown = self._write("cpuset_cpus", cpus, cpus)
         effective = files.read(f"{self._directory}/cpuset.cpus.effective")
-        if base.cpu_set(shown) != base.cpu_set(cpus) or base.cpu_set(effective) != base.cpu_set(
-            cpus
-        ):
-            raise base.refused(
+        if contract.cpu_set(shown) != contract.cpu_set(cpus) or contract.cpu_set(
+            effective
+        ) != contract.cpu_set(cpus):
+            raise contract.refused(
                 "cpuset_cpus", cpus, f"the CPUs to be had are {effective}", "name some of these"
             )
 
@@ -195,18 +195,18 @@ class _Change:
             before = [_rate(line, key) for line in lines if line.startswith(device + " ")]
             shown = files.write_and_read(path, f"{device} {key}={rate}")
         except OSError as error:
-            raise base.refused(limit, [rule], *base.why(error, limit)) from error
+            raise contract.refused(limit, [rule], *contract.why(error, limit)) from error
         if self._undo is not None:
             self._undo.append((path, f"{device} {key}={(before or [None])[0] or 'max'}"))
         after = [_rate(line, key) for line in shown.splitlines() if line.startswith(device + " ")]
         if ((after or [None])[0] or "max") != rate:
-            raise base.altered(limit, [rule], shown)
+            raise contract.altered(limit, [rule], shown)
 
     def _same(self, limit: str, text: str, asked: object) -> None:
         """Write the file of a limit, which must read back the same."""
         shown = self._write(limit, text, asked)
         if shown != text:
-            raise base.altered(limit, asked, shown)
+            raise contract.altered(limit, asked, shown)
 
     def _write(self, limit: str, text: str, asked: object) -> str:
         path = f"{self._directory}/{FILE_OF_LIMIT[limit][1]}"
@@ -215,4 +215,4 @@ class _Change:
                 self._undo.append((path, files.read(path)))
             return files.write_and_read(path, text)
         except OSError as error:
-            raise base.refused(limit, asked, *base.why(error, limit)) from error
+            raise contract.refused(limit, asked, *contract.why(error, limit)) from error

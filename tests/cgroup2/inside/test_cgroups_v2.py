@@ -15,7 +15,7 @@ from ordinary_cgroup_user import WITH_LIMITS, run_as_tester
 from sandbox_kernel import errors
 from sandbox_kernel.runtime import cgroups
 from sandbox_kernel.runtime.cgroups import delegation
-from sandbox_kernel.runtime.cgroups.base import Driver
+from sandbox_kernel.runtime.cgroups.contract import Driver
 
 MIB = 1 << 20
 MOUNT = Path("/sys/fs/cgroup")
