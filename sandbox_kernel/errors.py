@@ -1,16 +1,16 @@
 """Every exception of this package, in one tree.
 
     SandboxError
-    ├── InvalidOption (ValueError)          an option, setting or argument has a value that is not allowed
-    ├── NotAllowed (PermissionError)        the value is fine, but a ceiling of the user's own settings forbids it
+    ├── InvalidOption (ValueError)          a value that is not allowed
+    ├── NotAllowed (PermissionError)        above a ceiling of the user's own settings
     ├── HostLacks (OSError)                 this machine can't do what was asked
-    │   └── LimitNotEnforceable             ... a limit: names limit, wish, what the host can do, remedy
+    │   └── LimitNotEnforceable             ... to enforce a limit; names the remedy
     ├── ImageError (LookupError)            an image reference that can't be resolved
     ├── ContainerError (RuntimeError)       a container could not be made, entered or ended
     │   ├── StepFailed                      ... one named step of it failed on one named object
     │   ├── NoSuchContainer (LookupError)   no container of that name or id
     │   └── LauncherGone                    the launcher died; its containers died with it
-    ├── CellFailed (RuntimeError)           code in a container ended badly; says why, with limit and peak
+    ├── CellFailed (RuntimeError)           code ended badly; says why, with limit and peak
     │   ├── OutOfMemory (MemoryError)
     │   ├── TooManyProcesses (BlockingIOError)
     │   ├── NoSpace (OSError)
@@ -85,7 +85,7 @@ class ContainerError(SandboxError, RuntimeError):
 class StepFailed(ContainerError):
     """One step of making or entering a container failed.
 
-    Attributes: `step` (verb), `subject` (path or name it failed on), `errno` (0: not a system call).
+    Attributes: `step` (verb), `subject` (what it failed on), `errno` (0: no system call).
     """
 
     def __init__(self, step: str, subject: str, why: str, errno: int = 0) -> None:

@@ -23,6 +23,7 @@ def _enclosing_limits() -> list[int]:
         return []
     for line in lines:
         _, controllers, path = line.split(":", 2)
+        roots: tuple[str, ...]
         if controllers == "":
             roots, name = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"), "memory.max"
         elif "memory" in controllers.split(","):

@@ -8,7 +8,7 @@ from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
 
 _AS = Flag("as", ("--as",), "SOURCE", "As if they came from there.",
-    choices=("command line", "magic", "notebook", "kernelspec"), default="command line")  # fmt: skip
+    choices=("command line", "magic", "notebook", "kernelspec"), default="command line")  # fmt: skip  # noqa: E501
 _ALL = Flag("all", ("--all", "-a"), "", "Also what is not set.")
 
 

@@ -145,7 +145,7 @@ class Container:
         limits: dict[str, Any] = self._request("limits", {})["limits"]
         return limits
 
-    def set_limits(self, **changes: object) -> dict[str, Any]:
+    def set_limits(self, **changes: Any) -> dict[str, Any]:
         """Change limits of the live container; returns what the kernel reads back.
 
         Values as the options have them (`memory="512m"`). Raises InvalidOption, NotAllowed,
@@ -236,7 +236,7 @@ def _enforceable(
 
     Raises LimitNotEnforceable for a limit that somebody asked for.
     """
-    dropped: dict[str, None] = {}
+    dropped: dict[str, Any] = {}
     lines = []
     for name, reason in support:
         value = getattr(plan, name, None)

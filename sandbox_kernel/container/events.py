@@ -158,7 +158,7 @@ Frame = (
 BUNDLES = (DisplayFrame, UpdateFrame, ResultFrame)
 
 
-class BrokenChannel(Exception):  # noqa: N818 - never leaves the container's floor
+class BrokenChannel(Exception):
     """What came is no frame; nothing that follows can be understood."""
 
 

@@ -18,7 +18,7 @@ MOST_HEADER = 10_000
 FREE_ROWS = 1 << 20  # rows that need no bytes (null columns) are counted up to here
 
 
-class Wrong(Exception):  # noqa: N818 - never leaves this module
+class Wrong(Exception):
     """The bytes are not what they were announced to be."""
 
 

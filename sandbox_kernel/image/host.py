@@ -53,7 +53,9 @@ NEVER_WHOLE = ("/", "/home", "/root", "/run", "/var", "/tmp", "/etc", "/srv", "/
 HOME = "/home/sandbox"
 OPTIONS = ["ro", "nosuid", "nodev"]
 
-PASSWD = "root:x:0:0:root:/home/sandbox:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+ACCOUNTS = (
+    "root:x:0:0:root:/home/sandbox:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+)
 GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"
@@ -74,7 +76,7 @@ DIRECTORIES: tuple[tuple[str, int], ...] = (
     ("/var/tmp", 0o1777),  # noqa: S108 - of the container
 )
 FILES = (
-    ("/etc/passwd", PASSWD),
+    ("/etc/passwd", ACCOUNTS),
     ("/etc/group", GROUP),
     ("/etc/hosts", HOSTS),
     ("/etc/nsswitch.conf", NSSWITCH),

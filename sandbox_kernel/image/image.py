@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Entry(TypedDict):
-    """A directory, link or small file that a container gets beside the layers, made at its start."""
+    """A directory, link or small file that a container gets beside its layers."""
 
     kind: Literal["directory", "link", "file"]
     path: str

@@ -148,7 +148,7 @@ def redirect(channel):
 def flush():
     """What the cell has printed goes out, whatever it has done to sys.stdout."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        try:  # noqa: SIM105 - contextlib takes longer to import than this to run
+        try:
             stream.flush()
         except Exception:  # noqa: S110 - a cell may put anything there
             pass

@@ -17,7 +17,7 @@ CAN = (
 )
 
 
-class Refused(Exception):  # noqa: N818 - never leaves this module
+class Refused(Exception):
     """A value that can't cross, and why."""
 
 
@@ -77,7 +77,7 @@ def give(descriptor, names, namespace, channel):
     for name in names:
         try:
             if name not in namespace:
-                raise Refused("", "the cell has not defined it")  # noqa: TRY301
+                raise Refused("", "the cell has not defined it")
             form, details, offset, length = out.add(namespace[name])
         except Refused as problem:
             kind, why = problem.args

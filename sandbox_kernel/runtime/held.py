@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from sandbox_kernel.runtime.cgroups import Driver, Group
+    from sandbox_kernel.runtime.cgroups.contract import Driver, Group
 
 
 class Sources:

@@ -16,19 +16,9 @@ import fcntl
 import os
 import pwd
 import signal
-from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import HostLacks
 from sandbox_kernel.linux import processes
-
-if TYPE_CHECKING:
-    from typing import NamedTuple
-
-    class Extent(NamedTuple):
-        inside: int
-        outside: int
-        count: int
-
 
 RANGE = 65536
 # Above the ranges that /etc/subuid and systemd-nspawn hand out (systemd, UIDS-GIDS.md: 524288 to
@@ -86,10 +76,7 @@ class Reserve:
 def write_maps(pid: int, first: int | None, count: int) -> None:
     """Map ids 0..count-1 of a new user namespace to `first`.. of ours (None: to the same ids)."""
     for name in ("uid_map", "gid_map"):
-        if first is None:
-            text = _same(name, count)
-        else:
-            text = DIGITS_OF_MAP.format(0, first, count)
+        text = _same(name, count) if first is None else DIGITS_OF_MAP.format(0, first, count)
         _write(f"/proc/{pid}/{name}", text)
 
 
@@ -133,7 +120,8 @@ def become_root_of_own_namespace() -> int:
     name = pwd.getpwuid(uid).pw_name if _known(uid) else str(uid)
     ranges = [_ranges(f"/etc/{kind}", name, uid) for kind in ("subuid", "subgid")]
     helpers = [_helper(program) for program in ("newuidmap", "newgidmap")]
-    if not all(ranges) or not all(helpers):
+    granted = [found for found in ranges if found is not None]
+    if len(granted) < len(ranges) or not all(helpers):
         _unshare()
         # The kernel's rule for a map written without privilege.
         _write("/proc/self/setgroups", "deny")
@@ -143,7 +131,7 @@ def become_root_of_own_namespace() -> int:
     launcher = os.getpid()
     ready, go = os.pipe2(os.O_CLOEXEC)
     children = []
-    for helper, own, (first, count) in zip(helpers, (uid, gid), ranges, strict=True):
+    for helper, own, (first, count) in zip(helpers, (uid, gid), granted, strict=True):
         child = os.fork()
         if child == 0:
             os.close(go)
@@ -170,7 +158,7 @@ def become_root_of_own_namespace() -> int:
             )
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    return 1 + min(count for _, count in ranges)
+    return 1 + min(count for _, count in granted)
 
 
 def _known(uid: int) -> bool:

@@ -9,7 +9,8 @@ for one thing at a time; the container or run that it made belongs to it, and en
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
 Requests (`op`): create, run, limits, usage, stop, kill, kill-run, remove, list, writable.
-Answers (`event`): created, started, exited, limits, usage, stopping, removed, list, writable, error.
+Answers (`event`): created, started, exited, limits, usage, stopping, removed, list, writable,
+error.
 """
 
 from __future__ import annotations

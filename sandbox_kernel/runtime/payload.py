@@ -204,7 +204,7 @@ def _candidates(name: str, search: str) -> Sequence[str]:
 
 
 def _execute(
-    candidates: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+    candidates: Sequence[str], arguments: list[str], environment: Mapping[str, str]
 ) -> None:
     failure: OSError | None = None
     for candidate in candidates:
