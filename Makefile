@@ -16,12 +16,11 @@ PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) bubblewrap chromium fonts-noto-cjk gcc git libc6-dev \
 	passwd python3 python3-venv runc strace user-mode-linux util-linux
 
-.PHONY: help demo lab test check bench format clean packages packages-to-test
+.PHONY: help demo lab test check format clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
-	@echo "make bench   measure against runc, bwrap and the plain kernel"
 	@echo "make format  put the code into its one format"
 	@echo "make clean   remove the environment that these commands made"
 
@@ -43,9 +42,6 @@ check: .venv/.ready-to-test
 test: packages-to-test check
 	UV=$(UV) $(BIN)/python -m pytest tests/unit --numprocesses 2
 	UV=$(UV) $(BIN)/python -m pytest tests/integration tests/hostile tests/cgroup2 tests/browser
-
-bench: packages-to-test .venv/.ready-to-test
-	$(BIN)/python -m benchmarks
 
 format: .venv/.ready-to-test
 	$(BIN)/ruff format .
