@@ -46,7 +46,7 @@ def ordinary_user() -> Iterator[ordinary.OrdinaryUser]:
     yield from ordinary.made()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # others test a user to whom nothing was handed over
 def delegated_user(ordinary_user: ordinary.OrdinaryUser) -> Iterator[ordinary.OrdinaryUser]:
     """The same user, to whom root handed over a subtree of every cgroup hierarchy."""
     with ordinary_user.control_groups():
