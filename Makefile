@@ -16,12 +16,13 @@ PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) bubblewrap chromium fonts-noto-cjk gcc git libc6-dev \
 	passwd python3 python3-venv runc strace user-mode-linux util-linux
 
-.PHONY: help demo lab test check format clean packages packages-to-test
+.PHONY: help demo lab test check format docs clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
 	@echo "make format  put the code into its one format"
+	@echo "make docs    make the reference pages of what the program declares"
 	@echo "make clean   remove the environment that these commands made"
 
 demo: .venv/.ready-to-run
@@ -46,6 +47,9 @@ test: packages-to-test check
 format: .venv/.ready-to-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.ready-to-test
+	$(BIN)/python docs/reference/generate.py
 
 clean:
 	rm -rf .venv .venv-uv

@@ -16,23 +16,30 @@
     │   ├── NoSpace (OSError)
     │   ├── TimedOut (TimeoutError)
     │   ├── ProgramFailed                   a program that is no Python cell ended with a status
-    │   ├── OutputCut
-    │   └── Killed
+    │   ├── OutputCut                       more output than the limit; the rest was left out
+    │   └── Killed                          ended from outside
+    ├── CellRaised (RuntimeError)           code in a container raised an exception of its own
     ├── ValueNotTransferable (TypeError)    a variable can't cross between inside and outside
     └── BadMessage (ValueError)             a Jupyter message or its frames are not as they must be
 
 A message has one shape: what was being done, to what (in backticks), why it failed, what to do.
+Of the docstrings `docs/reference/errors.md` is made: when it is raised; "Do:" and what then helps.
 """
 
 from __future__ import annotations
 
 
 class SandboxError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base of every exception that this package raises on purpose.
+
+    Do: catch this one to catch them all.
+    """
 
 
 class InvalidOption(SandboxError, ValueError):
-    """An option has a value that is not allowed; nothing was started.
+    """An option has a value that is not allowed, or is not known; nothing was started.
+
+    Do: choose a value of the kind that the end of the message names.
 
     Attributes: `option` (as the user types it), `value` (as given), `allowed` (one sentence).
     """
@@ -45,7 +52,10 @@ class InvalidOption(SandboxError, ValueError):
 
 
 class NotAllowed(SandboxError, PermissionError):
-    """A notebook, project or caller asked for more than the user's own settings allow."""
+    """A notebook, project or caller asked for more than the user's own settings allow.
+
+    Do: ask for less, or widen the ceiling at the place that the message names.
+    """
 
     def __init__(self, option: str, value: object, ceiling: str, remedy: str) -> None:
         super().__init__(
@@ -57,11 +67,17 @@ class NotAllowed(SandboxError, PermissionError):
 
 
 class HostLacks(SandboxError, OSError):
-    """This machine can't do what was asked; the message says how to change that."""
+    """This machine can't do what was asked.
+
+    Do: what the message says; `sandbox-kernel doctor` lists all that this machine lacks.
+    """
 
 
 class LimitNotEnforceable(HostLacks):
-    """A limit that was asked for can't be set or did not read back; nothing was started."""
+    """A limit that was asked for can't be set or did not read back; nothing was started.
+
+    Do: what the message says (mostly: delegate a control group), or leave the limit out.
+    """
 
     def __init__(self, option: str, asked: object, host: str, remedy: str) -> None:
         super().__init__(
@@ -75,15 +91,23 @@ class LimitNotEnforceable(HostLacks):
 
 
 class ImageError(SandboxError, LookupError):
-    """An image reference names nothing that can be used as an image."""
+    """An image reference names nothing that can be used as an image.
+
+    Do: `host`, `scratch`, or `dir:PATH` with a folder that holds a root file system.
+    """
 
 
 class ContainerError(SandboxError, RuntimeError):
-    """A container could not be made, entered or ended."""
+    """A container could not be made, entered or ended.
+
+    Do: `sandbox-kernel doctor` tries each part by itself.
+    """
 
 
 class StepFailed(ContainerError):
-    """One step of making or entering a container failed.
+    """One step of making or entering a container failed; what was made so far is gone.
+
+    Do: look at the object in the message; `sandbox-kernel doctor` tries each part by itself.
 
     Attributes: `step` (verb), `subject` (what it failed on), `errno` (0: no system call).
     """
@@ -97,19 +121,31 @@ class StepFailed(ContainerError):
 
 
 class NoSuchContainer(ContainerError, LookupError):
-    """No live container has this name or id."""
+    """No live container has this name or id.
+
+    Do: `sandbox-kernel ps` lists those that live.
+    """
 
 
 class LauncherGone(ContainerError):
-    """The launcher process ended; the containers it held ended with it."""
+    """The launcher process ended; the containers it held ended with it.
+
+    Do: start again: a new launcher removes what the old one left.
+    """
 
 
 class CellFailed(SandboxError, RuntimeError):
-    """Code in a container ended badly for a reason outside its own control flow."""
+    """Code in a container ended badly for a reason outside its own control flow.
+
+    Do: see the kinds below.
+    """
 
 
 class OutOfMemory(CellFailed, MemoryError):
-    """The container reached its memory limit and was ended. Sizes in bytes."""
+    """The container reached its memory limit and was ended. Sizes in bytes.
+
+    Do: raise `--memory`, or use less; files that are written count too.
+    """
 
     def __init__(self, limit: int | None, peak: int | None) -> None:
         super().__init__(
@@ -121,7 +157,10 @@ class OutOfMemory(CellFailed, MemoryError):
 
 
 class TooManyProcesses(CellFailed, BlockingIOError):
-    """The container reached its limit of processes and threads."""
+    """The container reached its limit of processes and threads.
+
+    Do: raise `--pids-limit`, or start fewer at once.
+    """
 
     def __init__(self, limit: int | None, peak: int | None) -> None:
         super().__init__(
@@ -133,7 +172,10 @@ class TooManyProcesses(CellFailed, BlockingIOError):
 
 
 class NoSpace(CellFailed, OSError):
-    """The writable layer of the container is full. Sizes in bytes."""
+    """The writable layer of the container is full. Sizes in bytes.
+
+    Do: raise `--storage-size` (and `--memory`, in which it lies), or mount a folder.
+    """
 
     def __init__(self, limit: int | None, peak: int | None) -> None:
         super().__init__(
@@ -145,7 +187,10 @@ class NoSpace(CellFailed, OSError):
 
 
 class TimedOut(CellFailed, TimeoutError):
-    """The run took longer than its limit and was ended. Seconds."""
+    """The run took longer than its limit and was ended. Seconds.
+
+    Do: raise `--timeout`, or `--timeout none`.
+    """
 
     def __init__(self, limit: float) -> None:
         super().__init__(f"timed out: the limit is {limit:g} s: raise it with `--timeout`")
@@ -153,7 +198,10 @@ class TimedOut(CellFailed, TimeoutError):
 
 
 class ProgramFailed(CellFailed):
-    """A program ended with a status other than 0."""
+    """A program ended with a status other than 0.
+
+    Do: read what it wrote to its standard error.
+    """
 
     def __init__(self, program: str, status: int) -> None:
         super().__init__(f"program `{_shown(program)}` ended with status {status}")
@@ -162,7 +210,10 @@ class ProgramFailed(CellFailed):
 
 
 class OutputCut(CellFailed):
-    """A cell wrote more than its limit of output; the rest was left out. Sizes in bytes."""
+    """A cell wrote more than its limit of output; the rest was left out. Sizes in bytes.
+
+    Do: raise `--output-limit`, or write to a file.
+    """
 
     def __init__(self, limit: int, size: int | None = None) -> None:
         one = f"one message of {_size(size)} was left out" if size else "the rest was left out"
@@ -174,11 +225,17 @@ class OutputCut(CellFailed):
 
 
 class Killed(CellFailed):
-    """The run was ended from outside, for the reason given."""
+    """The run was ended from outside, for the reason given.
+
+    Do: start again, if it was not you who ended it.
+    """
 
 
 class CellRaised(SandboxError, RuntimeError):
-    """Code in a container raised an exception; its name, text and traceback are as data here."""
+    """Code in a container raised an exception; its name, text and traceback are as data here.
+
+    Do: mend the code; `traceback` has the lines.
+    """
 
     def __init__(self, name: str, value: str, traceback: str) -> None:
         super().__init__(f"{name}: {value}" if value else name)
@@ -188,7 +245,10 @@ class CellRaised(SandboxError, RuntimeError):
 
 
 class ValueNotTransferable(SandboxError, TypeError):
-    """A variable can't cross between inside and outside; the message says what can."""
+    """A variable can't cross between inside and outside.
+
+    Do: carry JSON values, numpy arrays, Arrow tables or bytes.
+    """
 
     def __init__(self, name: str, kind: str, remedy: str) -> None:
         super().__init__(f"variable `{name}` of type `{kind}` can't cross: {remedy}")
@@ -197,7 +257,10 @@ class ValueNotTransferable(SandboxError, TypeError):
 
 
 class BadMessage(SandboxError, ValueError):
-    """A message came whose frames, signature or form are wrong; it was dropped."""
+    """A message came whose frames, signature or form are wrong; it was dropped.
+
+    Do: nothing, unless it was you who sent it.
+    """
 
     def __init__(self, verb: str, subject: str, why: str) -> None:
         super().__init__(f"{verb} `{_shown(subject)}`: {_shown(why)}")

@@ -30,8 +30,19 @@ class Verb(NamedTuple):
     """How many plain words there may be."""
 
     def all_flags(self) -> tuple[Flag, ...]:
-        """Its own flags and those of the settings that it takes."""
-        return (*self.flags, *(option_flags(self.options) if self.options != () else ()))
+        """Its own flags, and those of the settings that it takes in spellings that are still free.
+
+        `install --user` is Jupyter's; whom the container runs as is `install -u` there.
+        """
+        if self.options == ():
+            return self.flags
+        taken = {spelling for flag in self.flags for spelling in flag.spellings}
+        free = []
+        for flag in option_flags(self.options):
+            spellings = tuple(word for word in flag.spellings if word not in taken)
+            if spellings:
+                free.append(flag._replace(spellings=spellings))
+        return (*self.flags, *free)
 
     def help(self) -> str:
         """The whole text of `--help`."""
