@@ -68,7 +68,7 @@ def test_memory_over_the_limit_is_counted_and_noticed(driver: Driver) -> None:
     assert notice is not None
     assert not readable(notice, 0)
     with groups.process("eat_memory") as child:
-        group.add(child.pid)
+        groups.join(group, child.pid)
         groups.go(child)
         assert readable(notice, 60)
         assert child.wait(60) == -9
@@ -84,7 +84,7 @@ def test_memory_over_the_limit_is_counted_and_noticed(driver: Driver) -> None:
 def test_forks_over_the_limit_are_refused_and_counted(driver: Driver) -> None:
     group = driver.create("launcher/pids", {"pids": {"limit": 8}})
     with groups.process("fork_children") as child:
-        group.add(child.pid)
+        groups.join(group, child.pid)
         groups.go(child)
         assert groups.answer(child) == "7"
         assert group.usage()["pids"] == 8
@@ -98,7 +98,7 @@ def test_forks_over_the_limit_are_refused_and_counted(driver: Driver) -> None:
 def test_a_process_over_its_share_of_the_cpu_is_held_back(driver: Driver) -> None:
     group = driver.create("launcher/cpu", {"cpu": {"quota": 20_000, "period": 100_000}})
     with groups.process("spin") as child:
-        group.add(child.pid)
+        groups.join(group, child.pid)
         groups.go(child)
         assert groups.answer(child) == "spun"
         usage = group.usage()
@@ -135,7 +135,7 @@ def test_limits_change_while_the_group_lives(driver: Driver) -> None:
 def test_memory_below_what_is_held_is_refused_and_nothing_changes(driver: Driver) -> None:
     group = driver.create("launcher/held", {"memory": {"limit": 64 * MIB, "swap": 64 * MIB}})
     with groups.process("hold_memory") as child:
-        group.add(child.pid)
+        groups.join(group, child.pid)
         groups.go(child)
         assert groups.answer(child) == "held"
         with pytest.raises(errors.LimitNotEnforceable, match=r"`--memory`.*in use") as refused:
@@ -151,7 +151,7 @@ def test_memory_below_what_is_held_is_refused_and_nothing_changes(driver: Driver
 def test_kill_ends_a_tree_that_forks_all_the_time(driver: Driver) -> None:
     group = driver.create("launcher/bomb", {"pids": {"limit": 100}})
     with groups.process("fork_bomb") as child:
-        group.add(child.pid)
+        groups.join(group, child.pid)
         groups.go(child)
         assert groups.answer(child) == "bombing"
         begin = time.monotonic()
@@ -166,8 +166,8 @@ def test_a_run_is_killed_alone(driver: Driver) -> None:
     group = driver.create("launcher/runs", {"pids": {"limit": 100}})
     first, second = group.child("run-1"), group.child("run-2")
     with groups.process("spin") as spinning, groups.process("rest") as resting:
-        first.add(spinning.pid)
-        second.add(resting.pid)
+        groups.join(first, spinning.pid)
+        groups.join(second, resting.pid)
         groups.go(spinning)
         assert groups.answer(spinning) == "spun"
         used, idle = first.usage(), second.usage()
@@ -188,7 +188,7 @@ def test_a_run_is_killed_alone(driver: Driver) -> None:
 def test_remove_waits_for_processes_that_are_dying(driver: Driver) -> None:
     group = driver.create("launcher/dying", {})
     with groups.process("hold_memory") as child:
-        group.child("run-1").add(child.pid)
+        groups.join(group.child("run-1"), child.pid)
         groups.go(child)
         assert groups.answer(child) == "held"
         child.kill()
@@ -202,8 +202,8 @@ def test_sweep_ends_groups_of_launchers_that_are_gone(driver: Driver) -> None:
     dead = driver.create("dead/1", {"pids": {"limit": 100}})
     paths = dead.paths()
     with groups.process("rest") as resting, groups.process("fork_bomb") as bomb:
-        alive.add(resting.pid)
-        dead.child("run-1").add(bomb.pid)
+        groups.join(alive, resting.pid)
+        groups.join(dead.child("run-1"), bomb.pid)
         groups.go(bomb)
         assert groups.answer(bomb) == "bombing"
         assert driver.sweep(lambda launcher: launcher == "alive") == ["dead"]

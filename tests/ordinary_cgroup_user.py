@@ -25,6 +25,9 @@ if not support["cpuset_cpus"]:
 group = driver.create("launcher/c", resources)
 print(driver.name, group.limits()["memory"], group.limits()["pids_limit"])
 run = group.child("run-1")
+def join(group, pid):
+    for entrance in group.entrances():
+        os.write(entrance, str(pid).encode())
 go, come = os.pipe()
 child = os.fork()
 if not child:
@@ -32,14 +35,14 @@ if not child:
     eaten = []
     while True:
         eaten.append(bytearray(b"x" * 1048576))
-run.add(child)
+join(run, child)
 os.write(come, b"x")
 print(os.waitpid(child, 0)[1], group.oom_kills() > 0)
 rest = os.fork()
 if not rest:
     while True:
         signal.pause()
-run.add(rest)
+join(run, rest)
 group.kill()
 print(os.waitpid(rest, 0)[1])
 run.remove()

@@ -255,12 +255,22 @@ def _enforceable(
 @functools.lru_cache(maxsize=64)
 def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     """The part of a launch order that depends on plan and image alone (see `runtime.held`)."""
+    if any(
+        mount.target.startswith(tree["destination"] + "/")
+        for mount in plan.mount
+        for tree in resolved.trees
+    ):
+        resolved = resolved.expanded()
     made: Bundle = bundle.make(plan, resolved)
     program = made.seccomp_program()
+    config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
+    # The launcher takes the compiled program; the rules are three quarters of the configuration.
+    config["linux"].pop("seccomp", None)
     return {
-        "config": made.config,
+        "config": config,
         "layers": list(made.layers),
         "entries": list(resolved.entries),
+        "trees": list(resolved.trees),
         "storage_size": made.storage_size,
         "seccomp_program": None if program is None else base64.b64encode(program).decode(),
     }

@@ -3,7 +3,8 @@
 What is in it: /usr (and /lib, /bin ... as this machine has them), the parts of /etc that programs
 need to find libraries, certificates, fonts, the locale and the time zone, and the environment of
 the running interpreter: its prefix, the prefix of the Python that a virtual environment was made
-from, and the folders that its site adds, each at its own path.
+from, and the folders that its site adds, each at its own path. All of these are read-only, /etc
+as a whole too; a mount below /etc makes it one of the container's own.
 
 What is not: homes, /root, /run, /var, /srv, /mnt, the project's folder, nor anything else. A
 prefix that lies in a home folder is bound alone, by a descriptor that the launcher opened, under
@@ -18,8 +19,9 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable
+from typing import Any
 
-from sandbox_kernel.image.image import Entry, Image
+from sandbox_kernel.image.image import Entry, Image, Tree
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 CONFIGURATION = (
@@ -51,6 +53,7 @@ CONFIGURATION = (
 # Never bound, even where an odd installation has its Python there as a whole.
 NEVER_WHOLE = ("/", "/home", "/root", "/run", "/var", "/tmp", "/etc", "/srv", "/mnt", "/media")  # noqa: S108
 HOME = "/home/sandbox"
+ETC = "/etc/"
 OPTIONS = ["ro", "nosuid", "nodev"]
 
 ACCOUNTS = (
@@ -96,15 +99,17 @@ def image() -> Image:
     entries: list[Entry] = [
         {"kind": "directory", "path": path, "mode": mode} for path, mode in DIRECTORIES
     ]
-    entries += [{"kind": "file", "path": path, "text": text} for path, text in FILES]
-    entries += [
+    links: list[Entry] = [
         {"kind": "link", "path": path, "target": target}
         for path, target in sorted(layout.links.items())
     ]
-    mounts = tuple(
-        {"destination": path, "type": "bind", "source": path, "options": OPTIONS}
-        for path in sorted(layout.binds)
-    )
+    entries += [link for link in links if not link["path"].startswith(ETC)]
+    files: list[Entry] = [{"kind": "file", "path": path, "text": text} for path, text in FILES]
+    etc: Tree = {
+        "destination": "/etc",
+        "entries": [*files, *(link for link in links if link["path"].startswith(ETC))],
+        "mounts": [_bind(path) for path in sorted(layout.binds) if path.startswith(ETC)],
+    }
     text = "\n".join([sys.version, *sorted(layout.binds), *sorted(layout.links)])
     search = ":".join(
         dict.fromkeys(
@@ -117,11 +122,16 @@ def image() -> Image:
     return Image(
         reference="host",
         digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
-        mounts=mounts,
+        mounts=tuple(_bind(path) for path in sorted(layout.binds) if not path.startswith(ETC)),
+        trees=(etc,),
         entries=tuple(entries),
         config={"Env": variables, "WorkingDir": HOME, "Cmd": [sys.executable]},
         interpreter=sys.executable,
     )
+
+
+def _bind(path: str) -> dict[str, Any]:
+    return {"destination": path, "type": "bind", "source": path, "options": OPTIONS}
 
 
 def _environment() -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
 
@@ -17,13 +17,24 @@ class Entry(TypedDict):
     text: NotRequired[str]
 
 
+class Tree(TypedDict):
+    """A read-only folder put together of the host's files, the same for all containers.
+
+    A runtime that makes many containers makes it once; `expanded` says it in OCI words.
+    """
+
+    destination: str
+    entries: list[Entry]
+    mounts: list[Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Image:
     """What a reference resolved to. Layers are directories, lowest first.
 
-    `mounts` and `entries` are only of the image `host`, which has no layers: it is the host's own
-    files, bound read-only, under parents that are made in the container. `config` has the keys of
-    the OCI image configuration (Env, WorkingDir, User, Entrypoint, Cmd). `interpreter` is the
+    `mounts`, `trees` and `entries` are only of the image `host`, which has no layers: it is the
+    host's own files, bound read-only, under parents that are made in the container. `config` has the
+    keys of the OCI image configuration (Env, WorkingDir, User, Entrypoint, Cmd). `interpreter` is the
     Python to run cells with, as named inside; None when it is not known.
     """
 
@@ -31,9 +42,19 @@ class Image:
     digest: str
     layers: tuple[str, ...] = ()
     mounts: tuple[Mapping[str, Any], ...] = ()
+    trees: tuple[Tree, ...] = ()
     entries: tuple[Entry, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     interpreter: str | None = None
 
     def __hash__(self) -> int:
         return hash((self.reference, self.digest))
+
+    def expanded(self) -> Image:
+        """The same with no trees: what they hold stands under entries and mounts."""
+        return replace(
+            self,
+            trees=(),
+            entries=(*self.entries, *(entry for tree in self.trees for entry in tree["entries"])),
+            mounts=(*(mount for tree in self.trees for mount in tree["mounts"]), *self.mounts),
+        )

@@ -6,13 +6,16 @@ Making one, in this order, and why:
                     hold no link, before anything of the container exists
     cgroup          made and its limits read back first: no process ever runs without them
     clone3          all namespaces at once; the child is pid 1
-    maps, cgroup    written by the launcher, which is in the parent user namespace
+    into the cgroup pid 1 moves itself, before anything else of the container exists
+    maps            written by the launcher, which is in the parent user namespace
     go              pid 1 was waiting for this; it lays out the root file system and says ready
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, messages, mounts, paths, processes
-from sandbox_kernel.runtime import identities
+from sandbox_kernel.runtime import identities, rootfs
 from sandbox_kernel.runtime.init import be_init
 from sandbox_kernel.runtime.rootfs import step
 
@@ -33,14 +36,14 @@ if TYPE_CHECKING:
 
 
 class Sources:
-    """What every container of a launcher gets of the host: a tree of device nodes, and masks.
+    """What containers of a launcher get of the host: device nodes, masks, trees of images.
 
-    They stand in the launcher's own mount namespace, made once.
+    They stand in the launcher's own mount namespace, each made once.
     """
 
     def __init__(self, folder: str) -> None:
         # On top of a folder of ours; no other process sees these mounts.
-        mounts.mount("sandbox", folder, "tmpfs", 0, "mode=0755,size=64k")
+        mounts.mount("sandbox", folder, "tmpfs", 0, "mode=0755,size=1m")
         os.mkdir(f"{folder}/dev", 0o755)
         os.mkdir(f"{folder}/empty", 0o555)
         for name in ("pts", "shm", "mqueue"):
@@ -58,6 +61,36 @@ class Sources:
         self.dev = self._read_only(f"{folder}/dev")
         self.empty = self._read_only(f"{folder}/empty")
         self.null = os.open(f"{folder}/dev/null", os.O_PATH | os.O_CLOEXEC)
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._trees: dict[str, int] = {}
+
+    def tree(self, order: Mapping[str, Any]) -> int:
+        """A detached copy of an image's read-only tree, which is put together the first time."""
+        key = json.dumps(order, sort_keys=True)
+        if key not in self._trees:
+            self._trees[key] = self._put_together(order, f"tree{len(self._trees)}")
+        return mounts.clone_tree(self._trees[key])
+
+    def _put_together(self, order: Mapping[str, Any], name: str) -> int:
+        """Mounts cover mounts: what half a tree was made of is covered by the next try."""
+        base = mounts.new_filesystem("tmpfs", (("mode", "0755"), ("size", "1m")), 0)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=self._folder)
+            rootfs.put(self._folder, name, os.dup(base), directory=True)
+            below = len(order["destination"])
+            for entry in order["entries"]:
+                rootfs.make_entry(base, {**entry, "path": entry["path"][below:]})
+            for mount in order["mounts"]:
+                tree = _tree(mount["source"], _attributes(mount))
+                directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+                rootfs.put(base, mount["destination"][below:], tree, directory=directory)
+            attributes = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID
+            mounts.set_attributes(base, attributes | mounts.MOUNT_ATTR_NODEV, recursive=False)
+        except BaseException:
+            os.close(base)
+            raise
+        return base
 
     @staticmethod
     def _bind_device(name: str, target: str) -> None:
@@ -105,7 +138,7 @@ DEVICES = {
 class Run:
     """One process tree in a held container: who waits for it and what it may use."""
 
-    __slots__ = ("client", "deadline", "group", "number", "reason", "timeout")
+    __slots__ = ("client", "deadline", "group", "leader", "number", "reason", "timeout")
 
     def __init__(
         self, number: int, client: object, group: Group | None, timeout: float | None
@@ -116,6 +149,8 @@ class Run:
         self.timeout = timeout
         self.deadline: float | None = None
         self.reason: str | None = None
+        self.leader = -1
+        """A pidfd of the process that pid 1 forked for it, ours; -1 before it said so."""
 
 
 class Held:
@@ -183,16 +218,20 @@ class Held:
         try:
             if self._reserve:
                 self._first = self._reserve.take()
-            with step("clone", "namespaces"):
-                pid, pidfd = processes.clone(flags)
-            if pid == 0:
-                be_init(theirs, order, trees, descriptors)
+            entrances = self.group.entrances()
+            try:
+                with step("clone", "namespaces"):
+                    pid, pidfd = processes.clone(flags)
+                if pid == 0:
+                    be_init(theirs, order, trees, descriptors, entrances)
+            finally:
+                for entrance in entrances:
+                    os.close(entrance)
             self.pid, self.pidfd, self.channel = pid, pidfd, ours
             theirs.close()
             with step("write id maps of", self.id):
                 identities.write_maps(pid, self._first, self._ids)
             self._map_trees(late)
-            self.group.add(pid)
             with step("start", "init"):
                 messages.send(ours, {"do": "go", "trees": list(late)}, list(late.values()))
         finally:
@@ -215,15 +254,13 @@ class Held:
             for index, layer in enumerate(self.order.get("layers", ())):
                 where = late if self._reserve else trees
                 where[f"layer {index}"] = _tree(layer, 0)
+            for index, tree in enumerate(self.order.get("trees", ())):
+                trees[f"tree {index}"] = self._sources.tree(tree)
             for index, mount in enumerate(config.get("mounts", ())):
                 if mount.get("type", "bind") != "bind":
                     continue
-                options = mount.get("options", ())
-                attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
-                for option in options:
-                    attributes |= mounts.ATTRIBUTE_OF_OPTION.get(option, 0)
-                where = late if self._reserve and "idmap" in options else trees
-                where[f"mount {index}"] = _tree(mount["source"], attributes)
+                where = late if self._reserve and "idmap" in mount.get("options", ()) else trees
+                where[f"mount {index}"] = _tree(mount["source"], _attributes(mount))
         except BaseException:
             for tree in (*trees.values(), *late.values()):
                 os.close(tree)
@@ -260,11 +297,16 @@ class Held:
         try:
             run = Run(number, client, self.group.child(f"run-{number}"), timeout)
             self.runs[number] = run
-            messages.send(
-                self.channel,
-                {"do": "run", "run": number, "process": process, "numbers": list(numbers)},
-                list(numbers.values()),
-            )
+            entrances = run.group.entrances() if run.group else []
+            try:
+                messages.send(
+                    self.channel,
+                    {"do": "run", "run": number, "process": process, "numbers": list(numbers)},
+                    [*numbers.values(), *entrances],
+                )
+            finally:
+                for entrance in entrances:
+                    os.close(entrance)
         finally:
             for descriptor in numbers.values():
                 os.close(descriptor)
@@ -285,8 +327,29 @@ class Held:
         run.reason = run.reason or reason
         if run.group is None:
             self.kill(reason)
-        else:
+            return
+        if run.leader >= 0:
+            # Before it came into its group it has no children, and now it never will.
+            try:
+                processes.send_signal(run.leader, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it ended; what it left is in the group
+        run.group.kill()
+
+    def forked(self, run: Run, leader: int) -> None:
+        """Pid 1 says that a run has its leader; a run that was ended before that ends now."""
+        run.leader = os.dup(leader)
+        if run.reason:
+            self.kill_run(run, run.reason)
+
+    def end_run(self, run: Run) -> None:
+        """The leader is gone: so is everything that it left, and the group of the run."""
+        if run.leader >= 0:
+            os.close(run.leader)
+            run.leader = -1
+        if run.group:
             run.group.kill()
+            run.group.remove()
 
     def usage(self) -> dict[str, Any]:
         """What the container used so far, from its cgroup and its writable layer."""
@@ -312,13 +375,18 @@ class Held:
         if self.writable >= 0:
             os.close(self.writable)
         for run in self.runs.values():
-            if run.group:
-                run.group.kill()
-                run.group.remove()
+            self.end_run(run)
         self.group.kill()
         self.group.remove()
         if self._reserve and self._first is not None:
             self._reserve.give_back(self._first)
+
+
+def _attributes(mount: Mapping[str, Any]) -> int:
+    attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
+    for option in mount.get("options", ()):
+        attributes |= mounts.ATTRIBUTE_OF_OPTION.get(option, 0)
+    return attributes
 
 
 def _tree(path: str, attributes: int) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import capabilities, interfaces, messages, processes
 from sandbox_kernel.runtime import payload, rootfs
+from sandbox_kernel.runtime.cgroups import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,24 +30,31 @@ if TYPE_CHECKING:
     Run = tuple[int, int]  # number of the run, report descriptor
 
 
+# What Python and the launcher gave handlers to, or ignore.
+HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+
+
 def be_init(
     channel: socket.socket,
     order: Mapping[str, Any],
     trees: dict[str, int],
     descriptors: dict[int, int],
+    entrances: list[int],
 ) -> NoReturn:
     """Be pid 1 until the launcher lets go. Never returns.
 
-    `trees` and `descriptors` were inherited from the launcher; everything else is closed here.
+    `trees`, `descriptors` and the `entrances` of the container's cgroup were inherited from the
+    launcher; everything else is closed here.
     """
     status = 1
     try:
         processes.end_with_parent()
+        with rootfs.step("enter", "the cgroup"):
+            files.enter(entrances)
         keep = (channel.fileno(), *trees.values(), *descriptors.values())
         processes.close_all_but(keep)
-        for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP) and not 32 <= number <= 33:
-                signal.signal(number, signal.SIG_DFL)
+        for number in HANDLED:
+            signal.signal(number, signal.SIG_DFL)
         _make_container(channel, order, trees)
         program = order["program"]
         _hold(channel, order, program, descriptors)
@@ -71,7 +79,7 @@ def _say_failed(channel: socket.socket, error: SandboxError) -> None:
 def _make_container(
     channel: socket.socket, order: Mapping[str, Any], trees: dict[str, int]
 ) -> None:
-    # The launcher writes the id maps and moves this process into its cgroup, then says go.
+    # The launcher writes the id maps, then says go.
     said = messages.receive(channel)
     if said is None:
         os._exit(1)
@@ -112,7 +120,7 @@ def _hold(
     runs: dict[int, Run] = {}
     children = processes.child_signal_descriptor()
     if order.get("process"):
-        _start(channel, runs, 0, order["process"], descriptors, program, gated=False)
+        _start(channel, runs, 0, order["process"], descriptors, [], program)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(children, select.POLLIN)
@@ -126,8 +134,11 @@ def _hold(
             if received is None:
                 return
             message, passed = received
-            numbers = dict(zip(message["numbers"], passed, strict=True))
-            _start(channel, runs, message["run"], message["process"], numbers, program, gated=True)
+            count = len(message["numbers"])
+            numbers = dict(zip(message["numbers"], passed[:count], strict=True))
+            entrances = passed[count:]
+            run, process = message["run"], message["process"]
+            _start(channel, runs, run, process, numbers, entrances, program)
 
 
 def _start(
@@ -136,13 +147,11 @@ def _start(
     number: int,
     process: Mapping[str, Any],
     descriptors: dict[int, int],
+    entrances: list[int],
     program: bytes | None,
-    *,
-    gated: bool,
 ) -> None:
-    """Fork one run. A gated one waits until the launcher has moved it into its own cgroup."""
+    """Fork one run, which moves itself into its own cgroup first. Closes the descriptors."""
     report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    gate, gate_end = os.pipe2(os.O_CLOEXEC) if gated else (-1, -1)
     try:
         pid = os.fork()
     except OSError as error:
@@ -163,21 +172,13 @@ def _start(
         )
     else:
         if pid == 0:
-            if gated:
-                os.close(gate_end)
-                if not os.read(gate, 1):
-                    os._exit(1)
-            payload.enter(process, descriptors, program, report_end)
+            payload.enter(process, descriptors, entrances, program, report_end)
         pidfd = processes.pidfd_open(pid)
         runs[pid] = (number, report)
-        sent = (pidfd, gate_end) if gated else (pidfd,)
-        messages.send(channel, {"at": "forked", "run": number}, sent)
+        messages.send(channel, {"at": "forked", "run": number}, (pidfd,))
         os.close(pidfd)
-    for descriptor in (*descriptors.values(), report_end):
+    for descriptor in (*descriptors.values(), *entrances, report_end):
         os.close(descriptor)
-    if gated:
-        os.close(gate)
-        os.close(gate_end)
     descriptors.clear()
 
 

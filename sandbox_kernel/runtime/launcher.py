@@ -366,9 +366,7 @@ class Launcher:
             run = held.runs.get(message["run"])
             if run is None:
                 return
-            if run.group:
-                run.group.add(processes.pid_of(descriptors[0]))
-                os.write(descriptors[1], b"1")
+            held.forked(run, descriptors[0])
             if run.timeout is not None:
                 deadline = time.monotonic() + run.timeout
                 heapq.heappush(self._deadlines, (deadline, held.id, run.number))
@@ -388,9 +386,7 @@ class Launcher:
         if out_of_memory:
             held.reason = held.reason or "out-of-memory"
         self._say_exited(held, run, message, "out-of-memory" if out_of_memory else None)
-        if run.group:
-            run.group.kill()
-            run.group.remove()
+        held.end_run(run)
         if held.single or out_of_memory:
             held.kill("over")
 

@@ -1,5 +1,6 @@
 """From a fork of init to the program of the caller: the last steps, in the only right order.
 
+cgroup       while it has one thread and the id that may enter
 session      no terminal of the host (CVE-2017-5226)
 descriptors  the declared ones move to their numbers, all others are closed (CVE-2024-21626)
 rlimits      while the process may still set them
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, processes, seccomp_install
+from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step
 
 if TYPE_CHECKING:
@@ -36,14 +38,21 @@ NOT_EXECUTABLE = 126
 
 
 def enter(
-    process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None, report: int
+    process: Mapping[str, Any],
+    descriptors: Mapping[int, int],
+    entrances: list[int],
+    program: bytes | None,
+    report: int,
 ) -> NoReturn:
     """Become the program. Never returns: on failure it writes why to `report` and ends.
 
-    `process` is the OCI process object; `descriptors` maps numbers inside to ours; `program` is
-    the seccomp filter, None for no filter; `report` closes itself when the program was executed.
+    `process` is the OCI process object; `descriptors` maps numbers inside to ours; `entrances`
+    lead into the cgroup of the run; `program` is the seccomp filter, None for no filter; `report`
+    closes itself when the program was executed.
     """
     try:
+        with step("enter", "the cgroup of the run"):
+            files.enter(entrances)
         os.setsid()
         report = _arrange(descriptors, report)
         _become(process, program)
@@ -132,8 +141,11 @@ def _rlimit(value: int) -> int:
 
 def _may_set_groups() -> bool:
     """setgroups(2) is denied for good where one id was mapped without privilege."""
-    with open("/proc/self/setgroups", encoding="ascii") as file:
-        return file.read().strip() == "allow"
+    file = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 64).strip() == b"allow"
+    finally:
+        os.close(file)
 
 
 def _identity(user: Mapping[str, Any]) -> tuple[int, int, list[int], str]:
@@ -176,7 +188,8 @@ def _account(path: str, matches: Callable[[list[str]], bool]) -> list[str] | Non
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return None
-        text = os.read(file, LONGEST_ACCOUNT_FILE).decode(errors="replace")
+        size = min(os.fstat(file).st_size, LONGEST_ACCOUNT_FILE)
+        text = os.read(file, size).decode(errors="replace")
     finally:
         os.close(file)
     least = 6 if path.endswith("passwd") else 3

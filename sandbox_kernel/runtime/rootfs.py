@@ -10,6 +10,7 @@ nothing of the host can be looked up by a name that a container could change (CV
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -53,12 +54,14 @@ def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
     """Make the root file system and enter it. Returns a descriptor of the writable layer.
 
     `order` is the launch order (see `launcher`), `trees` the detached mounts that the launcher
-    opened: "layer N", "mount N", "dev", "null" and "empty". Raises StepFailed.
+    opened: "layer N", "tree N", "mount N", "dev", "null" and "empty". Raises StepFailed.
     """
     config = order["config"]
     with step("make private", "/"):
         # Nothing mounted from here on may be seen outside, nor the other way round.
         mounts.make_private()
+    # The modes of entries are meant as they are written.
+    os.umask(0)
     base = _writable_layer(order.get("storage_size"))
     layers = order.get("layers", ())
     root = _overlay(base, len(layers), trees) if layers else os.dup(base)
@@ -66,7 +69,9 @@ def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
         os.fchdir(root)
     _refuse_links(root)
     for entry in order.get("entries", ()):
-        _make_entry(root, entry)
+        make_entry(root, entry)
+    for index, tree in enumerate(order.get("trees", ())):
+        put(root, tree["destination"], trees[f"tree {index}"], directory=True)
     for index, mount in enumerate(config.get("mounts", ())):
         _mount(root, mount, trees.get(f"mount {index}"), trees)
     # Masks come after every mount and before any code of the container (CVE-2025-52565), on
@@ -153,19 +158,16 @@ def _refuse_links(root: int) -> None:
             )
 
 
-def _make_entry(root: int, entry: Mapping[str, Any]) -> None:
+def make_entry(root: int, entry: Mapping[str, Any]) -> None:
     """One directory, link or small file that the image is given beside its layers."""
     path = entry["path"]
     with step("make", path):
         parent, _, name = path.rpartition("/")
-        directory = paths.find_or_make(root, parent or "/", directory=True)
+        directory = paths.find_or_make(root, parent, directory=True) if parent else root
         try:
             if entry["kind"] == "directory":
-                try:
-                    os.mkdir(name, 0o700, dir_fd=directory)
-                except FileExistsError:
-                    return
-                os.chmod(name, entry.get("mode", 0o755), dir_fd=directory)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, entry.get("mode", 0o755), dir_fd=directory)
             elif entry["kind"] == "link":
                 os.symlink(entry["target"], name, dir_fd=directory)
             else:
@@ -180,7 +182,19 @@ def _make_entry(root: int, entry: Mapping[str, Any]) -> None:
                 finally:
                     os.close(file)
         finally:
-            os.close(directory)
+            if directory != root:
+                os.close(directory)
+
+
+def put(root: int, destination: str, tree: int, *, directory: bool) -> None:
+    """Attach a detached mount, whose descriptor is closed, to a place that is made if missing."""
+    with step("mount", destination):
+        target = paths.find_or_make(root, destination, directory=directory)
+        try:
+            mounts.place(tree, target)
+        finally:
+            os.close(target)
+            os.close(tree)
 
 
 def _mount(root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping[str, int]) -> None:
@@ -214,12 +228,7 @@ def _mount(root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping
         else:
             directory = True
             detached = mounts.new_filesystem(kind, tuple(options), attributes)
-        target = paths.find_or_make(root, destination, directory=directory)
-        try:
-            mounts.place(detached, target)
-        finally:
-            os.close(target)
-            os.close(detached)
+    put(root, destination, detached, directory=directory)
 
 
 def _mask(root: int, path: str, trees: Mapping[str, int], attached: set[str]) -> None:

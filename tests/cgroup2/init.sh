@@ -15,10 +15,14 @@ for directory in /tmp /var/tmp /run; do
     mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs $directory
 done
 chmod 0755 /run
+if ! [ -e "$machine_checkout" ]; then  # it lies below a directory that is the machine's own now
+    mkdir -p "$machine_checkout"
+    mount -t hostfs -o "$machine_checkout" none "$machine_checkout"
+fi
 mkdir -p /run/machine /tmp/home /run/lock
 mount -t hostfs -o "$machine_folder" none /run/machine
 python=/usr/bin/python3
-"$python" -I "${0%/*}/prepare.py"
+"$python" -I "$machine_checkout/tests/cgroup2/prepare.py"
 
 export HOME=/tmp/home SANDBOX_KERNEL_TEST_MACHINE=cgroup2
 /bin/sh /run/machine/command >/run/machine/output 2>&1 </dev/null

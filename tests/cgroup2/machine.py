@@ -81,6 +81,7 @@ def _boot(folder: Path) -> list[str]:
         *("/usr/bin/env", "-i", f"TMPDIR={folder}"),
         *(str(KERNEL), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
         *(f"mem={MEMORY}", f"init={HERE / 'init.sh'}", f"machine_folder={folder}"),
+        f"machine_checkout={CHECKOUT}",
         *("con=null", "con0=fd:0,fd:1", f"uml_dir={folder}/", "quiet"),
     ]
 

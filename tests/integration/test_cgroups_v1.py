@@ -51,7 +51,7 @@ def test_cpuset_is_read_back_and_joined_by_a_live_group(driver: Driver) -> None:
     group.remove()
     live = driver.create("launcher/late", {})
     with groups.process("rest") as child:
-        live.child("run-1").add(child.pid)
+        groups.join(live.child("run-1"), child.pid)
         live.update({"cpu": {"cpus": "0"}})
         assert os.sched_getaffinity(child.pid) == {0}
         live.kill()

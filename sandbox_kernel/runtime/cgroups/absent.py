@@ -1,11 +1,8 @@
-"""No cgroups: every limit is refused with the reason; what was added can still be ended."""
+"""No cgroups: every limit is refused with the reason."""
 
 from __future__ import annotations
 
-import os
-import time
-
-from sandbox_kernel.runtime.cgroups import contract, files
+from sandbox_kernel.runtime.cgroups import contract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,14 +30,10 @@ class Driver(contract.Driver):
 
 
 class Group(contract.Group):
-    """A list of processes. What they forked ends with the container's pid namespace."""
+    """Nothing: who made the container ends pid 1 and leaders, and the pid namespace the rest."""
 
-    def __init__(self) -> None:
-        self._pidfds: dict[int, int] = {}
-
-    def add(self, pid: int) -> None:
-        if pid not in self._pidfds:
-            self._pidfds[pid] = os.pidfd_open(pid)
+    def entrances(self) -> list[int]:
+        return []
 
     def limits(self) -> dict[str, Any]:
         return dict.fromkeys(contract.LIMITS)
@@ -63,9 +56,7 @@ class Group(contract.Group):
         return None
 
     def kill(self) -> None:
-        files.kill_by_descriptor(
-            list(self._pidfds.values()), time.monotonic() + files.SECONDS_TO_EMPTY
-        )
+        return
 
     def child(self, name: str) -> Group:
         return Group()
@@ -74,6 +65,4 @@ class Group(contract.Group):
         return {}
 
     def remove(self) -> None:
-        for descriptor in self._pidfds.values():
-            os.close(descriptor)
-        self._pidfds = {}
+        return

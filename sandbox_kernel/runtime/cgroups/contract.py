@@ -66,8 +66,14 @@ DEFAULT_PERIOD = 100_000  # microseconds, kernel/sched/fair.c: default_cfs_perio
 class Group:
     """One control group (a container, or one run in it). Paths, limits, usage, and its end."""
 
-    def add(self, pid: int) -> None:
-        """Put a process in. It must still have our user id: v1 lets nobody else be moved."""
+    def entrances(self) -> list[int]:
+        """Descriptors, the caller's, to which a process writes `0` to come in itself; all of them.
+
+        It must have one thread and still our user id: v1 lets nobody else in. That a process
+        moves itself is no matter of taste: to move another one the kernel stops all forks of the
+        machine and waits for a grace period of RCU, 5 to 12 ms (kernel/cgroup/cgroup.c,
+        cgroup_procs_write_start).
+        """
         raise NotImplementedError
 
     def limits(self) -> dict[str, Any]:

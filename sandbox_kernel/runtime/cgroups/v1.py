@@ -172,7 +172,7 @@ def kill(directories: Mapping[str, str]) -> None:
     """
     deadline = time.monotonic() + files.SECONDS_TO_EMPTY
     freezer = directories.get("freezer")
-    # Who is in any hierarchy is in the freezer, since `add` begins there.
+    # Who is in any hierarchy is in the freezer, since who comes in begins there.
     places = [freezer] if freezer else list(dict.fromkeys(directories.values()))
     while any(files.members(place) for place in places):
         _freeze(freezer, "FROZEN")
@@ -223,8 +223,8 @@ class Group(contract.Group):
     def paths(self) -> dict[str, str]:
         return dict(self._directories)
 
-    def add(self, pid: int) -> None:
-        add(self._directories, pid)
+    def entrances(self) -> list[int]:
+        return entrances(self._directories)
 
     def limits(self) -> dict[str, Any]:
         return v1_limits.read(self._directories, self._driver.support())
@@ -340,8 +340,8 @@ class Run(contract.Group):
                     os.mkdir(directory, 0o755)
                 self._own[controller] = directory
 
-    def add(self, pid: int) -> None:
-        add({**self._container.paths(), **self._own}, pid)
+    def entrances(self) -> list[int]:
+        return entrances({**self._container.paths(), **self._own})
 
     def limits(self) -> dict[str, Any]:
         return self._container.limits()
@@ -378,10 +378,15 @@ class Run(contract.Group):
         self._own = {}
 
 
-def add(directories: Mapping[str, str], pid: int) -> None:
-    """Put a process into each hierarchy, the freezer first so that `kill` sees it. OSError."""
-    for directory in dict.fromkeys(directories.values()):
-        files.write(f"{directory}/cgroup.procs", str(pid))
+def entrances(directories: Mapping[str, str]) -> list[int]:
+    """The way into each hierarchy, the freezer first so that `kill` sees who came in. OSError.
+
+    `tasks` moves one thread: only for that does the kernel spare the lock, and pid 1 and a fork
+    of it have one.
+    """
+    return files.open_all(
+        [f"{directory}/tasks" for directory in dict.fromkeys(directories.values())]
+    )
 
 
 def remove(directories: Iterable[str]) -> None:

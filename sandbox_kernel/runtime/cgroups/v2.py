@@ -220,8 +220,8 @@ class Group(contract.Group):
     def paths(self) -> dict[str, str]:
         return {"": self._directory}
 
-    def add(self, pid: int) -> None:
-        files.write(f"{self._directory}/{INIT}/cgroup.procs", str(pid))
+    def entrances(self) -> list[int]:
+        return files.open_all([f"{self._directory}/{INIT}/cgroup.procs"])
 
     def limits(self) -> dict[str, Any]:
         return v2_limits.read(self._directory)
@@ -301,8 +301,8 @@ class Run(contract.Group):
         self._container = container
         self._directory = directory
 
-    def add(self, pid: int) -> None:
-        files.write(f"{self._directory}/cgroup.procs", str(pid))
+    def entrances(self) -> list[int]:
+        return files.open_all([f"{self._directory}/cgroup.procs"])
 
     def limits(self) -> dict[str, Any]:
         return self._container.limits()

@@ -45,8 +45,8 @@ def test_the_usual_place_is_one_directory_at_the_mount() -> None:
 def test_out_of_memory_ends_the_whole_container(driver: Driver) -> None:
     group = driver.create("launcher/oom", {"memory": {"limit": 32 * MIB, "swap": 32 * MIB}})
     with groups.process("rest") as bystander, groups.process("eat_memory") as eater:
-        group.add(bystander.pid)
-        group.child("run-1").add(eater.pid)
+        groups.join(group, bystander.pid)
+        groups.join(group.child("run-1"), eater.pid)
         groups.go(eater)
         assert eater.wait(60) == -9
         assert bystander.wait(60) == -9
