@@ -33,9 +33,9 @@ class Image:
     """What a reference resolved to. Layers are directories, lowest first.
 
     `mounts`, `trees` and `entries` are only of the image `host`, which has no layers: it is the
-    host's own files, bound read-only, under parents that are made in the container. `config` has the
-    keys of the OCI image configuration (Env, WorkingDir, User, Entrypoint, Cmd). `interpreter` is the
-    Python to run cells with, as named inside; None when it is not known.
+    host's own files, bound read-only, under parents that are made in the container. `config` has
+    the keys of the OCI image configuration (Env, WorkingDir, User, Entrypoint, Cmd).
+    `interpreter` is the Python to run cells with, as named inside; None when it is not known.
     """
 
     reference: str
