@@ -7,6 +7,7 @@ imports it. Which capabilities a container gets is decided in `bundle/`, not her
 from __future__ import annotations
 
 import ctypes
+import functools
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux.libc import check, libc
@@ -112,6 +113,7 @@ def to_names(mask: int) -> tuple[str, ...]:
     )
 
 
+@functools.cache
 def last() -> int:
     """The highest capability number that the running kernel knows."""
     try:

@@ -20,7 +20,6 @@ import os
 import signal
 import socket
 import stat
-from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, messages, mounts, paths, processes
@@ -28,6 +27,7 @@ from sandbox_kernel.runtime import identities, rootfs
 from sandbox_kernel.runtime.init import be_init
 from sandbox_kernel.runtime.rootfs import step
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -171,6 +171,8 @@ class Held:
         self.runs: dict[int, Run] = {}
         self.ready = False
         self.reason: str | None = None
+        self.limits: dict[str, Any] = {}
+        """What the kernel says is in force, read while pid 1 was at work."""
         self.writable = -1
         self.oom_fd = -1
         self.pid = self.pidfd = -1
@@ -240,6 +242,7 @@ class Held:
             for descriptor in inherited_elsewhere:
                 os.close(descriptor)
         ours.setblocking(False)
+        self.limits = self.group.limits()
 
     def _open_trees(self, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
         """Detached mounts of all that the container gets: those ready now, those to be mapped."""

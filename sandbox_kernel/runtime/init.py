@@ -11,18 +11,19 @@ Messages to the launcher (`at`): ready, failed, forked, exited. From the launche
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import capabilities, interfaces, messages, processes
 from sandbox_kernel.runtime import payload, rootfs
 from sandbox_kernel.runtime.cgroups import files
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, NoReturn
@@ -47,6 +48,7 @@ def be_init(
     launcher; everything else is closed here.
     """
     status = 1
+    gc.disable()
     try:
         processes.end_with_parent()
         with rootfs.step("enter", "the cgroup"):

@@ -21,13 +21,13 @@ import os
 import resource
 import signal
 import stat
-from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, processes, seccomp_install
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
@@ -76,7 +76,9 @@ def _become(process: Mapping[str, Any], program: bytes | None) -> None:
     os.umask(0o022)
     for limit in process.get("rlimits", ()):
         _set_rlimit(limit)
-    uid, gid, groups, home = _identity(process.get("user", {}))
+    environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
+    user = process.get("user", {})
+    uid, gid, groups, home = _identity(user, needs_home="HOME" not in environment)
     kept = process.get("capabilities", {})
     with step("set identity", f"{uid}:{gid}"):
         if _may_set_groups():
@@ -94,7 +96,6 @@ def _become(process: Mapping[str, Any], program: bytes | None) -> None:
         }
     )
     processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
-    environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
     environment.setdefault("HOME", home)
     arguments = process["args"]
     candidates = _candidates(arguments[0], environment.get("PATH", ""))
@@ -110,9 +111,11 @@ def _arrange(descriptors: Mapping[int, int], report: int) -> int:
     """
     with step("arrange", "descriptors"):
         wanted = dict(descriptors)
+        null = -1
         for standard in (0, 1, 2):
             if standard not in wanted:
-                wanted[standard] = os.open("/dev/null", os.O_RDWR)
+                null = os.open("/dev/null", os.O_RDWR) if null < 0 else null
+                wanted[standard] = null
         above = max(wanted) + 1
         moved = {number: _above(ours, above) for number, ours in wanted.items()}
         report = _above(report, above)
@@ -148,7 +151,7 @@ def _may_set_groups() -> bool:
         os.close(file)
 
 
-def _identity(user: Mapping[str, Any]) -> tuple[int, int, list[int], str]:
+def _identity(user: Mapping[str, Any], *, needs_home: bool) -> tuple[int, int, list[int], str]:
     """uid, gid, further groups and home of the OCI user object.
 
     `username` may be a name or number with an optional group ("1000", "www:www"). It is looked up
@@ -158,7 +161,9 @@ def _identity(user: Mapping[str, Any]) -> tuple[int, int, list[int], str]:
     name = str(user.get("username", ""))
     if not name:
         uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
-        known = _account("/etc/passwd", lambda fields: fields[2] == str(uid))
+        known = (
+            _account("/etc/passwd", lambda fields: fields[2] == str(uid)) if needs_home else None
+        )
         return uid, gid, list(user.get("additionalGids", ())), known[5] if known else "/"
     person, _, group = name.partition(":")
     fields = _account("/etc/passwd", lambda found: person in (found[0], found[2]))

@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import mounts, paths
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
