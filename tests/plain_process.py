@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from typing import Any
@@ -43,6 +44,9 @@ class PlainProcess:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self) -> bool:
+        return bool(select.select([self.pidfd], [], [], 0)[0])
 
 
 def run(

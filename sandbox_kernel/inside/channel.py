@@ -114,6 +114,8 @@ class Stream(io.FileIO):
         self.position = 0
 
     def write(self, data):
+        """Writes all of it. An interrupt waits for that: what is written counts as written, so
+        that nothing comes out twice."""
         channel = self.channel
         if channel.last_stream != self.number:
             last = channel.last_stream
@@ -121,9 +123,23 @@ class Stream(io.FileIO):
             if last and not channel.busy:
                 stream = channel.streams[last]
                 channel.send({"kind": "turn", "stream": last, "position": stream.position})
-        count = super().write(data)
-        self.position += count or 0
-        return count
+        view = memoryview(data).cast("B")
+        length = len(view)
+        mine = _thread.get_ident() == channel.main and not channel.busy
+        if mine:
+            channel.busy = True
+        try:
+            while view:
+                count = super().write(view) or 0
+                self.position += count
+                view = view[count:]
+        finally:
+            if mine:
+                channel.busy = False
+        if mine and channel.interrupted:
+            channel.interrupted = False
+            raise KeyboardInterrupt
+        return length
 
 
 def redirect(channel):
@@ -134,11 +150,9 @@ def redirect(channel):
         ("stderr", 2, "backslashreplace"),
     ):
         getattr(sys, name).flush()
+        # No BufferedWriter between them: it would keep what an interrupted write has written.
         stream = io.TextIOWrapper(
-            io.BufferedWriter(channel.streams[number], 65536),
-            encoding="utf-8",
-            errors=errors,
-            line_buffering=True,
+            channel.streams[number], encoding="utf-8", errors=errors, line_buffering=True
         )
         stream.mode = "w"
         setattr(sys, name, stream)

@@ -153,3 +153,24 @@ def test_nothing_of_the_working_folder_takes_the_place_of_our_modules(
 def test_the_cell_sees_no_name_of_ours() -> None:
     assert text(run("print(sorted(n for n in globals() if n[:2] != '__'))")) == "[]\n"
     assert text(run("import sys; print('x', file=sys.stderr)"), Stderr) == "x\n"
+
+
+def test_an_interrupted_line_is_never_written_twice(python: str) -> None:
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGINT))\n"
+        "count = 0\n"
+        "for i in range(20_000):\n"
+        "    try:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, i % 50 * 1e-6 + 1e-6)\n"
+        "        sys.stdout.write('%d\\n' % i)\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "    except KeyboardInterrupt:\n"
+        "        count += 1\n"
+        "print('interrupts', count, file=sys.stderr)"
+    )
+    events = run(code, python=python)
+    lines = text(events).splitlines()
+    assert int(text(events, Stderr).split()[1]) > 10
+    assert len(lines) > 1000
+    assert len(lines) == len(set(lines))
