@@ -29,8 +29,20 @@ MOUNT_SETATTR = 442
 # Older calls have a number for each machine: arch/x86/entry/syscalls/syscall_64.tbl and
 # include/uapi/asm-generic/unistd.h. An unknown machine is an error, never a guess.
 _BY_MACHINE = {
-    "x86_64": {"pivot_root": 155, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "seccomp": 277},
+    "x86_64": {
+        "pivot_root": 155,
+        "seccomp": 317,
+        "setgroups": 116,
+        "setresgid": 119,
+        "setresuid": 117,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "seccomp": 277,
+        "setgroups": 159,
+        "setresgid": 149,
+        "setresuid": 147,
+    },
 }
 
 

@@ -152,11 +152,17 @@ def _start(
     entrances: list[int],
     program: bytes | None,
 ) -> None:
-    """Fork one run, which moves itself into its own cgroup first. Closes the descriptors."""
+    """Start one run, which moves itself into its own cgroup first. Closes the descriptors."""
     report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid = os.fork()
-    except OSError as error:
+        if not entrances and payload.can_spawn(process):
+            pid = payload.spawn(process, descriptors, program)
+        else:
+            with rootfs.step("fork", process["args"][0]):
+                pid = os.fork()
+            if pid == 0:
+                payload.enter(process, descriptors, entrances, program, report_end)
+    except StepFailed as error:
         os.close(report)
         messages.send(
             channel,
@@ -164,17 +170,15 @@ def _start(
                 "at": "exited",
                 "run": number,
                 "failure": {
-                    "step": "fork",
-                    "subject": process["args"][0],
-                    "why": os.strerror(error.errno or 0),
+                    "step": error.step,
+                    "subject": error.subject,
+                    "why": error.why,
                     "errno": error.errno,
                 },
-                "status": payload.NOT_EXECUTABLE,
+                "status": payload.status_of(error.errno),
             },
         )
     else:
-        if pid == 0:
-            payload.enter(process, descriptors, entrances, program, report_end)
         pidfd = processes.pidfd_open(pid)
         runs[pid] = (number, report)
         messages.send(channel, {"at": "forked", "run": number}, (pidfd,))

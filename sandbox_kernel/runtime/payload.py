@@ -1,9 +1,11 @@
-"""From a fork of init to the program of the caller: the last steps, in the only right order.
+"""From pid 1 to the program of the caller: the last steps, in the only right order.
+
+Two ways lead there: `enter` in a fork of pid 1, `spawn` in a thread of it.
 
 cgroup       while it has one thread and the id that may enter
 session      no terminal of the host (CVE-2017-5226)
 descriptors  the declared ones move to their numbers, all others are closed (CVE-2024-21626)
-rlimits      while the process may still set them
+rlimits      while the process may still set them (in a fork)
 groups, gid  while it may still change them
 uid          then the identity
 directory    as the user; it must lie in the new root
@@ -15,6 +17,7 @@ exec
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import json
 import os
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 LONGEST_ACCOUNT_FILE = 1 << 20
+ENOENT = 2
+NO_CORE = {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
@@ -55,9 +60,13 @@ def enter(
             files.enter(entrances)
         os.setsid()
         report = _arrange(descriptors, report)
-        _become(process, program)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for limit in process.get("rlimits", ()):
+            _set_rlimit(limit)
+        _execute(os.execve, *_become(process, program))
+        raise AssertionError("execve returned")
     except StepFailed as error:
-        message = {
+        message: dict[str, Any] = {
             "step": error.step,
             "subject": error.subject,
             "why": error.why,
@@ -66,28 +75,71 @@ def enter(
     except BaseException as error:  # nothing may return into init's own code
         message = {"step": "enter", "subject": "the container", "why": repr(error), "errno": 0}
     os.write(report, json.dumps(message).encode()[:4000])
-    os._exit(NOT_FOUND if message["errno"] == 2 else NOT_EXECUTABLE)
+    os._exit(status_of(message["errno"]))
 
 
-def _become(process: Mapping[str, Any], program: bytes | None) -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    os.umask(0o022)
+def status_of(errno: int) -> int:
+    """The exit status of a program that could not be started, as docker and shells have it."""
+    return NOT_FOUND if errno == ENOENT else NOT_EXECUTABLE
+
+
+def can_spawn(process: Mapping[str, Any]) -> bool:
+    """Whether `spawn` will do: the limits must be such that pid 1 can live with them too."""
+    return all(limit == NO_CORE for limit in process.get("rlimits", ()))
+
+
+def spawn(process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None) -> int:
+    """Start the program without a fork of the interpreter; returns its pid. Raises StepFailed.
+
+    A thread of pid 1 becomes what the program shall be: with descriptors, directory, identity,
+    capabilities and filter of its own, which are each thread's own on Linux. Then it calls
+    posix_spawn(3), which shares the memory until the program is executed (vfork(2)). That spares
+    a fork its page tables and the copies of all pages that Python touches, 2 ms of 8. The other
+    thread of pid 1 stays what it was; it does nothing meanwhile.
+    """
     for limit in process.get("rlimits", ()):
-        _set_rlimit(limit)
+        _set_rlimit(limit)  # of pid 1: no thread has its own, children inherit it
+    outcome: list[int | BaseException] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def work() -> None:
+        try:
+            processes.unshare(processes.CLONE_FS | processes.CLONE_FILES)
+            _arrange(descriptors, None)
+            outcome.append(_execute(_spawn, *_become(process, program)))
+        except BaseException as error:  # for the thread that waits
+            outcome.append(error)
+        finally:
+            done.release()
+
+    _thread.start_new_thread(work, ())
+    done.acquire()
+    (result,) = outcome
+    if isinstance(result, int):
+        return result
+    if isinstance(result, StepFailed):
+        raise result
+    raise StepFailed("enter", "the container", repr(result)) from result
+
+
+def _spawn(path: str, arguments: list[str], environment: Mapping[str, str]) -> int:
+    # The thread itself keeps SIGCHLD blocked: it would swallow what pid 1 waits for.
+    return os.posix_spawn(path, arguments, environment, setsid=True, setsigmask=())
+
+
+def _become(
+    process: Mapping[str, Any], program: bytes | None
+) -> tuple[Sequence[str], list[str], Mapping[str, str]]:
+    """Take on what the program shall have; returns what to execute: paths, argv, environment."""
     environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
     user = process.get("user", {})
     uid, gid, groups, home = _identity(user, needs_home="HOME" not in environment)
     kept = process.get("capabilities", {})
     with step("set identity", f"{uid}:{gid}"):
-        if _may_set_groups():
-            os.setgroups(groups)
-        os.setresgid(gid, gid, gid)
         if kept.get("permitted") and uid != 0:
             processes.prctl(processes.PR_SET_KEEPCAPS, 1)
-        os.setresuid(uid, uid, uid)
-    processes.end_with_parent()
+        processes.set_identity(uid, gid, groups if _may_set_groups() else None)
     _change_directory(process.get("cwd") or "/")
     capabilities.set_sets(
         **{
@@ -101,13 +153,13 @@ def _become(process: Mapping[str, Any], program: bytes | None) -> None:
     candidates = _candidates(arguments[0], environment.get("PATH", ""))
     if program is not None:
         seccomp_install.install(program)
-    _execute(candidates, arguments, environment)
+    return candidates, arguments, environment
 
 
-def _arrange(descriptors: Mapping[int, int], report: int) -> int:
+def _arrange(descriptors: Mapping[int, int], report: int | None) -> int:
     """Move the declared descriptors to their numbers and close all others.
 
-    Returns the new number of `report`. Absent 0, 1 and 2 become /dev/null.
+    Returns the new number of `report`, -1 for none. Absent 0, 1 and 2 become /dev/null.
     """
     with step("arrange", "descriptors"):
         wanted = dict(descriptors)
@@ -118,11 +170,10 @@ def _arrange(descriptors: Mapping[int, int], report: int) -> int:
                 wanted[standard] = null
         above = max(wanted) + 1
         moved = {number: _above(ours, above) for number, ours in wanted.items()}
-        report = _above(report, above)
+        report = -1 if report is None else _above(report, above)
         for number, ours in moved.items():
             os.dup2(ours, number, inheritable=True)
-        processes.close_all_but((*wanted, report))
-        os.set_inheritable(report, False)
+        processes.close_all_but((*wanted, report) if report >= 0 else tuple(wanted))
     return report
 
 
@@ -222,15 +273,18 @@ def _candidates(name: str, search: str) -> Sequence[str]:
 
 
 def _execute(
-    candidates: Sequence[str], arguments: list[str], environment: Mapping[str, str]
-) -> None:
+    start: Callable[[str, list[str], Mapping[str, str]], int],
+    candidates: Sequence[str],
+    arguments: list[str],
+    environment: Mapping[str, str],
+) -> int:
     failure: OSError | None = None
     for candidate in candidates:
         try:
-            os.execve(candidate, arguments, environment)
+            return start(candidate, arguments, environment)
         except FileNotFoundError as error:
             failure = failure or error
         except OSError as error:
             failure = error
-    errno = failure.errno if failure and failure.errno else 2
+    errno = failure.errno if failure and failure.errno else ENOENT
     raise StepFailed("execute", arguments[0], os.strerror(errno), errno)

@@ -89,6 +89,7 @@ def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
         # The old root is detached as a whole, so that no path leads back to it.
         mounts.change_root_here()
     os.close(root)
+    os.umask(0o022)
     return base
 
 
