@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sandbox_kernel import policy, settings
+from sandbox_kernel import image, policy, settings
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS, Settings
@@ -78,7 +78,8 @@ class Notebook:
     def set_defaults(self, options: Mapping[str, Any]) -> None:
         """Takes the options as defaults if a plan can be made with them; else changes nothing."""
         wished = {**self.defaults, **options}
-        policy.plan(settings.NOTEBOOK, within=settings.load(), **wished)
+        plan = policy.plan(settings.NOTEBOOK, within=settings.load(), **wished)
+        image.resolve(plan.image)
         self.defaults = wished
 
     def find(self, name: str) -> Kept | None:

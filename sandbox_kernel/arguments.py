@@ -110,7 +110,7 @@ def _split(
     if flag is None:
         raise InvalidOption(spelling, word, _unknown(spelling, spelled))
     if flag.metavar:
-        return flag, spelling, text.removeprefix("=") or None
+        return flag, spelling, text.removeprefix("=") if text else None
     if text:
         queue.insert(0, "-" + text)
     return flag, spelling, None

@@ -91,7 +91,8 @@ class DeviceRate:
 
 def size(value: object, option: str, *, least: int = 1) -> int:
     """`256m`, `1.5g`, `1GiB`, or a whole number of bytes. Units are powers of 1024, as docker's."""
-    allowed = f"a size such as 256m or 1.5g, of at least {shown_size(least)}"
+    allowed = "a size such as 256m or 1.5g"
+    allowed += f", of at least {shown_size(least)}" if least > 1 else ""
     number = _index(value)
     if number is None and isinstance(value, str) and (found := re.fullmatch(_SIZE, value)):
         factor = FACTORS[(found[3] or "").lower()]
@@ -344,12 +345,13 @@ def mount(value: object, option: str) -> Mount:
     if re.match(r"(type|source|src|target|dst|destination)=", value):
         return _mount_of_fields(dict(_fields(value, option)), value, option)
     parts = value.split(":")
-    if len(parts) not in (2, 3) or "" in parts or parts[2:] not in ([], ["ro"], ["rw"]):
+    flag = parts[2:]
+    if len(parts) not in (2, 3) or "" in parts or "," in value or flag not in ([], ["ro"], ["rw"]):
         _refuse(option, value, MOUNT_ALLOWED)
     fields: dict[str, object] = {
         "source": parts[0],
         "target": parts[1],
-        "readonly": parts[2:] == ["ro"],
+        "readonly": flag == ["ro"],
     }
     return _mount_of_fields(fields, value, option)
 

@@ -344,18 +344,26 @@ def _check_cpuset(value: str, _: Layer, __: Settings) -> str:
     return value
 
 
-def _check_devices(value: tuple[DeviceRate, ...], _: Layer, __: Settings) -> tuple[DeviceRate, ...]:
-    found = []
-    for item in value:
-        try:
-            seen = os.stat(item.device)
-        except OSError as error:
-            raise InvalidOption("--device-bps", item.device, f"{error.strerror}") from None
-        if not stat.S_ISBLK(seen.st_mode):
-            raise InvalidOption("--device-bps", item.device, "a block device such as /dev/sda")
-        numbers = os.major(seen.st_rdev), os.minor(seen.st_rdev)
-        found.append(DeviceRate(item.device, *numbers, item.rate))
-    return tuple(found)
+def _check_devices(
+    name: str,
+) -> Callable[[tuple[DeviceRate, ...], Layer, Settings], tuple[DeviceRate, ...]]:
+    flag = OPTIONS[name].flags[0]
+
+    def check(value: tuple[DeviceRate, ...], _: Layer, __: Settings) -> tuple[DeviceRate, ...]:
+        found = []
+        for item in value:
+            try:
+                seen = os.stat(item.device)
+            except OSError as error:
+                allowed = f"a device that is there: {error.strerror}"
+                raise InvalidOption(flag, item.device, allowed) from None
+            if not stat.S_ISBLK(seen.st_mode):
+                raise InvalidOption(flag, item.device, "a block device such as /dev/sda")
+            numbers = os.major(seen.st_rdev), os.minor(seen.st_rdev)
+            found.append(DeviceRate(item.device, *numbers, item.rate))
+        return tuple(found)
+
+    return check
 
 
 _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
@@ -364,8 +372,8 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "env": _check_environment,
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
-    "device_read_bps": _check_devices,
-    "device_write_bps": _check_devices,
+    "device_read_bps": _check_devices("device_read_bps"),
+    "device_write_bps": _check_devices("device_write_bps"),
 }
 
 

@@ -17,7 +17,7 @@ import tempfile
 from importlib import resources
 from typing import Any
 
-from sandbox_kernel import policy, settings
+from sandbox_kernel import image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
@@ -43,7 +43,8 @@ def install(found: Parsed) -> int:
     name = _name(found.own.get("kernel", NAME))
     display = found.own.get("display") or _display(name)
     typed = settings.read_options(found.options, settings.COMMAND_LINE)
-    policy.plan(settings.KERNELSPEC, **typed)  # what would be refused at each start is refused now
+    plan = policy.plan(settings.KERNELSPEC, **typed)  # what each start would refuse is refused now
+    image.resolve(plan.image)
     folder = _destination(found.own, name)
     _refuse_another_kernel(folder)
     with tempfile.TemporaryDirectory(prefix="sandbox-kernel-") as place:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sandbox_kernel import policy, settings
+from sandbox_kernel import image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
+from sandbox_kernel.errors import InvalidOption
 
 _AS = Flag("as", ("--as",), "SOURCE", "As if they came from there.",
     choices=("command line", "magic", "notebook", "kernelspec"), default="command line")  # fmt: skip  # noqa: E501
@@ -16,8 +17,11 @@ def plan(found: Parsed) -> int:
     """Prints the plan of the options and the image that were given."""
     options = dict(found.options)
     if found.rest:
+        if "image" in options:
+            raise InvalidOption("--image", options["image"], f"one image: `{found.rest[0]}` is one")
         options["image"] = found.rest[0]
     made = policy.plan(found.own.get("as", settings.COMMAND_LINE), **options)
+    image.resolve(made.image)  # there is no plan for what is not there
     if found.own.get("format") == "json":
         values = {
             name: {"value": value, "source": made.sources[name], "asked": name in made.asked}

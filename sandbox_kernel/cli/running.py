@@ -20,6 +20,10 @@ _DETACH = Flag("detach", ("--detach", "-d"), "", "Print the id and leave it runn
 def run(found: Parsed) -> int:
     """Makes a container for one program, passes its output on, and returns its status."""
     reference, *command = found.rest
+    if "image" in found.options:
+        raise InvalidOption(
+            "--image", found.options["image"], f"IMAGE alone, and `{reference}` is one"
+        )
     plan = policy.plan(settings.COMMAND_LINE, **{**found.options, "image": reference})
     resolved = image.resolve(plan.image)
     argv = command_of(plan, resolved, command)

@@ -72,8 +72,8 @@ class Container:
 
         Raises LimitNotEnforceable, StepFailed, ImageError, HostLacks, LauncherGone.
         """
+        resolved = image.resolve(plan.image)  # before anything is started for it
         launcher = launcher or client.shared()
-        resolved = image.resolve(plan.image)
         support = launcher.about["support"]
         effective, not_in_force = _enforceable(plan, tuple(sorted(support.items())))
         made = _order(effective, resolved)
