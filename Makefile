@@ -16,11 +16,12 @@ PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) bubblewrap chromium fonts-noto-cjk gcc git libc6-dev \
 	passwd python3 python3-venv runc strace user-mode-linux util-linux
 
-.PHONY: help demo lab test check format docs clean packages packages-to-test
+.PHONY: help demo lab test check bench format docs clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
+	@echo "make bench   measure speed and size beside runc, bwrap and ipykernel"
 	@echo "make format  put the code into its one format"
 	@echo "make docs    make the reference pages of what the program declares"
 	@echo "make clean   remove the environment that these commands made"
@@ -43,6 +44,10 @@ check: .venv/.ready-to-test
 test: packages-to-test check
 	UV=$(UV) $(BIN)/python -m pytest tests/unit --numprocesses 2
 	UV=$(UV) $(BIN)/python -m pytest tests/integration tests/hostile tests/cgroup2 tests/browser
+
+# Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
+bench: .venv/.ready-to-test packages-to-test
+	$(BIN)/python -m benchmarks
 
 format: .venv/.ready-to-test
 	$(BIN)/ruff format .

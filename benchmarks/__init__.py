@@ -1,0 +1,1 @@
+"""Speed and size beside peers, in pairs: `make bench`, or `python -m benchmarks --help`."""

@@ -1,0 +1,86 @@
+"""Measuring two ways of doing one thing in turn, so that what else the machine does hits both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Seconds of each round of ours and of the peer, and the most that ours may be of the peer."""
+
+    what: str
+    peer: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    bound: float
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours to theirs, round by round, smallest first."""
+        return sorted(mine / other for mine, other in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios: a round that something else disturbed does not move it."""
+        return statistics.median(self.ratios)
+
+    def row(self) -> list[str]:
+        """What it is, both medians, the ratio with its quartiles, the bound, whether it holds."""
+        ratios = self.ratios
+        low, high = ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]
+        return [
+            self.what,
+            shown(statistics.median(self.ours)),
+            f"{self.peer}: {shown(statistics.median(self.theirs))}",
+            f"{self.ratio:.2f} ({low:.2f} to {high:.2f})",
+            f"{self.bound:g}",
+            "yes" if self.ratio <= self.bound else "**no**",
+        ]
+
+
+def measure(
+    what: str,
+    ours: Callable[[], None],
+    peer: str,
+    theirs: Callable[[], None],
+    *,
+    bound: float,
+    rounds: int,
+    warm: int = 3,
+) -> Pair:
+    """Both in turn, `rounds` times each, after `warm` rounds that do not count."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(-warm, rounds):
+        # Who begins changes, so that neither always finds the caches of the other.
+        for index in (0, 1) if number % 2 else (1, 0):
+            begin = time.perf_counter()
+            (ours, theirs)[index]()
+            took = time.perf_counter() - begin
+            if number >= 0:
+                seconds[index].append(took)
+    return Pair(what, peer, tuple(seconds[0]), tuple(seconds[1]), bound)
+
+
+@dataclass(frozen=True)
+class Size:
+    """One measured amount and the most that it may be."""
+
+    what: str
+    amount: float
+    unit: str
+    bound: float
+
+    def row(self) -> list[str]:
+        """The same columns as a pair has."""
+        held = "yes" if self.amount <= self.bound else "**no**"
+        amount = f"{self.amount:.1f} {self.unit}"
+        return [self.what, amount, "", "", f"{self.bound:g} {self.unit}", held]
+
+
+def shown(seconds: float) -> str:
+    """Milliseconds with three digits, or seconds."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
