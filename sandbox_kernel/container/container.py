@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import secrets
 import signal
@@ -79,11 +81,11 @@ class Container:
         made = _order(effective, resolved)
         container_id = secrets.token_hex(6)
         order: dict[str, Any] = {
-            **made,
+            "recipe": made["recipe"],
             "id": container_id,
             "name": plan.name,
             "keep": plan.keep,
-            "config": _with_hostname(made["config"], plan.hostname or container_id),
+            "hostname": plan.hostname or container_id,
             "about": {
                 "image": plan.image,
                 "digest": resolved.digest,
@@ -101,6 +103,9 @@ class Container:
         try:
             channel.ask("create", order, descriptors)
             answer, received = channel.hear(CREATE_SECONDS)
+            if answer["event"] == "recipe-wanted":
+                channel.ask("create", {**made, **order}, descriptors)
+                answer, received = channel.hear(CREATE_SECONDS)
         except BaseException:
             channel.close()
             raise
@@ -254,7 +259,10 @@ def _enforceable(
 
 @functools.lru_cache(maxsize=64)
 def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
-    """The part of a launch order that depends on plan and image alone (see `runtime.held`)."""
+    """The part of a launch order that depends on plan and image alone, with its digest.
+
+    A launcher keeps it under the digest, so that it travels once (see `runtime.launcher`).
+    """
     if any(
         mount.target.startswith(tree["destination"] + "/")
         for mount in plan.mount
@@ -266,7 +274,7 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     # The launcher takes the compiled program; the rules are three quarters of the configuration.
     config["linux"].pop("seccomp", None)
-    return {
+    recipe: dict[str, Any] = {
         "config": config,
         "layers": list(made.layers),
         "entries": list(resolved.entries),
@@ -274,10 +282,8 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
         "storage_size": made.storage_size,
         "seccomp_program": None if program is None else base64.b64encode(program).decode(),
     }
-
-
-def _with_hostname(config: Mapping[str, Any], hostname: str) -> dict[str, Any]:
-    return {**config, "hostname": hostname}
+    text = json.dumps(recipe, sort_keys=True)
+    return {**recipe, "recipe": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:

@@ -147,8 +147,8 @@ def drop_bounding(keep: int = 0) -> None:
     Needs CAP_SETPCAP, so it comes before `set_sets`. Raises StepFailed.
     """
     for number in range(last() + 1):
-        if not keep >> number & 1:
-            _do(_prctl(PR_CAPBSET_DROP, number, 0, 0, 0), "drop bounding", 1 << number)
+        if not keep >> number & 1 and _prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            _do(-1, "drop bounding", 1 << number)
 
 
 def set_sets(*, effective: int, permitted: int, inheritable: int, ambient: int = 0) -> None:

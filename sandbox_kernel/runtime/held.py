@@ -62,13 +62,29 @@ class Sources:
         self.empty = self._read_only(f"{folder}/empty")
         self.null = os.open(f"{folder}/dev/null", os.O_PATH | os.O_CLOEXEC)
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._trees: dict[str, int] = {}
+        self._trees: dict[tuple[object, ...], int] = {}
 
     def tree(self, order: Mapping[str, Any]) -> int:
         """A detached copy of an image's read-only tree, which is put together the first time."""
-        key = json.dumps(order, sort_keys=True)
+        key = (json.dumps(order, sort_keys=True), *map(_file_of, order["mounts"]))
         if key not in self._trees:
             self._trees[key] = self._put_together(order, f"tree{len(self._trees)}")
+        return mounts.clone_tree(self._trees[key])
+
+    def bind(self, mount: Mapping[str, Any]) -> int:
+        """A detached copy of a read-only part of the host that many containers get."""
+        key = (json.dumps(mount, sort_keys=True), _file_of(mount))
+        if key not in self._trees:
+            tree = _tree(mount["source"], _attributes(mount))
+            kept = os.dup(tree)
+            try:
+                name = f"tree{len(self._trees)}"
+                directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+                rootfs.put(self._folder, name, tree, directory=directory)
+            except BaseException:
+                os.close(kept)
+                raise
+            self._trees[key] = kept
         return mounts.clone_tree(self._trees[key])
 
     def _put_together(self, order: Mapping[str, Any], name: str) -> int:
@@ -202,17 +218,6 @@ class Held:
         """
         order = self.order
         config = order["config"]
-        kinds = {entry["type"] for entry in config["linux"]["namespaces"]}
-        flags = 0
-        for kind in kinds - {"cgroup"}:
-            flags |= processes.FLAG_OF_NAMESPACE[kind]
-        order["cgroup_namespace"] = "cgroup" in kinds
-        order["network_namespace"] = "network" in kinds
-        program = order["seccomp_program"]  # None only where the plan waived it
-        order["program"] = None if program is None else base64.b64decode(program)
-        order["bounding"] = capabilities.to_mask(
-            config["process"].get("capabilities", {}).get("bounding", ())
-        )
         trees, late = self._open_trees(config)
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
@@ -223,7 +228,7 @@ class Held:
             entrances = self.group.entrances()
             try:
                 with step("clone", "namespaces"):
-                    pid, pidfd = processes.clone(flags)
+                    pid, pidfd = processes.clone(order["flags"])
                 if pid == 0:
                     be_init(theirs, order, trees, descriptors, entrances)
             finally:
@@ -263,12 +268,21 @@ class Held:
                 if mount.get("type", "bind") != "bind":
                     continue
                 where = late if self._reserve and "idmap" in mount.get("options", ()) else trees
-                where[f"mount {index}"] = _tree(mount["source"], _attributes(mount))
+                where[f"mount {index}"] = (
+                    self._sources.bind(mount)
+                    if self._is_shared(mount)
+                    else _tree(mount["source"], _attributes(mount))
+                )
         except BaseException:
             for tree in (*trees.values(), *late.values()):
                 os.close(tree)
             raise
         return trees, late
+
+    def _is_shared(self, mount: Mapping[str, Any]) -> bool:
+        """Whether it is of the image, the same for all: read-only, and with ids as they are."""
+        options = mount.get("options", ())
+        return "ro" in options and "idmap" not in options
 
     def _map_trees(self, late: Mapping[str, int]) -> None:
         """As root: show layers and the caller's own folders with the ids of the container."""
@@ -383,6 +397,36 @@ class Held:
         self.group.remove()
         if self._reserve and self._first is not None:
             self._reserve.give_back(self._first)
+
+
+def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with what is the same for every container of it worked out.
+
+    Adds `flags` of clone3(2), `cgroup_namespace`, `network_namespace`, the bytes of the seccomp
+    `program`, and `bounding`, a mask of capabilities.
+    """
+    config = recipe["config"]
+    kinds = {entry["type"] for entry in config["linux"]["namespaces"]}
+    flags = 0
+    for kind in kinds - {"cgroup"}:
+        flags |= processes.FLAG_OF_NAMESPACE[kind]
+    program = recipe.pop("seccomp_program")  # None only where the plan waived it
+    bounding = config["process"].get("capabilities", {}).get("bounding", ())
+    return {
+        **recipe,
+        "flags": flags,
+        "cgroup_namespace": "cgroup" in kinds,
+        "network_namespace": "network" in kinds,
+        "program": None if program is None else base64.b64decode(program),
+        "bounding": capabilities.to_mask(bounding),
+    }
+
+
+def _file_of(mount: Mapping[str, Any]) -> tuple[int, int]:
+    """Device and inode of a source: what was replaced on the host is bound anew."""
+    with step("look at mount source", mount["source"]):
+        found = os.stat(mount["source"], follow_symlinks=False)
+    return found.st_dev, found.st_ino
 
 
 def _attributes(mount: Mapping[str, Any]) -> int:

@@ -96,10 +96,8 @@ def _make_container(
         with rootfs.step("unshare", "the cgroup namespace"):
             # Only now, inside its own group, so that this group is the root that is seen.
             processes.unshare(processes.CLONE_NEWCGROUP)
-    config = order["config"]
-    if config.get("hostname"):
-        with rootfs.step("set hostname", config["hostname"]):
-            socket.sethostname(config["hostname"])
+    with rootfs.step("set hostname", order["hostname"]):
+        socket.sethostname(order["hostname"])
     if order["network_namespace"]:
         with rootfs.step("bring up", "lo"):
             interfaces.switch_on_loopback()

@@ -28,12 +28,15 @@ from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxE
 from sandbox_kernel.linux import messages, mounts, processes
 from sandbox_kernel.runtime import identities, state
 from sandbox_kernel.runtime.cgroups import choose
-from sandbox_kernel.runtime.held import Held, Run, Sources
+from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+RECIPE = ("config", "layers", "entries", "trees", "storage_size", "seccomp_program")
+MOST_RECIPES = 32
 
 # struct ucred of unix(7): pid, uid, gid
 _UCRED_SIZE = 12
@@ -64,7 +67,7 @@ class Launcher:
         self._containers: dict[str, Held] = {}
         self._owners: dict[str, Client | None] = {}
         self._deadlines: list[tuple[float, str, int]] = []
-        self._events: list[dict[str, Any]] = []
+        self._recipes: dict[str, dict[str, Any]] = {}
         self._ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
         # Before the user namespace is entered: the driver looks at who we are.
@@ -226,6 +229,11 @@ class Launcher:
         name = message.get("name")
         if name and any(held.order.get("name") == name for held in self._containers.values()):
             raise StepFailed("create", name, "a container of this name exists: remove it first")
+        recipe = self._recipe_of(message)
+        if recipe is None:
+            self._answer(client, {"event": "recipe-wanted"})
+            return
+        message = {**recipe, **message}
         held = Held(
             message,
             driver=self._driver,
@@ -256,6 +264,17 @@ class Launcher:
         self._watch(held.pidfd, lambda: self._end(held))
         if held.oom_fd >= 0:
             self._watch(held.oom_fd, lambda: self._hear_oom(held))
+
+    def _recipe_of(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """What of an order depends on plan and image alone: it came with it, or with another."""
+        digest: str = message["recipe"]
+        if digest not in self._recipes:
+            if "config" not in message:
+                return None
+            if len(self._recipes) >= MOST_RECIPES:
+                del self._recipes[next(iter(self._recipes))]
+            self._recipes[digest] = prepare({name: message[name] for name in RECIPE})
+        return self._recipes[digest]
 
     def _run(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         held = self._find(message["container"])
