@@ -8,6 +8,7 @@ import codecs
 import json
 import os
 import sys
+from threading import Event, current_thread
 from typing import Any, Optional
 
 CONFIGURATION = 4
@@ -25,6 +26,8 @@ def main() -> None:
         os.set_inheritable(descriptor, False)
     os.close(3)
 
+    # The modules that debugpy warns of, to stderr at each start, are those of the standard library.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import zmq
     from ipykernel.iostream import OutStream
     from ipykernel.kernelapp import IPKernelApp
@@ -34,6 +37,7 @@ def main() -> None:
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             self._waiting = 0
+            self._unsent = False
             self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
             super().__init__(*arguments, **options)
 
@@ -47,7 +51,19 @@ def main() -> None:
                 self._count(CHUNK)
             return len(string)
 
+        def flush(self) -> None:
+            """Returns when what was written is sent: the original, when it is about to be. A call
+            that holds the interpreter's lock after a flush would keep it in here."""
+            unsent, self._unsent = self._unsent, False
+            super().flush()
+            sender = self.pub_thread
+            if unsent and sender and sender.thread and sender.thread is not current_thread():
+                sent = Event()
+                sender.schedule(sent.set)  # behind the message that the flush has scheduled
+                sent.wait(self.flush_timeout)
+
         def _count(self, length: int) -> None:
+            self._unsent = True
             self._waiting += length
             if self._waiting > MOST_WAITING and self._is_master_process():
                 self.flush()
@@ -111,4 +127,18 @@ def main() -> None:
     app.initialize([])
     # The sleep before each reply gives outputs a head start; the outside keeps them in order.
     app.kernel._execute_sleep = 0.0
+    app.kernel.do_history = numbered(app.kernel)
     app.start()
+
+
+def numbered(kernel: Any) -> Any:
+    """`do_history` with the number of this session, where IPython says 0 in a range."""
+    original = kernel.do_history
+
+    def do_history(*arguments: Any, **options: Any) -> Any:
+        reply = original(*arguments, **options)
+        number = kernel.shell.history_manager.session_number
+        reply["history"] = [(row[0] or number, *row[1:]) for row in reply["history"]]
+        return reply
+
+    return do_history
