@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -106,6 +107,9 @@ class Container:
             if answer["event"] == "recipe-wanted":
                 channel.ask("create", {**made, **order}, descriptors)
                 answer, received = channel.hear(CREATE_SECONDS)
+        except errors.StepFailed as error:
+            channel.close()
+            raise _by_option(error, plan) from None
         except BaseException:
             channel.close()
             raise
@@ -255,6 +259,23 @@ def _enforceable(
         dropped[name] = None
         lines.append(f"--{name.replace('_', '-')} is not in force: {reason}")
     return (dataclasses.replace(plan, **dropped) if dropped else plan), tuple(lines)
+
+
+_MOUNT_NEEDS = {
+    errno.ELOOP: "a target with no symbolic link on its way: name the folder that it leads to",
+    errno.ENOTDIR: "a target below folders, and a folder on a folder or a file on a file",
+    errno.EINVAL: "a folder on a folder, or a file on a file, and never a symbolic link",
+    errno.EROFS: "a target that is there already, since what it lies in is read-only",
+}
+
+
+def _by_option(error: errors.StepFailed, plan: ContainerPlan) -> errors.SandboxError:
+    """The failed step as an error of the option that named its object, if one did."""
+    if error.step == "mount" and any(mount.target == error.subject for mount in plan.mount):
+        allowed = _MOUNT_NEEDS.get(error.errno)
+        if allowed:
+            return errors.InvalidOption("--mount", error.subject, allowed)
+    return error
 
 
 @functools.lru_cache(maxsize=64)

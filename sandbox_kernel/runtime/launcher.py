@@ -87,7 +87,9 @@ class Launcher:
         self._sources = Sources(sources)
         # The folder itself is needed no more; the mounts on it hold on to it in this namespace.
         self._listen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        before = os.umask(0o077)  # whatever the caller's is: the socket is for its owner
         self._listen.bind(f"{self._folder.path}/control.sock")
+        os.umask(before)
         self._listen.listen(16)
         self._watch(self._listen.fileno(), self._accept)
         self._watch(main.fileno(), self._hear_main)
