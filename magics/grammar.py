@@ -15,7 +15,8 @@ OUT = Flag("out", ("--out",), "NAMES", "Variables of the cell that the notebook 
 PROGRAM = Flag("program", ("--program",), "COMMAND",
     "Give the cell to this program of the image, such as sh, instead of Python.")  # fmt: skip
 SHOW = Flag("show", ("--show",), "WHAT",
-    "After the cell, print usage, limits (read back) or plan. Several: a,b.")  # fmt: skip
+    "After the cell, print usage, limits (read back) or plan. Several: a,b. In a notebook, "
+    "limits also shows what is used of them while the cell runs.")  # fmt: skip
 CELL = (IN, OUT, PROGRAM, SHOW)
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"

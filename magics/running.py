@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from magics import oneline, shown, verbs
+from magics import live, oneline, shown, verbs
 from magics.grammar import CellLine
 from magics.notebook import Kept, Last, Notebook
 from sandbox_kernel import engine
@@ -22,6 +22,8 @@ from sandbox_kernel.policy import ContainerPlan
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from sandbox_kernel.widgets import Limits
 
 
 class Runner:
@@ -48,7 +50,10 @@ class Runner:
             plan = kept.container.plan
         running = engine.start(plan, request, kept.container if kept else None)
         self._tell(running.container)
+        view = self._show_live(running) if "limits" in read.show else None
         error, finished = self._follow(running, kept)
+        if view is not None:
+            view.stop(finished.usage, "the cell ended")
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
             raise shown.raised(error)
@@ -70,6 +75,16 @@ class Runner:
             if line not in self.notebook.told:
                 self.notebook.told.add(line)
                 print(f"container: {line}", file=sys.stderr)
+
+    def _show_live(self, running: engine.Run) -> Limits | None:
+        """What the cell uses against its limits, while it runs."""
+        if not live.in_a_notebook():
+            return None
+        try:
+            return live.show(running.container)
+        except BaseException:
+            running.close()
+            raise
 
     def _follow(self, running: engine.Run, kept: Kept | None) -> tuple[e.Error | None, e.Finished]:
         """Shows what comes, until the end; the first error is raised after it."""

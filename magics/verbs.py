@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from magics import live
 from magics.notebook import Notebook
 from magics.oneline import usage_line
 from sandbox_kernel import arguments
@@ -105,15 +106,12 @@ def _logs(notebook: Notebook, words: list[str]) -> bool:
 
 
 def _top(notebook: Notebook, words: list[str]) -> bool:
-    """What a kept container uses: live where there is a widget for it, else as it is now."""
+    """What a kept container uses against its limits: live in a notebook, else as it is now."""
     kept = notebook.find(words[0]) if len(words) == 1 else None
     if kept is None:
         return False
-    from IPython.display import display
-
-    widgets = importlib.import_module("sandbox_kernel.widgets")
-    if hasattr(widgets, "Limits"):
-        display(widgets.Limits(kept.container))  # type: ignore[no-untyped-call]
+    if live.in_a_notebook():
+        live.show(kept.container)
     else:
         print(usage_line(kept.container.usage()))
     return True

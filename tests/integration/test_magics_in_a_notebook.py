@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,6 +82,25 @@ def test_a_kept_container_keeps_files_and_changes_limits() -> None:
     assert text(outputs[2]) == "hi\n"
     assert error(outputs[3]).ename in ("InvalidOption", "NotAllowed")
     assert error(outputs[5]).ename == "FileNotFoundError"
+
+
+def test_the_last_state_of_limits_stays_in_the_saved_notebook() -> None:
+    busy = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+    outputs = executed(
+        f"%%container --memory 200m --cpus 0.5 --show limits\n{busy}",
+        "%%container --name work --keep --memory 100m\n1",
+        "%container top work",
+        "%container rm work",
+    )
+    (shown,) = [o for o in outputs[0] if o.output_type == "display_data"]
+    assert set(shown.data) == {"text/plain", "text/html"}  # a widget would need its kernel
+    assert "the cell ended" in shown.data["text/plain"]
+    assert "of 200 MiB" in shown.data["text/plain"]
+    assert re.search(r"held back by the CPU limit for 0\.[3-9]", shown.data["text/plain"])
+    assert len(re.findall(r"[\d.]+,[\d.]+", shown.data["text/html"])) > 6  # points of history
+    (top,) = outputs[2]
+    assert "of 100 MiB" in top.data["text/plain"]
+    assert "the container ended" in top.data["text/plain"]
 
 
 def test_defaults_of_the_notebook() -> None:

@@ -263,10 +263,10 @@ class Group(contract.Group):
 def usage(here: str) -> dict[str, int | float | None]:
     """What the processes of the group in this directory used."""
     cpu = files.read_table(f"{here}/cpu.stat")
-    throttled = cpu.get("throttled_usec")
+    time_used, throttled = cpu.get("usage_usec"), cpu.get("throttled_usec")
     moved = _block_bytes(here)
     return {
-        "cpu_seconds": cpu["usage_usec"] / 1e6,
+        "cpu_seconds": None if time_used is None else time_used / 1e6,
         "memory_bytes": files.read_number(f"{here}/memory.current"),
         "memory_peak_bytes": files.read_number(f"{here}/memory.peak"),
         "pids": files.read_number(f"{here}/pids.current"),
