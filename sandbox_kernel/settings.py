@@ -9,8 +9,8 @@ them. Later sources win, and `policy.allow` holds the untrusted ones to the ceil
     configuration      ~/.jupyter/jupyter_sandbox_config.py, ~/.config/sandbox-kernel/config.toml
     project            [tool.sandbox-kernel] of pyproject.toml, sandbox.toml: data, never code
     kernelspec         SANDBOX_KERNEL_OPTIONS, written by `sandbox-kernel install`
-    notebook           the metadata of the notebook
-    magic              %sandbox, %%container
+    notebook           %sandbox: the defaults of a notebook's cells
+    magic              %%container, and %sandbox in a sandbox kernel
     command line       sandbox-kernel run ...       (the user's own word, as is the configuration)
     program            sandbox_kernel.run(...)      (code that runs on the host anyway)
 """

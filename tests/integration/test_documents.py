@@ -1,0 +1,104 @@
+"""What the pages for people show does what they say: every block of code is run for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from documents import FOR_USERS, Block, blocks
+from nbclient import NotebookClient
+
+ELSEWHERE = {
+    "make demo": "tests/integration/test_notebooks.py runs the demonstration",
+    "make test": "this is it",
+    "pip install .": "tests/ordinary_user.py installs the package so",
+}
+BIN = Path(sys.executable).parent
+CELLS = [block for block in blocks(*FOR_USERS) if block.language == "python"]
+LINES = [
+    pytest.param(line.partition("#")[0].rstrip(), id=f"{block}:{line[:30]}")
+    for block in blocks(*FOR_USERS)
+    if block.language == "sh"
+    for line in block.text.splitlines()
+]
+SETTINGS = [block for block in blocks(*FOR_USERS) if block.language == "toml"]
+
+
+@pytest.fixture(autouse=True)
+def _a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder and home, and the command on the path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
+
+
+def test_every_block_is_of_a_kind_that_is_tried() -> None:
+    assert {block.language for block in blocks(*FOR_USERS)} <= {"python", "sh", "toml"}
+    assert len(LINES) > 5
+    assert len(CELLS) > 8
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_for_the_shell_works(line: str) -> None:
+    if line in ELSEWHERE:
+        return
+    done = subprocess.run(
+        ["/bin/bash", "-euc", line], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    if "6 * 7" in line:
+        assert done.stdout == "42\n"
+    if "$HOME" in line:
+        assert done.stdout == "/home/sandbox\n"
+
+
+@pytest.mark.parametrize("page", FOR_USERS)
+def test_the_cells_of_a_page_run_in_order_in_any_notebook(page: str) -> None:
+    notebook = nbformat.v4.new_notebook()
+    cells = [block for block in CELLS if block.page == page]
+    # magics that come before %load_ext are for the sandbox kernel, which has them
+    first = next(i for i, block in enumerate(cells) if "%load_ext" in block.text)
+    notebook.cells = [nbformat.v4.new_code_cell("numbers = [1, 2]")]
+    notebook.cells += [nbformat.v4.new_code_cell(block.text) for block in cells[first:]]
+
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+
+    printed = [out.text for cell in notebook.cells for out in cell.outputs if "text" in out]
+    assert any("42" in text for text in printed)
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in CELLS if block.text.startswith("%sandbox")], ids=str
+)
+def test_a_line_of_the_sandbox_kernel_shows_what_is_in_force(
+    block: Block, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install = [BIN / "sandbox-kernel", "install", "--prefix", tmp_path]
+    subprocess.run(install, check=True, capture_output=True)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(block.text)])
+
+    NotebookClient(notebook, kernel_name="sandbox-python3", timeout=120).execute()
+
+    shown = "".join(out.data["text/plain"] for out in notebook.cells[0].outputs)
+    assert "512 MiB" in shown
+    assert "yes" in shown
+
+
+@pytest.mark.parametrize("block", SETTINGS, ids=str)
+def test_a_settings_file_is_read_as_it_stands(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "home/.config/sandbox-kernel/config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(block.text)
+    argv = [BIN / "sandbox-kernel", "plan", "--format=json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert '"memory": {"value": 1073741824' in done.stdout
+    assert str(file) in done.stdout
