@@ -91,6 +91,8 @@ define install
 		command -v apt-get >/dev/null || { \
 			echo "no apt-get here: install what these Debian packages hold:$$missing"; exit 1; }; \
 		as_root=; test "$$(id -u)" = 0 || as_root=sudo; \
+		test -z "$$as_root" || command -v sudo >/dev/null || { \
+			echo "as root, run: apt-get install --no-install-recommends$$missing"; exit 1; }; \
 		echo "Installing system packages:$$missing"; \
 		$$as_root apt-get update --quiet --quiet; \
 		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes \

@@ -22,16 +22,19 @@ SECONDS = 120
 
 
 class Answer:
-    """What one cell printed and showed, and the error with which it ended."""
+    """What one cell printed and showed, what was noted, and the error with which it ended."""
 
     def __init__(self) -> None:
         self.text = ""
+        self.notes = ""
         self.error: tuple[str, str] | None = None
 
     def hear(self, message: dict[str, Any]) -> None:
         """One message of the iopub channel."""
         content = message["content"]
         match message["msg_type"]:
+            case "stream" if content["name"] == "stderr":
+                self.notes += content["text"]
             case "stream":
                 self.text += content["text"]
             case "execute_result" | "display_data":
@@ -75,13 +78,15 @@ def main() -> int:
 def _facts(manager: KernelManager, client: BlockingKernelClient) -> list[tuple[bool, str, str]]:
     with tempfile.NamedTemporaryFile(prefix="canary-") as canary:
         paths = [canary.name, "/etc/shadow", str(NOTEBOOK), str(Path.home())]
-        seen = ask(client, f"import os\nprint([p for p in {paths!r} if os.path.isfile(p)])").text
+        first = ask(client, f"import os\nprint([p for p in {paths!r} if os.path.isfile(p)])")
+    if first.notes:
+        print(first.notes.rstrip())
     count = "print(sum(name.isdigit() for name in os.listdir('/proc')))"
     inside = int(ask(client, count).text)
     outside = sum(name.isdigit() for name in os.listdir("/proc"))
     *before, last = _code_cells()
     first_facts = [
-        (seen.strip() == "[]", "the host's files are invisible", f"{len(paths)} looked for"),
+        (first.text.strip() == "[]", "the host's files are invisible", f"{len(paths)} looked for"),
         (
             inside == 2,
             "one process in the list",

@@ -1,0 +1,124 @@
+"""What is refused where a container or a kernel is there already: one line, and nothing changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import kernels
+import pytest
+from kernels import Kernel, text_of
+
+import sandbox_kernel
+from sandbox_kernel.errors import InvalidOption
+
+pytestmark = pytest.mark.everybody
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _launcher_runs() -> None:
+    """The launcher of this program is started now, not inside some test's count."""
+    sandbox_kernel.Sandbox().close()
+
+
+def children(pid: int) -> list[str]:
+    """The processes that a process has started, from any of its threads."""
+    found: list[str] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += (task / "children").read_text().split()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"memory": "banana"}, "option `kernelspec: memory`: `banana` is not allowed: a size"),
+        ({"cpus": "nan"}, "option `kernelspec: cpus`: `nan` is not allowed: a number of"),
+        ({"memroy": "1g"}, "there is no such setting: did you mean `memory`?"),
+        ({"image": "nope"}, "resolve image `nope`: it is none of `host`, `dir:PATH`"),
+        ({"image": "scratch"}, "it has no Python that is known"),
+        ({"mount": ["/etc:/x"]}, "option `--mount`: `/etc` is above what your settings allow"),
+        ({"mount": ["./nowhere:/x"]}, "a path that is there"),
+        ({"network": "host"}, "option `--network`: `host` is above what your settings allow"),
+    ],
+)
+def test_a_kernel_with_a_wrong_option_says_so_in_each_cell_and_starts_nothing(
+    options: dict[str, object], says: str
+) -> None:
+    with kernels.started(**options) as kernel:
+        for _ in range(2):
+            reply, outputs = kernel.run("print('never')")
+            content = reply["content"]
+            assert content["status"] == "error"
+            assert says in content["evalue"]
+            assert content["evalue"].isprintable()
+            assert len(content["traceback"]) == 1
+            assert text_of(outputs) == ""
+        assert children(kernel.pid) == []
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    with kernels.started() as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("%sandbox --memory banana", "`banana` is not allowed: a size such as 256m"),
+        ("%sandbox --memory=-1", "`-1` is not allowed: a size such as 256m"),
+        ("%sandbox --memory '10 gigs'", "`10 gigs` is not allowed: a size such as 256m"),
+        ("%sandbox --cpus nan", "`nan` is not allowed: a number of processors"),
+        ("%sandbox --pids-limit 0", "`0` is not allowed: a whole number from 1"),
+        ("%sandbox --memroy 1g", "did you mean `--memory`?"),
+        ("%sandbox --hostname x", "in a live container only --memory"),
+        ("%sandbox --memory 256m --memory-swap 128m", "at least `memory`"),
+        ("%sandbox --memory", "--memory SIZE"),
+        ("%sandbox '", "quotes that are closed"),
+    ],
+)
+def test_a_wrong_line_to_a_live_kernel_changes_nothing(
+    kernel: Kernel, line: str, says: str
+) -> None:
+    def shown() -> str:
+        found = [m for m in kernel.run("%sandbox")[1] if m["msg_type"] == "display_data"]
+        return "".join(m["content"]["data"]["text/plain"] for m in found)
+
+    before = shown()
+    reply, _ = kernel.run(line)
+
+    assert reply["content"]["status"] == "error"
+    assert says in reply["content"]["evalue"]
+    assert reply["content"]["evalue"].isprintable()
+    assert shown() == before
+    assert before
+    assert text_of(kernel.run("print(6 * 7)")[1]) == "42\n"
+
+
+def test_wrong_limits_of_a_live_sandbox_change_nothing() -> None:
+    with sandbox_kernel.Sandbox(timeout=60) as sandbox:
+        before = sandbox.limits()
+        for name, value in [("memory", "banana"), ("memory", -1), ("cpus", float("nan")),
+                ("pids_limit", True), ("hostname", "x"), ("banana", 1)]:  # fmt: skip
+            with pytest.raises(InvalidOption):
+                sandbox.set_limits(**{name: value})
+        assert sandbox.limits() == before
+        assert sandbox.run("print(1)").stdout == "1\n"
+
+
+def test_a_mount_target_through_a_link_is_refused_by_its_option(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "link").symlink_to("/etc")
+    with pytest.raises(InvalidOption, match=r"`--mount`: `/x/link/y` .* no symbolic link"):
+        sandbox_kernel.run("pass", mount=[f"{inner}:/x", f"{tmp_path}:/x/link/y"])
+    assert os.listdir(inner) == ["link"]
+
+
+def test_wrong_values_of_the_cell_itself_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="outputs"):
+        sandbox_kernel.run("x = 1", outputs=["not a name"])
+    with pytest.raises(sandbox_kernel.engine.errors.ValueNotTransferable, match="`thing`"):
+        sandbox_kernel.run("pass", inputs={"thing": object()})
