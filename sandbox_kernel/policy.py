@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,7 +22,7 @@ from .settings import BUILT_IN, MAGIC, OPTIONS, Layer, Settings
 
 __all__ = [
     "LIVE", "ContainerPlan", "ContainerRequest", "DeviceRate", "Mount", "Row", "Ulimit", "allow",
-    "change", "plan", "request",
+    "change", "plan", "record", "recorded", "request",
 ]  # fmt: skip
 
 MEMORY_SHARE = 0.75
@@ -117,6 +117,37 @@ def plan(
     """
     over = within if within is not None else settings.load()
     return allow(request(options, source), over)
+
+
+_RECORDS = {
+    "mount": Mount,
+    "ulimit": Ulimit,
+    "device_read_bps": DeviceRate,
+    "device_write_bps": DeviceRate,
+}
+
+
+def record(made: ContainerPlan) -> dict[str, Any]:
+    """A plan as JSON can hold it, to be kept with its container; see `recorded`."""
+    values = {
+        name: [astuple(item) for item in value] if name in _RECORDS else value
+        for name, value in made.options().items()
+        if value not in (None, ())
+    }
+    return {"options": values, "sources": dict(made.sources), "asked": sorted(made.asked)}
+
+
+def recorded(found: Mapping[str, Any]) -> ContainerPlan:
+    """The plan that `record` kept. Nothing is checked anew: it was allowed then."""
+    values: dict[str, Any] = {}
+    for name, value in found["options"].items():
+        if not isinstance(value, list):
+            values[name] = value
+        elif kind := _RECORDS.get(name):
+            values[name] = tuple(kind(*item) for item in value)
+        else:
+            values[name] = tuple(tuple(i) if isinstance(i, list) else i for i in value)
+    return ContainerPlan(**values, sources=found["sources"], asked=frozenset(found["asked"]))
 
 
 LIVE = (

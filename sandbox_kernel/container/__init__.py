@@ -1,6 +1,9 @@
-"""A container's life: create, enter, limits, files and values in and out, stop, remove."""
+"""A container's life: create, enter, limits, files and values in and out, find, stop, remove."""
 
 from sandbox_kernel.container.container import Container
+from sandbox_kernel.container.finding import Listed, find, inspect, list_all
 from sandbox_kernel.container.process import Exit, Process, ProcessSpec
 
-__all__ = ["Container", "Exit", "Process", "ProcessSpec"]
+__all__ = [
+    "Container", "Exit", "Listed", "Process", "ProcessSpec", "find", "inspect", "list_all",
+]  # fmt: skip

@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import secrets
-import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +41,7 @@ class Container:
         limits: Mapping[str, Any],
         groups: Mapping[str, str],
         connect: Callable[[], Channel],
+        base: Mapping[str, Any],
         owner: Channel | None = None,
         not_in_force: tuple[str, ...] = (),
     ) -> None:
@@ -55,6 +55,7 @@ class Container:
         self.process: Process | None = None
         self._groups = dict(groups)
         self._connect = connect
+        self._base = base
         self._owner = owner
         self._control: Channel | None = None
         self._lock = threading.Lock()
@@ -67,16 +68,40 @@ class Container:
         *,
         process: ProcessSpec | None = None,
         launcher: Launcher | None = None,
+        detached: bool = False,
     ) -> Container:
         """Make a container, with its first process or held empty.
 
         One with a process lives as long as that process; one without lives until `remove`, or
-        until this program ends (unless `plan.keep` and a detached launcher hold it).
+        until this program ends. A `detached` one has a launcher of its own and outlives this
+        program; when its process ended it is still listed, with its log, until `remove`.
 
         Raises LimitNotEnforceable, StepFailed, ImageError, HostLacks, LauncherGone.
         """
         resolved = image.resolve(plan.image)  # before anything is started for it
-        launcher = launcher or client.shared()
+        if detached:
+            own = Launcher(detached=True)
+            try:
+                container = cls._make(plan, resolved, process, own, detached=True)
+            except BaseException:
+                own.close()
+                raise
+            folder = own.about["folder"]
+            container._connect = functools.partial(client.open_control, folder)
+            own.let_go()
+            return container
+        return cls._make(plan, resolved, process, launcher or client.shared(), detached=False)
+
+    @classmethod
+    def _make(
+        cls,
+        plan: ContainerPlan,
+        resolved: Image,
+        process: ProcessSpec | None,
+        launcher: Launcher,
+        *,
+        detached: bool,
+    ) -> Container:
         support = launcher.about["support"]
         effective, not_in_force = _enforceable(plan, tuple(sorted(support.items())))
         made = _order(effective, resolved)
@@ -85,12 +110,14 @@ class Container:
             "recipe": made["recipe"],
             "id": container_id,
             "name": plan.name,
-            "keep": plan.keep,
+            "outlives": plan.keep or detached,
+            "record": detached and process is not None,
             "hostname": plan.hostname or container_id,
             "about": {
                 "image": plan.image,
                 "digest": resolved.digest,
-                "plan": _described(plan),
+                "plan": policy.record(plan),
+                "command": list(process.argv) if process else [],
                 "program": os.path.basename(sys.argv[0] or "python"),
                 "owner": os.getpid(),
                 "not_in_force": list(not_in_force),
@@ -124,6 +151,7 @@ class Container:
             limits=answer["limits"],
             groups=answer["groups"],
             connect=launcher.connect,
+            base=made["config"]["process"],
             owner=channel,
             not_in_force=not_in_force,
         )
@@ -131,17 +159,17 @@ class Container:
             container.process = Process(channel, container_id, launcher.connect)
         return container
 
-    def run(self, process: ProcessSpec) -> Process:
+    def run(self, process: ProcessSpec, *, outlives: bool = False) -> Process:
         """Start one more process in the container, in a cgroup of its own below the container's.
 
-        Raises NoSuchContainer, LauncherGone.
+        It is ended with this program, unless it `outlives` it. Raises NoSuchContainer,
+        LauncherGone.
         """
-        made = _order(self.plan, self.image)
         channel = self._connect()
         try:
             channel.ask(
                 "run",
-                {"container": self.id, **_launch(made["config"]["process"], process)},
+                {"container": self.id, "outlives": outlives, **_launch(self._base, process)},
                 tuple(process.descriptors.values()),
             )
         except BaseException:
@@ -178,9 +206,40 @@ class Container:
     def stop(self, timeout: float | None = None) -> None:
         """SIGTERM to its processes; after `timeout` (default: the plan's) all are ended."""
         seconds = self.plan.stop_timeout if timeout is None else timeout
-        if self.process:
-            self.process.signal(signal.SIGTERM)
         self._request("stop", {"timeout": seconds})
+
+    def wait(self) -> None:
+        """Until it is over. At once when it is over already."""
+        channel = self._connect()
+        try:
+            channel.ask("wait", {"container": self.id})
+            channel.hear()
+        except errors.LauncherGone:
+            pass  # its launcher ended with it
+        finally:
+            channel.close()
+
+    def logs(self, *, follow: bool = False) -> Iterator[tuple[int, bytes]]:
+        """What its logged processes wrote: 1 or 2 for the stream, and the bytes.
+
+        The launcher keeps the last MiB. What is lost of it is said as (0, a line about it). With
+        `follow` it goes on until the container is over.
+        """
+        after = 0
+        while True:
+            channel = self._connect()
+            try:
+                channel.ask("logs", {"container": self.id, "after": after, "wait": follow})
+                answer, _ = channel.hear()
+            finally:
+                channel.close()
+            if answer["missed"]:
+                yield 0, f"({answer['missed']} bytes that came before are not kept)\n".encode()
+            for stream, text in answer["chunks"]:
+                yield stream, base64.b64decode(text)
+            after = answer["next"]
+            if answer["over"] or not follow:
+                return
 
     def kill(self, reason: str = "killed") -> None:
         """End all its processes now. Nothing happens when it is over already."""
@@ -325,7 +384,3 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
         "timeout": process.timeout,
         "logged": process.logged,
     }
-
-
-def _described(plan: ContainerPlan) -> list[list[str]]:
-    return [[row.option, row.value, row.source] for row in plan.describe()]

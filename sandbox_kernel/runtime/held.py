@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox_kernel.runtime.cgroups.contract import Driver, Group
+    from sandbox_kernel.runtime.feed import Feed
 
 
 class Sources:
@@ -176,6 +177,7 @@ class Held:
         self,
         order: dict[str, Any],
         *,
+        log: Feed,
         driver: Driver,
         launcher: str,
         sources: Sources,
@@ -193,6 +195,12 @@ class Held:
         self.oom_fd = -1
         self.pid = self.pidfd = -1
         self.over = False
+        self.stopping = False
+        self.log = log
+        """What its logged processes wrote: (1 or 2, bytes)."""
+        self.outputs: dict[int, int] = {}
+        """Descriptors that are read into the log -> 1 or 2."""
+        self.last_exit: dict[str, Any] | None = None
         self._next_run = 1
         self._reserve = reserve
         self._ids = ids
@@ -338,6 +346,16 @@ class Held:
             processes.send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it is over already; the pidfd says so
+
+    def stop(self) -> None:
+        """SIGTERM to what was started in it; where nothing runs, it is over now."""
+        self.stopping = True
+        if not self.runs:
+            self.kill("stopped")
+        for run in self.runs.values():
+            if run.leader >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    processes.send_signal(run.leader, signal.SIGTERM)
 
     def kill_run(self, run: Run, reason: str) -> None:
         """End every process of one run, daemonised ones too."""

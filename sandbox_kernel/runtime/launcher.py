@@ -8,13 +8,17 @@ Channels. Over the first socket the program sends new ones ("connect"). On each 
 for one thing at a time; the container or run that it made belongs to it, and ends when it closes.
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
-Requests (`op`): create, run, limits, usage, stop, kill, kill-run, remove, list, writable.
-Answers (`event`): created, started, exited, limits, usage, stopping, removed, list, writable,
-error.
+Requests (`op`): create, run, limits, usage, stop, kill, kill-run, wait, remove, list, inspect,
+logs, events, writable. Answers (`event`): created, started, exited, limits, usage, stopping,
+removed, list, inspect, logs, events, writable, recipe-wanted, error.
+
+What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
+that is to leave a `record` is listed after its end, with its output, until it is removed.
 """
 
 from __future__ import annotations
 
+import base64
 import gc
 import heapq
 import os
@@ -28,6 +32,7 @@ from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxE
 from sandbox_kernel.linux import messages, mounts, processes
 from sandbox_kernel.runtime import identities, state
 from sandbox_kernel.runtime.cgroups import choose
+from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 
 TYPE_CHECKING = False
@@ -37,6 +42,11 @@ if TYPE_CHECKING:
 
 RECIPE = ("config", "layers", "entries", "trees", "storage_size", "seccomp_program")
 MOST_RECIPES = 32
+# How much is kept for those who ask later: bytes of a container's output, events of the launcher.
+MOST_OUTPUT = 1 << 20
+MOST_EVENTS = 1000
+# Positions that stand for "the first that is kept" and "only what comes".
+FIRST, COMING = 0, -1
 
 # struct ucred of unix(7): pid, uid, gid
 _UCRED_SIZE = 12
@@ -54,6 +64,16 @@ class Client:
         self.waits_for_removal = False
 
 
+class Record:
+    """A container that is over: how it was listed last, how it ended, and what it wrote."""
+
+    __slots__ = ("log", "row")
+
+    def __init__(self, row: dict[str, Any], log: Feed) -> None:
+        self.row = row
+        self.log = log
+
+
 class Launcher:
     """The loop and its tables. Each descriptor that is waited for has a function to call."""
 
@@ -68,6 +88,10 @@ class Launcher:
         self._owners: dict[str, Client | None] = {}
         self._deadlines: list[tuple[float, str, int]] = []
         self._recipes: dict[str, dict[str, Any]] = {}
+        self._records: dict[str, Record] = {}
+        self._events = Feed(MOST_EVENTS)
+        # Who waits for more of a feed: his channel, and how to answer him then.
+        self._readers: dict[int, list[tuple[Client, Callable[[], dict[str, Any]]]]] = {}
         self._ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
         # Before the user namespace is entered: the driver looks at who we are.
@@ -111,7 +135,7 @@ class Launcher:
     def serve(self) -> None:
         """Until the program lets go of the first socket (or, detached, of the last container)."""
         try:
-            while self._main.fileno() >= 0 or self._containers:
+            while self._main.fileno() >= 0 or self._containers or self._records:
                 for descriptor, _ in self._epoll.poll(self._time_left()):
                     handler = self._handlers.get(descriptor)
                     if handler:
@@ -159,6 +183,7 @@ class Launcher:
             self._forget(self._main.fileno())
             self._main.close()
             if not self._stays:
+                self._records.clear()
                 for held in list(self._containers.values()):
                     held.kill("its program ended")
             return
@@ -229,7 +254,7 @@ class Launcher:
 
     def _create(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         name = message.get("name")
-        if name and any(held.order.get("name") == name for held in self._containers.values()):
+        if name and any(row["name"] == name for row in self._rows()):
             raise StepFailed("create", name, "a container of this name exists: remove it first")
         recipe = self._recipe_of(message)
         if recipe is None:
@@ -238,6 +263,7 @@ class Launcher:
         message = {**recipe, **message}
         held = Held(
             message,
+            log=Feed(MOST_OUTPUT),
             driver=self._driver,
             launcher=self._folder.name,
             sources=self._sources,
@@ -249,7 +275,10 @@ class Launcher:
             numbers = dict(zip(message["numbers"], owned, strict=True))
             owned.clear()
             held.runs[0] = run = Run(0, client, None, message.get("timeout"))
-            client.run = (held, run)
+            if not message.get("outlives"):
+                client.run = (held, run)
+            if message.get("logged"):
+                self._log_outputs(held, numbers)
         else:
             numbers = {}
         message["created"] = time.time()
@@ -260,7 +289,7 @@ class Launcher:
             raise
         self._containers[held.id] = held
         self._owners[held.id] = client
-        if not message.get("keep"):
+        if not message.get("outlives"):
             client.held = held
         self._watch(held.channel.fileno(), lambda: self._hear_init(held))
         self._watch(held.pidfd, lambda: self._end(held))
@@ -282,13 +311,17 @@ class Launcher:
         held = self._find(message["container"])
         numbers = dict(zip(message["numbers"], owned, strict=True))
         owned.clear()
+        if message.get("logged"):
+            self._log_outputs(held, numbers)
         run = held.start(client, message["process"], numbers, message.get("timeout"))
-        client.run = (held, run)
+        if not message.get("outlives"):
+            client.run = (held, run)
 
     def _limits(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         held = self._find(message["container"])
         if message.get("resources"):
             held.group.update(message["resources"])
+            self._tell("limits", held, limits=held.group.limits())
         self._answer(client, {"event": "limits", "limits": held.group.limits()})
 
     def _usage(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
@@ -296,10 +329,12 @@ class Launcher:
         self._answer(client, {"event": "usage", "usage": held.usage()})
 
     def _stop(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """SIGTERM to the runs' leaders is sent by the caller, who holds their pidfds."""
+        """SIGTERM to what was started in it; it ends when that did, or when the time is over."""
         held = self._find(message["container"])
         deadline = time.monotonic() + float(message.get("timeout", 0))
         heapq.heappush(self._deadlines, (deadline, held.id, -1))
+        self._tell("stopping", held)
+        held.stop()
         self._answer(client, {"event": "stopping"})
 
     def _kill(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
@@ -313,26 +348,141 @@ class Launcher:
             held.kill_run(run, message.get("reason", "killed"))
         self._answer(client, {"event": "stopping"})
 
+    def _wait(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """Answered when the container is over, also when it is removed."""
+        held = self._containers.get(message["container"])
+        if held is None:
+            self._answer(client, {"event": "removed"})
+        else:
+            held.order.setdefault("waiting", []).append(client)
+
     def _remove(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        if self._records.pop(message["container"], None):
+            self._answer(client, {"event": "removed"})
+            return
         held = self._find(message["container"])
+        held.order["record"] = False
         held.order.setdefault("waiting", []).append(client)
         held.kill("removed")
 
     def _list(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        rows = [
-            {
-                "id": held.id,
-                "name": held.order.get("name"),
-                "pid": held.pid,
-                "created": held.order["created"],
-                "about": held.order.get("about"),
-                "runs": sorted(held.runs),
-                "groups": held.group.paths(),
-                "ready": held.ready,
+        self._answer(client, {"event": "list", "containers": self._rows()})
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = [_row(held) for held in self._containers.values()]
+        return [*rows, *(record.row for record in self._records.values())]
+
+    def _inspect(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        record = self._records.get(message["container"])
+        if record:
+            answer = dict(record.row)
+        else:
+            held = self._find(message["container"])
+            answer = {
+                **_row(held),
+                "limits": held.group.limits(),
+                "usage": held.usage(),
+                "process": held.order["config"]["process"],
             }
-            for held in self._containers.values()
-        ]
-        self._answer(client, {"event": "list", "containers": rows})
+        self._answer(client, {**answer, "event": "inspect"})
+
+    def _logs(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """What the container wrote after a position; with `wait` not before there is more."""
+        name = message["container"]
+        record = self._records.get(name)
+        log = record.log if record else self._find(name, ending=True).log
+
+        def answer() -> dict[str, Any]:
+            chunks, missed = log.after(message.get("after", FIRST))
+            return {
+                "event": "logs",
+                "chunks": [[stream, base64.b64encode(data).decode()] for stream, data in chunks],
+                "next": log.end,
+                "missed": missed,
+                "over": name not in self._containers,
+            }
+
+        more = record or log.end > message.get("after", FIRST)
+        self._answer_later(client, log, answer, wait=bool(message.get("wait")) and not more)
+
+    def _hear_events(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """What happened after a position; with `wait` not before something does."""
+        after = message.get("after", FIRST)
+        after = self._events.end if after == COMING else after
+
+        def answer() -> dict[str, Any]:
+            items, missed = self._events.after(after)
+            return {"event": "events", "events": items, "next": self._events.end, "missed": missed}
+
+        wait = bool(message.get("wait")) and self._events.end <= after
+        self._answer_later(client, self._events, answer, wait=wait)
+
+    def _answer_later(
+        self, client: Client, feed: Feed, answer: Callable[[], dict[str, Any]], *, wait: bool
+    ) -> None:
+        if wait:
+            self._readers.setdefault(id(feed), []).append((client, answer))
+        else:
+            self._answer(client, answer())
+
+    def _wake_readers(self, feed: Feed) -> None:
+        for client, answer in self._readers.pop(id(feed), ()):
+            self._answer(client, answer())
+
+    def _tell(self, kind: str, held: Held, **details: Any) -> None:
+        """One more event, for those who asked for events."""
+        event = {
+            "time": time.time(),
+            "kind": kind,
+            "id": held.id,
+            "name": held.order.get("name"),
+            "image": (held.order.get("about") or {}).get("image"),
+        }
+        self._events.append({**event, **details}, 1)
+        self._wake_readers(self._events)
+
+    # --- outputs
+
+    def _log_outputs(self, held: Held, numbers: dict[int, int]) -> None:
+        """Give the process pipes for the outputs that it has not, and read them into the log."""
+        for stream in (1, 2):
+            if stream in numbers:
+                continue
+            source, numbers[stream] = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(source, False)
+            held.outputs[source] = stream
+            self._watch_output(held, source)
+
+    def _watch_output(self, held: Held, source: int) -> None:
+        def read() -> None:
+            self._read_output(held, source)
+
+        self._watch(source, read)
+
+    def _read_output(self, held: Held, source: int) -> bool:
+        """Read once; False when there is nothing more for now, or ever."""
+        try:
+            data = os.read(source, 65536)
+        except BlockingIOError:
+            return False
+        if data:
+            held.log.append((held.outputs[source], data), len(data))
+            self._wake_readers(held.log)
+        else:
+            self._forget(source)
+            del held.outputs[source]
+            os.close(source)
+        return bool(data)
+
+    def _end_outputs(self, held: Held) -> None:
+        """Everything that wrote is gone: what it wrote last is in the pipes."""
+        for source in list(held.outputs):
+            while self._read_output(held, source):
+                pass
+            if source in held.outputs:
+                self._forget(source)
+                del held.outputs[source]
+                os.close(source)
 
     def _writable(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """A descriptor of the writable layer, for `diff`; where it came from is in the order."""
@@ -343,9 +493,9 @@ class Launcher:
             (held.writable,),
         )
 
-    def _find(self, reference: str) -> Held:
+    def _find(self, reference: str, *, ending: bool = False) -> Held:
         held = self._containers.get(reference)
-        if held is None or held.reason:
+        if held is None or (held.reason and not ending):
             raise NoSuchContainer(f"find container `{reference}`: it is not running")
         return held
 
@@ -372,6 +522,7 @@ class Launcher:
         if at == "ready":
             held.ready = True
             held.writable = descriptors.pop()
+            self._tell("created", held)
             self._answer(
                 owner,
                 {
@@ -389,6 +540,7 @@ class Launcher:
             if run is None:
                 return
             held.forked(run, descriptors[0])
+            self._tell("started", held, run=run.number)
             if run.timeout is not None:
                 deadline = time.monotonic() + run.timeout
                 heapq.heappush(self._deadlines, (deadline, held.id, run.number))
@@ -411,6 +563,8 @@ class Launcher:
         held.end_run(run)
         if held.single or out_of_memory:
             held.kill("over")
+        elif held.stopping and not held.runs:
+            held.kill("stopped")
 
     def _say_exited(
         self, held: Held, run: Run, message: dict[str, Any], reason: str | None
@@ -427,24 +581,23 @@ class Launcher:
         }
         if run.timeout is not None:
             answer["timeout"] = run.timeout
+        held.last_exit = {
+            name: answer.get(name) for name in ("status", "signal", "failure", "reason", "timeout")
+        }
+        self._tell("exited", held, run=run.number, **held.last_exit)
         self._answer(run.client, answer)  # type: ignore[arg-type] # as above
 
     def _hear_oom(self, held: Held) -> None:
         """The kernel ended a process of the group: on cgroup v1 we end the others (D4)."""
         os.read(held.oom_fd, 4096)
+        self._tell("out-of-memory", held)
         # The kernel says so before it chooses what to end, so its counter may still be 0.
         held.kill("out-of-memory")
 
     def _end(self, held: Held) -> None:
         """Pid 1 is gone, and with it all processes of the container."""
-        while held.channel.fileno() in self._handlers:
-            # What it said last comes before its end.
-            try:
-                self._hear_init(held)
-            except BlockingIOError:
-                break
-            if not _readable(held.channel):
-                break
+        while held.channel.fileno() in self._handlers and _readable(held.channel):
+            self._hear_init(held)  # what it said last comes before its end
         if held.reason is None and held.group.oom_kills() > 0:
             held.reason = "out-of-memory"
         for run in list(held.runs.values()) if held.ready else ():
@@ -455,8 +608,16 @@ class Launcher:
         self._forget(held.pidfd)
         if held.oom_fd >= 0:
             self._forget(held.oom_fd)
+        self._end_outputs(held)
+        if held.order.get("record") and held.ready:
+            row = _row(held)
+            row.update(state="ended", usage=held.usage(), exit=held.last_exit, pid=None)
+            self._records[held.id] = Record(row, held.log)
         owner = self._owners.pop(held.id, None)
         del self._containers[held.id]
+        self._wake_readers(held.log)
+        if held.ready:
+            self._tell("ended", held, reason=held.reason)
         failure: SandboxError | None = None
         try:
             held.end()
@@ -465,17 +626,7 @@ class Launcher:
             # Said in any case, and tried again by the sweep of the next start.
             print(f"sandbox-kernel: {failure}", file=sys.stderr, flush=True)
         if not held.ready:
-            said = held.order.get("failed") or {
-                "step": "make",
-                "subject": held.id,
-                "why": f"it ended before it was ready ({held.reason or 'killed'})",
-            }
-            self._answer(
-                owner,
-                _error(
-                    StepFailed(said["step"], said["subject"], said["why"], said.get("errno") or 0)
-                ),
-            )
+            self._answer(owner, _error(_why_not_made(held)))
         for client in held.order.get("waiting", ()):
             self._answer(client, _error(failure) if failure else {"event": "removed"})
         if client_held := owner:
@@ -490,10 +641,39 @@ _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], N
     "stop": Launcher._stop,
     "kill": Launcher._kill,
     "kill-run": Launcher._kill_run,
+    "wait": Launcher._wait,
     "remove": Launcher._remove,
     "list": Launcher._list,
+    "inspect": Launcher._inspect,
+    "logs": Launcher._logs,
+    "events": Launcher._hear_events,
     "writable": Launcher._writable,
 }
+
+
+def _why_not_made(held: Held) -> StepFailed:
+    said = held.order.get("failed") or {
+        "step": "make",
+        "subject": held.id,
+        "why": f"it ended before it was ready ({held.reason or 'killed'})",
+    }
+    return StepFailed(said["step"], said["subject"], said["why"], said.get("errno") or 0)
+
+
+def _row(held: Held) -> dict[str, Any]:
+    """A container as it is listed."""
+    return {
+        "id": held.id,
+        "name": held.order.get("name"),
+        "state": "ending" if held.reason else "running" if held.ready else "starting",
+        "pid": held.pid,
+        "created": held.order["created"],
+        "about": held.order.get("about"),
+        "runs": sorted(held.runs),
+        "groups": held.group.paths(),
+        "ready": held.ready,
+        "exit": held.last_exit,
+    }
 
 
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
