@@ -14,6 +14,7 @@ from sandbox_kernel.arguments import Parsed
 from sandbox_kernel.cli import output, probes
 from sandbox_kernel.cli.verb import FORMAT, Verb
 from sandbox_kernel.errors import SandboxError
+from sandbox_kernel.settings import OPTIONS
 
 HELPER_FOLDERS = ("/usr/bin", "/bin", "/usr/local/bin")
 PROBE_SECONDS = 20
@@ -48,7 +49,7 @@ def doctor(found: Parsed) -> int:
             print(f"{mark}  {check.name}: {check.found}")
             if check.state != "good":
                 print(f"      means: {check.means}")
-                print(f"      mend:  {check.mend}")
+                print("      mend:  " + check.mend.replace("\n", "\n" + " " * 13))
     return 1 if any(check.state == "bad" for check in checks) else 0
 
 
@@ -174,14 +175,38 @@ def _groups() -> Iterator[Check]:
     except (OSError, SandboxError) as error:
         yield Check("control groups", "weak", str(error), "no limit can be held", "see the text")
         return
-    lacking = {limit: why for limit, why in support.items() if why}
-    held = [limit for limit in support if limit not in lacking]
+    held = [limit for limit, why in support.items() if not why]
     if held:
         yield Check("control groups", "good", f"{driver.name}: {', '.join(held)}", "limits hold")
-    for limit, why in lacking.items():
-        reason, _, mend = why.rpartition(": ")
-        yield Check(f"limit {limit}", "weak", reason or why,
-            f"`--{limit.replace('_', '-')}` is refused here", mend or why)  # fmt: skip
+    together: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for limit, why in support.items():
+        if why:
+            reason, _, mend = why.rpartition(": ")
+            together.setdefault(mend, []).append(limit)
+            reasons.setdefault(mend, []).append(reason)
+    for mend, limits in together.items():
+        refused = [OPTIONS[limit].flags[0] for limit in limits if limit in OPTIONS]
+        means = [f"refused when asked for: {', '.join(refused)}"] if refused else []
+        means += ["what a cell used is not counted"] if "usage" in limits else []
+        found = "; ".join(dict.fromkeys(reasons[mend]))
+        yield Check(
+            f"limits {', '.join(limits)}", "weak", found, "; ".join(means), _hand_over(mend)
+        )
+
+
+def _hand_over(mend: str) -> str:
+    """The remedy, with the commands for root where it is to hand over a subtree."""
+    from sandbox_kernel.runtime.cgroups import delegation
+    from sandbox_kernel.runtime.cgroups.contract import HAND_OVER
+
+    if not mend.endswith(HAND_OVER):
+        return mend
+    try:
+        lines = delegation.commands(_user_name())
+    except KeyError:
+        return "make an entry for this user in /etc/passwd, then ask again"
+    return "\n".join([mend.replace(HAND_OVER, "as root:"), *lines])
 
 
 def _settings() -> Check:
