@@ -130,3 +130,13 @@ def test_every_place_of_the_code_that_a_page_names_is_there() -> None:
                 lost.append(f"{page}: {span}")
 
     assert lost == []
+
+
+def test_every_promise_of_the_readme_has_its_part_in_the_specification() -> None:
+    table = re.search(r"^\| promise .*?\n\n", (REPOSITORY / "README.md").read_text(), re.M | re.S)
+    assert table
+    promises = re.findall(r"^\| (?!promise)([A-Z][^|]*?) \|", table[0], re.M)
+    parts = re.findall(r"^## (.*)$", (REPOSITORY / "SPECIFICATION.md").read_text(), re.M)
+
+    assert promises
+    assert set(promises) <= set(parts)
