@@ -15,7 +15,7 @@ VERBS = {
     "plan": ("planning", "print what would be in force, and why, without starting anything"),
     "limits": ("changing", "print or change the limits of a live container"),
     "logs": ("listing", "print what a container's program wrote"),
-    "top": ("listing", "show use against limits"),
+    "top": ("top", "show use against limits"),
     "stop": ("changing", "end a container's processes"),
     "rm": ("changing", "remove containers"),
     "diff": ("files", "list what changed in a container's files"),

@@ -11,7 +11,7 @@ from typing import Any
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table; on a terminal it is as wide as the terminal, else columns are padded with blanks."""
-    listed = [tuple(_clean(cell) for cell in row) for row in rows]
+    listed = [tuple(clean(cell) for cell in row) for row in rows]
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
@@ -45,6 +45,11 @@ def plain(value: object) -> object:
     return str(value)
 
 
+def line(value: Any) -> None:
+    """One JSON value on one line, at once: a stream of them is read as it comes."""
+    print(json.dumps(value, default=plain, ensure_ascii=False), flush=True)
+
+
 @contextmanager
 def progress(text: str) -> Iterator[None]:
     """A spinner with a text on stderr while the block runs; nothing where nobody looks."""
@@ -57,6 +62,6 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
-def _clean(cell: str) -> str:
+def clean(cell: str) -> str:
     """What comes from a container must not move the cursor or forge a line."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
-from sandbox_kernel import image, policy, settings
+from sandbox_kernel import container, image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output, streams
 from sandbox_kernel.cli.verb import Verb
-from sandbox_kernel.container import Container, ProcessSpec
+from sandbox_kernel.container import Container, Process, ProcessSpec
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
@@ -20,26 +22,68 @@ _DETACH = Flag("detach", ("--detach", "-d"), "", "Print the id and leave it runn
 def run(found: Parsed) -> int:
     """Makes a container for one program, passes its output on, and returns its status."""
     reference, *command = found.rest
-    if "image" in found.options:
-        raise InvalidOption(
-            "--image", found.options["image"], f"IMAGE alone, and `{reference}` is one"
-        )
     plan = policy.plan(settings.COMMAND_LINE, **{**found.options, "image": reference})
-    resolved = image.resolve(plan.image)
-    argv = command_of(plan, resolved, command)
-    pipes = streams.Pipes(interactive=bool(found.own.get("interactive")))
-    try:
+    argv = command_of(plan, image.resolve(plan.image), command)
+    detach, interactive = bool(found.own.get("detach")), bool(found.own.get("interactive"))
+    if detach and interactive:
+        raise InvalidOption("--interactive", "with --detach", "one of them: nobody could type")
+    if plan.name and (detach or plan.keep):
+        container.refuse_taken(plan.name)
+    if detach:
+        return _run_detached(plan, argv)
+    with streams.pipes(interactive=interactive) as pipes:
         spec = ProcessSpec(argv=argv, descriptors=pipes.inside, timeout=plan.timeout)
-        with output.progress(f"making a container of {plan.image}"):
-            container = Container.create(plan, process=spec)
-        pipes.handed_over()
-        for line in container.not_in_force:
-            sys.stderr.write(f"sandbox-kernel: {line}\n")
-        assert container.process is not None
-        with container, streams.forwarded(container.process):
-            return streams.status(pipes.copy(container.process))
-    finally:
-        pipes.close()
+        made = _make(plan, None if plan.keep else spec, detached=plan.keep)
+        with made if not plan.keep else contextlib.closing(made):
+            return _pass_on(pipes, made.process or made.run(spec))
+
+
+def _run_detached(plan: ContainerPlan, argv: tuple[str, ...]) -> int:
+    """Prints the id when the program runs; its output goes to the container's log."""
+    spec = ProcessSpec(argv=argv, timeout=plan.timeout, logged=True)
+    made = _make(plan, None if plan.keep else spec, detached=True)
+    with contextlib.closing(made):
+        process = made.process or made.run(spec, outlives=True)
+        if not process.started():
+            made.remove()
+            return streams.status(process.wait())
+        print(made.id)
+        return 0
+
+
+def _make(plan: ContainerPlan, spec: ProcessSpec | None, *, detached: bool) -> Container:
+    with output.progress(f"making a container of {plan.image}"):
+        made = Container.create(plan, process=spec, detached=detached)
+    for line in made.not_in_force:
+        sys.stderr.write(f"sandbox-kernel: {line}\n")
+    return made
+
+
+def _pass_on(pipes: streams.Pipes, process: Process) -> int:
+    pipes.handed_over()
+    with streams.forwarded(process):
+        return streams.status(pipes.copy(process))
+
+
+def execute(found: Parsed) -> int:
+    """Runs one more program in a container that is there, and returns its status."""
+    reference, *argv = found.rest
+    given = settings.read_options(found.options, settings.COMMAND_LINE)
+    live = container.find(reference)
+    with streams.pipes(interactive=bool(found.own.get("interactive"))) as pipes:
+        spec = ProcessSpec(
+            argv=tuple(argv),
+            env={
+                key: os.environ.get(key, "") if text is None else text
+                for key, text in given.get("env", ())
+            },
+            cwd=given.get("workdir"),
+            user=given.get("user"),
+            timeout=given.get("timeout"),
+            descriptors=pipes.inside,
+        )
+        with contextlib.closing(live):
+            return _pass_on(pipes, live.run(spec))
 
 
 def command_of(plan: ContainerPlan, resolved: Image, command: list[str]) -> tuple[str, ...]:
@@ -61,9 +105,18 @@ VERBS = {
         "Run a program in a new container. The exit status is the program's; 125 if we failed, "
         "126 if it can't be executed, 127 if it was not found, 124 if it timed out.",
         run,
-        (_INTERACTIVE,),
+        (_INTERACTIVE, _DETACH),
         options=None,
         command=True,
         least=1,
+    ),
+    "exec": Verb(
+        "exec [options] CONTAINER COMMAND...",
+        "Run a program in a container that is there. The exit status is as that of `run`.",
+        execute,
+        (_INTERACTIVE,),
+        options=("env", "workdir", "user", "timeout"),
+        command=True,
+        least=2,
     ),
 }

@@ -121,6 +121,16 @@ class Pipes:
 
 
 @contextmanager
+def pipes(*, interactive: bool) -> Iterator[Pipes]:
+    """Pipes that are closed with the block."""
+    made = Pipes(interactive=interactive)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
 def forwarded(process: Process) -> Iterator[None]:
     """SIGINT and the like go to the program; a third SIGINT ends it."""
     seen = 0

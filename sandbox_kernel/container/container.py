@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from sandbox_kernel import bundle, errors, image, policy
+from sandbox_kernel import bundle, errors, image, policy, settings
 from sandbox_kernel.bundle import Bundle
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
@@ -182,15 +182,15 @@ class Container:
         limits: dict[str, Any] = self._request("limits", {})["limits"]
         return limits
 
-    def set_limits(self, **changes: Any) -> dict[str, Any]:
+    def set_limits(self, source: str = settings.MAGIC, /, **changes: Any) -> dict[str, Any]:
         """Change limits of the live container; returns what the kernel reads back.
 
         Values as the options have them (`memory="512m"`). Raises InvalidOption, NotAllowed,
         LimitNotEnforceable, NoSuchContainer.
         """
-        wished, only_changes = policy.change(self.plan, **changes)
-        resources = bundle.resources(only_changes)
-        limits: dict[str, Any] = self._request("limits", {"resources": resources})["limits"]
+        wished, only_changes = policy.change(self.plan, source, **changes)
+        order = {"resources": bundle.resources(only_changes), "plan": policy.record(wished)}
+        limits: dict[str, Any] = self._request("limits", order)["limits"]
         self.plan = wished
         return limits
 

@@ -130,6 +130,11 @@ class Process:
             if self._exit is None and not self.ended():
                 raise
 
+    def started(self) -> bool:
+        """Whether it was; waits until that is known. If not, `wait` says why."""
+        self._hear_start()
+        return self._started.is_set()
+
     def ended(self) -> bool:
         """Whether the process itself is over, though its exit may not be read yet."""
         poll = select.poll()

@@ -1,4 +1,4 @@
-"""Waiting for a change of a file: inotify(7). Constants: include/uapi/linux/inotify.h."""
+"""Waiting for changes of files and directories: inotify(7); numbers of linux/inotify.h."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from sandbox_kernel.linux import libc as c
 
 IN_MODIFY = 0x00000002
+IN_CREATE = 0x00000100
 IN_NONBLOCK = os.O_NONBLOCK
 IN_CLOEXEC = os.O_CLOEXEC
 
@@ -21,9 +22,18 @@ _inotify_add_watch.restype = ctypes.c_int
 
 def watch_modified(path: str) -> int:
     """A descriptor that is readable when the file changed; files of a cgroup tell it so, too."""
+    return _watch(path, IN_MODIFY)
+
+
+def watch_created(directory: str) -> int:
+    """A descriptor that is readable when something was made in a directory."""
+    return _watch(directory, IN_CREATE)
+
+
+def _watch(path: str, mask: int) -> int:
     descriptor = c.check(_inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
     try:
-        c.check(_inotify_add_watch(descriptor, os.fsencode(path), IN_MODIFY))
+        c.check(_inotify_add_watch(descriptor, os.fsencode(path), mask))
     except BaseException:
         os.close(descriptor)
         raise

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sandbox_kernel import errors
-from sandbox_kernel.linux import messages
+from sandbox_kernel.linux import inotify, messages
 from sandbox_kernel.runtime import state
 
 if TYPE_CHECKING:
@@ -170,6 +170,11 @@ def control_folders() -> list[str]:
     """The folders of all live launchers of this user."""
     runtime = state.runtime_folder()
     return [f"{runtime}/launchers/{name}" for name in state.live_launchers(runtime)]
+
+
+def watch_launchers() -> int:
+    """A descriptor that is readable when a launcher of this user started; read it empty."""
+    return inotify.watch_created(f"{state.runtime_folder()}/launchers")
 
 
 _shared: tuple[int, Launcher] | None = None

@@ -321,6 +321,7 @@ class Launcher:
         held = self._find(message["container"])
         if message.get("resources"):
             held.group.update(message["resources"])
+            held.order["about"]["plan"] = message["plan"]
             self._tell("limits", held, limits=held.group.limits())
         self._answer(client, {"event": "limits", "limits": held.group.limits()})
 
@@ -360,7 +361,7 @@ class Launcher:
         if self._records.pop(message["container"], None):
             self._answer(client, {"event": "removed"})
             return
-        held = self._find(message["container"])
+        held = self._find(message["container"], ending=True)
         held.order["record"] = False
         held.order.setdefault("waiting", []).append(client)
         held.kill("removed")
@@ -561,7 +562,7 @@ class Launcher:
             held.reason = held.reason or "out-of-memory"
         self._say_exited(held, run, message, "out-of-memory" if out_of_memory else None)
         held.end_run(run)
-        if held.single or out_of_memory:
+        if (held.single and run.number == 0) or out_of_memory:
             held.kill("over")
         elif held.stopping and not held.runs:
             held.kill("stopped")

@@ -1,0 +1,207 @@
+"""The command on containers that are there: run detached, list, enter, change, stop, remove."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sandbox_kernel import container
+
+pytestmark = pytest.mark.everybody
+
+COMMAND = [sys.executable, "-m", "sandbox_kernel.cli.main"]
+
+
+def command(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words], input=given, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def output_of(*words: str, given: str = "") -> str:
+    done = command(*words, given=given)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def detached(*words: str, options: tuple[str, ...] = ()) -> Iterator[str]:
+    """The id of a container that runs words; it is gone at the end."""
+    made = output_of("run", "--detach", *options, "host", *words).strip()
+    try:
+        yield made
+    finally:
+        # its launcher ends with it, a moment after it said so
+        folder = container.match(made).folder
+        assert output_of("rm", "--force", made) == f"{made}\n"
+        deadline = time.monotonic() + 10
+        while os.path.exists(folder) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def rows(*words: str) -> dict[str, dict[str, object]]:
+    return {row["id"]: row for row in json.loads(output_of("ps", "--format", "json", *words))}
+
+
+def test_a_detached_container_outlives_the_command_and_is_listed_until_removed() -> None:
+    with detached("sh", "-c", "read line || sleep 60") as made:
+        assert rows()[made]["state"] == "running"
+        assert made in output_of("ps", "--quiet").split()
+        assert output_of("stop", "--time", "5s", made) == f"{made}\n"
+        assert made not in rows()
+        assert rows("--all")[made]["state"] == "ended"
+        assert "ended: signal 15" in output_of("ps", "--all")
+    assert made not in rows("--all")
+
+
+def test_what_it_wrote_is_kept_stream_by_stream() -> None:
+    with detached("sh", "-c", "echo out; echo error >&2; exit 3") as made:
+        followed = command("logs", "--follow", made)
+        assert (followed.stdout, followed.stderr) == ("out\n", "error\n")
+        again = command("logs", made)
+        assert (again.stdout, again.stderr) == ("out\n", "error\n")
+        assert "ended: status 3" in output_of("ps", "--all")
+
+
+def test_the_log_is_bounded_and_says_what_is_lost() -> None:
+    with detached("sh", "-c", "yes 0123456 | head -c 3000000; echo; echo last") as made:
+        followed = command("logs", "--follow", made)
+        late = command("logs", made)
+    assert followed.stdout.endswith("last\n")
+    assert 900_000 < len(late.stdout) <= 1 << 20
+    assert late.stdout.endswith("last\n")
+    assert "bytes that came before are not kept" in late.stderr
+
+
+def test_exec_runs_in_the_same_container() -> None:
+    with detached("sleep", "60", options=("--hostname", "first")) as made:
+        assert output_of("exec", made, "hostname") == "first\n"
+        done = command("exec", "--interactive", "--env", "A=b", "--workdir", "/tmp", made,
+            "sh", "-c", "cat; echo $A; pwd; exit 4", given="typed\n")  # fmt: skip
+        assert done.stdout == "typed\nb\n/tmp\n"
+        assert done.returncode == 4
+        # it is still there afterwards, and the first program goes on
+        assert output_of("exec", made, "cat", "/proc/1/comm") == "sandbox-init\n"
+        assert command("exec", made, "/nonexistent").returncode == 127
+        assert rows()[made]["state"] == "running"
+
+
+def test_a_kept_container_keeps_its_files_between_programs() -> None:
+    name = f"kept-{os.getpid()}"
+    try:
+        assert output_of("run", "--keep", "--name", name, "host", "sh", "-c", "echo a >f") == ""
+        assert output_of("exec", name, "cat", "f") == "a\n"
+        taken = command("run", "--detach", "--name", name, "host", "true")
+        assert taken.returncode == 125
+        assert f"option `--name`: `{name}`" in taken.stderr
+        assert "one that is over" in command("rm", name).stderr
+    finally:
+        folder = container.match(name).folder
+        assert output_of("rm", "--force", name) == f"{name}\n"
+    deadline = time.monotonic() + 10
+    while os.path.exists(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.root
+def test_limits_are_shown_and_changed_live() -> None:
+    with detached("sleep", "60", options=("--memory", "64m", "--pids-limit", "20")) as made:
+        assert json.loads(output_of("limits", "--format", "json", made))["memory"] == 64 << 20
+        after = output_of("limits", "--memory", "128m", made)
+        assert after.splitlines()[1].split() == ["memory", "128", "MiB", "command", "line", "yes"]
+        assert json.loads(output_of("inspect", made))[0]["limits"]["memory"] == 128 << 20
+        assert json.loads(output_of("limits", "--format", "json", made))["pids_limit"] == 20
+        refused = command("limits", "--storage-size", "1g", made)
+        assert refused.returncode == 125
+        assert "--storage-size" in refused.stderr
+
+
+@pytest.mark.root
+def test_top_shows_a_busy_one_against_its_limit() -> None:
+    with detached("sh", "-c", "while :; do :; done", options=("--cpus", "0.25")) as made:
+        (row,) = json.loads(output_of("top", "--format", "json", made))
+        assert 0.15 < row["use"]["processors"] < 0.35
+        assert row["use"]["throttled_seconds"] > 0
+        assert "of 0.25" in output_of("top", made)
+
+
+def test_inspect_says_what_is_in_force_and_where_it_came_from() -> None:
+    with detached("sleep", "60", options=("--label", "who=me")) as made:
+        (known,) = json.loads(output_of("inspect", made[:6]))
+    assert known["id"] == made
+    assert known["command"] == ["sleep", "60"]
+    assert known["plan"]["options"]["label"] == [["who", "me"]]
+    assert known["plan"]["sources"]["label"] == "command line"
+
+
+def test_events_tell_of_containers_of_any_program_as_they_happen() -> None:
+    listening = subprocess.Popen([*COMMAND, "events", "--format", "json"], stdout=subprocess.PIPE)
+    try:
+        assert listening.stdout is not None
+        with detached("sh", "-c", "exit 5") as made:
+            output_of("logs", "--follow", made)
+            seen = []
+            for line in listening.stdout:
+                event = json.loads(line)
+                if event["id"] == made:
+                    seen.append(event)
+                    if event["kind"] == "ended":
+                        break
+    finally:
+        listening.send_signal(signal.SIGINT)
+        assert listening.wait(10) == 130
+    assert [event["kind"] for event in seen] == ["created", "started", "exited", "ended"]
+    assert seen[2]["status"] == 5
+
+
+def test_a_program_that_is_not_there_leaves_nothing() -> None:
+    before = rows("--all").keys()
+    done = command("run", "--detach", "host", "/nonexistent")
+    assert done.returncode == 127
+    assert done.stdout == ""
+    assert "execute `/nonexistent`" in done.stderr
+    assert rows("--all").keys() == before
+
+
+def test_an_unknown_container_is_one_line_that_names_it() -> None:
+    for words in (("logs",), ("stop",), ("rm",), ("inspect",), ("top",), ("limits",), ("exec",)):
+        done = command(*words, "no-such-one", *(("true",) if words == ("exec",) else ()))
+        assert done.returncode == 125
+        assert done.stderr.count("\n") == 1
+        assert "`no-such-one`" in done.stderr
+
+
+def test_a_launcher_that_is_killed_takes_its_containers_and_the_next_start_sweeps() -> None:
+    made = output_of("run", "--detach", "host", "sleep", "60").strip()
+    found = container.match(made)
+    pid = found.pid
+    (launcher,) = [
+        int(each)
+        for each in os.listdir("/proc")
+        if each.isdigit() and os.path.basename(found.folder) in _words(each) and int(each) != pid
+    ]
+    os.kill(launcher, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not os.path.exists(f"/proc/{pid}")
+    assert made not in rows("--all")
+    assert output_of("run", "host", "echo", "next") == "next\n"
+    assert not os.path.exists(found.folder)
+
+
+def _words(pid: str) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().decode(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
