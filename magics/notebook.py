@@ -65,8 +65,8 @@ class Notebook:
         atexit.register(self.close)
 
     def settings(self) -> Settings:
-        """The user's and the project's settings with this notebook's defaults on top."""
-        found = settings.load()
+        """The user's and the project's settings, then this notebook's metadata and defaults."""
+        found = settings.of_notebook(settings.load())
         if self.defaults:
             found = found.plus(settings.NOTEBOOK, self.defaults)
         return found
@@ -78,7 +78,9 @@ class Notebook:
     def set_defaults(self, options: Mapping[str, Any]) -> None:
         """Takes the options as defaults if a plan can be made with them; else changes nothing."""
         wished = {**self.defaults, **options}
-        plan = policy.plan(settings.NOTEBOOK, within=settings.load(), **wished)
+        plan = policy.plan(
+            settings.NOTEBOOK, within=settings.of_notebook(settings.load()), **wished
+        )
         image.resolve(plan.image)
         self.defaults = wished
 

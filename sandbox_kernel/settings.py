@@ -9,7 +9,7 @@ them. Later sources win, and `policy.allow` holds the untrusted ones to the ceil
     configuration      ~/.jupyter/jupyter_sandbox_config.py, ~/.config/sandbox-kernel/config.toml
     project            [tool.sandbox-kernel] of pyproject.toml, sandbox.toml: data, never code
     kernelspec         SANDBOX_KERNEL_OPTIONS, written by `sandbox-kernel install`
-    notebook           %sandbox: the defaults of a notebook's cells
+    notebook           `sandbox_kernel` in its metadata, then %sandbox in its cells
     magic              %%container, and %sandbox in a sandbox kernel
     command line       sandbox-kernel run ...       (the user's own word, as is the configuration)
     program            sandbox_kernel.run(...)      (code that runs on the host anyway)
@@ -30,6 +30,7 @@ from .errors import InvalidOption
 MAGIC, COMMAND_LINE, PROGRAM = "magic", "command line", "program"
 KERNELSPEC, NOTEBOOK, BUILT_IN = "kernelspec", "notebook", "built-in default"
 KERNELSPEC_VARIABLE = "SANDBOX_KERNEL_OPTIONS"
+NOTEBOOK_VARIABLE = "JPY_SESSION_NAME"
 TRUSTED = (BUILT_IN, COMMAND_LINE, PROGRAM)
 """Sources that speak for the user, as the user's configuration files do: no ceiling binds them."""
 
@@ -492,24 +493,25 @@ def of_kernelspec(within: Settings) -> Settings:
     They come in the environment: `kernel.json` may hold text for variables, and jupyter_client
     replaces `{resource_dir}` only in argv, which must stay as every front end expects it.
     """
-    import json
-
     text = os.environ.get(KERNELSPEC_VARIABLE)
     if not text:
         return within
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidOption(f"{KERNELSPEC}: {twice}", twice, "each option once")
-        return table
-
-    try:
-        options = json.loads(text, object_pairs_hook=once)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InvalidOption(KERNELSPEC_VARIABLE, text, f"a JSON object: {error}") from None
+    options = settings_files.parse_json(text, KERNELSPEC_VARIABLE)
     if not isinstance(options, dict):
         raise InvalidOption(KERNELSPEC_VARIABLE, text, "a JSON object of options")
+    settings_files.refuse_twice(options, KERNELSPEC)
     return within.plus(KERNELSPEC, options)
+
+
+def of_notebook(within: Settings) -> Settings:
+    """The settings plus those in the metadata of the notebook that this process serves.
+
+    Jupyter Server names the notebook in the environment; other front ends name none.
+    """
+    path = os.environ.get(NOTEBOOK_VARIABLE, "")
+    if not path.endswith(".ipynb"):
+        return within
+    path = os.path.join(within.folder, path)
+    where = f"{path}: metadata.{settings_files.NOTEBOOK_KEY}"
+    options = settings_files.read_notebook(path, where)
+    return within if options is None else within.plus(NOTEBOOK, options, where)

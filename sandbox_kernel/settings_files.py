@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from .errors import InvalidOption, NotAllowed
 
 MOST_BYTES = 1 << 20
+MOST_NOTEBOOK = 256 << 20
+NOTEBOOK_KEY = "sandbox_kernel"
 Where = Callable[..., str]
 
 
@@ -103,6 +105,61 @@ def folder(value: object, option: str) -> str:
             option, value, "an absolute path, ~/PATH, or `.` for the working folder"
         )
     return os.path.realpath(path)
+
+
+def read_notebook(path: str, where: str) -> dict[str, object] | None:
+    """The table `sandbox_kernel` in a notebook's metadata; None if there is none, or no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None  # a notebook that is not saved yet, or that only the server can read
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        raw = file.read(MOST_NOTEBOOK + 1)
+    if f'"{NOTEBOOK_KEY}"'.encode() not in raw:
+        return None
+    if len(raw) > MOST_NOTEBOOK:
+        raise InvalidOption(where, "file", f"a notebook of at most {MOST_NOTEBOOK} bytes")
+    document = parse_json(raw, where)
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    table = metadata.get(NOTEBOOK_KEY) if isinstance(metadata, dict) else None
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise InvalidOption(where, table, "a table of settings")
+    refuse_twice(table, where)
+    return table
+
+
+class _Table(dict[str, object]):
+    """A JSON object that remembers a name that stood in it twice."""
+
+    twice = ""
+
+
+def parse_json(text: str | bytes, option: str) -> object:
+    """JSON, in which a name that stands twice in an object is found by `refuse_twice`."""
+    import json
+
+    def table(pairs: list[tuple[str, object]]) -> _Table:
+        made = _Table(pairs)
+        if len(made) != len(pairs):
+            names = [name for name, _ in pairs]
+            made.twice = next(name for name in names if names.count(name) > 1)
+        return made
+
+    try:
+        return json.loads(text, object_pairs_hook=table)
+    except (ValueError, RecursionError) as error:
+        shown = text if isinstance(text, str) else "file"
+        raise InvalidOption(option, shown, f"a JSON object: {error}") from None
+
+
+def refuse_twice(table: dict[str, object], where: str) -> None:
+    """Raises InvalidOption for a name that stands twice: which of the two counts is a guess."""
+    if isinstance(table, _Table) and table.twice:
+        raise InvalidOption(f"{where}: {table.twice}", table.twice, "each option once")
 
 
 def _bytes(place: Place) -> bytes | None:

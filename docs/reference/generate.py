@@ -11,7 +11,7 @@ from pathlib import Path
 
 from magics import grammar
 from magics import verbs as container
-from sandbox_kernel import arguments, errors, settings
+from sandbox_kernel import arguments, errors, settings, settings_files
 from sandbox_kernel.arguments import HELP, Flag
 from sandbox_kernel.bundle import seccomp_profile
 from sandbox_kernel.cli import main as command
@@ -63,7 +63,8 @@ def _settings() -> Iterator[str]:
         "in the working folder | yes |",
         f"| kernelspec | `{settings.KERNELSPEC_VARIABLE}`, written by `sandbox-kernel install` "
         "| yes |",
-        "| notebook | `%sandbox` | yes |",
+        f"| notebook | `{settings_files.NOTEBOOK_KEY}` in its metadata, a table, where Jupyter "
+        "Server started the kernel; then `%sandbox` | yes |",
         "| magic | `%%container` | yes |",
         "| command line | `sandbox-kernel run` and the others | no: it is the user's own word |",
         "| program | `sandbox_kernel.run(...)`, `sandbox_kernel.Sandbox(...)` "

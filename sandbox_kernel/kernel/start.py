@@ -23,10 +23,10 @@ NUMBERS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
 
 
 def plan() -> ContainerPlan:
-    """What the settings of the user, the project and the kernelspec make. Raises what they lack."""
+    """What the settings of user, project, kernelspec and notebook make. Raises what they lack."""
     from sandbox_kernel import policy, settings
 
-    within = settings.of_kernelspec(settings.load())
+    within = settings.of_notebook(settings.of_kernelspec(settings.load()))
     return policy.allow(policy.request({}), within)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,26 @@ def test_a_kernel_with_a_wrong_option_says_so_in_each_cell_and_starts_nothing(
             assert len(content["traceback"]) == 1
             assert text_of(outputs) == ""
         assert children(kernel.pid) == []
+
+
+def test_a_notebook_asks_for_less_and_is_refused_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notebook is named as Jupyter Server names it."""
+    own = tmp_path / "sandbox-kernel/config.toml"
+    own.parent.mkdir()
+    own.write_text("[ceiling]\nmemory = '256m'\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "x.ipynb"))
+    for asked, shown in (("128m", "128 MiB"), ("1g", "at most 256 MiB")):
+        table = {"sandbox_kernel": {"memory": asked, "hostname": "small"}}
+        notebook = {"cells": [], "metadata": table, "nbformat": 4, "nbformat_minor": 5}
+        (tmp_path / "x.ipynb").write_text(json.dumps(notebook))
+        with kernels.started() as one:
+            reply, outputs = one.run("%sandbox")
+            assert shown in str(outputs)
+            assert reply["content"]["status"] == ("ok" if asked == "128m" else "error")
+            assert asked == "128m" or str(own) in reply["content"]["evalue"]
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,9 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("JUPYTER_NO_CONFIG", "1")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.delenv(settings.KERNELSPEC_VARIABLE, raising=False)
+    for name in (settings.KERNELSPEC_VARIABLE, settings.NOTEBOOK_VARIABLE):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +152,9 @@ class Ways:
     def kernelspec(self, option: str, value: str) -> str:
         """The environment that a kernelspec gives to the kernel."""
         os.environ[settings.KERNELSPEC_VARIABLE] = json.dumps({option: value})
+        return self.started()
+
+    def started(self) -> str:
         inside = start.Inside()
         inside.start()
         os.close(inside.errors_read)
@@ -157,6 +162,13 @@ class Ways:
         assert inside.container is None
         assert isinstance(inside.failure, SandboxError)
         return str(inside.failure)
+
+    def notebook(self, option: str, value: str) -> str:
+        """The metadata of the notebook that a kernel is started for."""
+        metadata = {"sandbox_kernel": {option: value}}
+        (self.folder / "x.ipynb").write_text(json.dumps({"cells": [], "metadata": metadata}))
+        os.environ[settings.NOTEBOOK_VARIABLE] = "x.ipynb"
+        return self.started()
 
     def project(self, option: str, value: str) -> str:
         """sandbox.toml in the working folder"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "jupyter"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv(settings.KERNELSPEC_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.NOTEBOOK_VARIABLE, raising=False)
     return Place(tmp_path)
 
 
@@ -258,6 +260,74 @@ def test_options_of_a_kernelspec_are_read_strictly(
 
     with pytest.raises(InvalidOption):
         settings.of_kernelspec(place.load())
+
+
+def notebook(folder: Path, metadata: object) -> Path:
+    path = folder / "work.ipynb"
+    cell = {"cell_type": "code", "source": 'x = "sandbox_kernel"', "outputs": [], "metadata": {}}
+    path.write_text(json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4}))
+    return path
+
+
+def test_a_notebook_can_say_what_it_needs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.user.write_text("[ceiling]\nmemory = '1g'\n")
+    for named in (str(place.project / "work.ipynb"), "work.ipynb"):
+        monkeypatch.setenv(settings.NOTEBOOK_VARIABLE, named)
+        notebook(place.project, {"sandbox_kernel": {"memory": "256m", "env": {"A": "1"}}})
+        within = settings.of_notebook(place.load())
+        plan = policy.allow(policy.request({}), within)
+        assert (plan.memory, plan.env) == (256 * MIB, (("A", "1"),))
+        assert plan.sources["memory"] == settings.NOTEBOOK
+        assert policy.plan(within=within, memory="64m").memory == 64 * MIB
+
+        notebook(place.project, {"sandbox_kernel": {"memory": "2g"}})
+        with pytest.raises(NotAllowed, match="at most 1 GiB"):
+            policy.plan(within=settings.of_notebook(place.load()))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"sandbox_kernel": None}, {"kernelspec": {"sandbox_kernel": {"memory": "banana"}}}, [], 1],
+)
+def test_a_notebook_that_says_nothing_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, metadata: object
+) -> None:
+    path = notebook(place.project, metadata)
+    for named in (path, path.with_name("gone.ipynb"), place.project, "console-1", "/etc/passwd"):
+        monkeypatch.setenv(settings.NOTEBOOK_VARIABLE, str(named))
+        assert settings.of_notebook(place.load()) == place.load()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"metadata": {"sandbox_kernel": {"memory": "banana"}}}',
+     '{"metadata": {"sandbox_kernel": {"memroy": "1g"}}}',
+     '{"metadata": {"sandbox_kernel": {"memory": "1g", "memory": "2g"}}}',
+     '{"metadata": {"sandbox_kernel": {"ceiling": {"memory": "9g"}}}}',
+     '{"metadata": {"sandbox_kernel": "1g"}}', '{"metadata": {"sandbox_kernel": ', "\udcff",
+     '{"sandbox_kernel": ' * 9999],
+)  # fmt: skip
+def test_a_mistake_in_a_notebook_is_one_line_that_names_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = place.project / "work.ipynb"
+    raw = text.encode(errors="surrogateescape")
+    path.write_bytes(raw if b"sandbox_kernel" in raw else raw + b'"sandbox_kernel"')
+    monkeypatch.setenv(settings.NOTEBOOK_VARIABLE, str(path))
+
+    with pytest.raises(InvalidOption) as caught:
+        settings.of_notebook(place.load())
+    assert str(caught.value).startswith(f"option `{path}: metadata.sandbox_kernel")
+    assert str(caught.value).isprintable()
+
+
+def test_a_pipe_for_a_notebook_holds_nobody_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(place.project / "work.ipynb")
+    monkeypatch.setenv(settings.NOTEBOOK_VARIABLE, "work.ipynb")
+
+    assert settings.of_notebook(place.load()) == place.load()
 
 
 def test_every_setting_explains_itself() -> None:
