@@ -1,8 +1,14 @@
-"""Lines that the outside answers: `%sandbox` as the first line of a cell of the sandbox kernel."""
+"""Lines that the outside answers, as the first line of a cell of the sandbox kernel.
+
+`%sandbox` shows and changes the limits of the kernel's container; `%container top` shows what it
+uses of them, live.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+
+from sandbox_kernel.errors import InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -10,12 +16,14 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.container import Container
 
-NAME = "%sandbox"
+SANDBOX = "%sandbox"
+TOP = "%container top"
 
 
 class Command(NamedTuple):
-    """The words behind `%sandbox`, and the cell without them; its lines keep their numbers."""
+    """A command, the words behind it, and the cell without it; its lines keep their numbers."""
 
+    name: str
     line: str
     rest: str
 
@@ -28,26 +36,35 @@ class Command(NamedTuple):
 def find(code: str) -> Command | None:
     """The command that a cell begins with, or None."""
     first, newline, rest = code.partition("\n")
-    words = first.split(None, 1)
-    if not words or words[0] != NAME:
-        return None
-    return Command(words[1] if len(words) > 1 else "", f"# {first.strip()}{newline}{rest}")
+    for name in (SANDBOX, TOP):
+        count = len(name.split())
+        words = first.split(None, count)
+        if words[:count] == name.split():
+            line = words[count] if len(words) > count else ""
+            return Command(name, line, f"# {first.strip()}{newline}{rest}")
+    return None
+
+
+def check_top(command: Command, container: Container) -> None:
+    """Raises InvalidOption for a container that is not this kernel's: it knows no other."""
+    if command.line.strip() not in ("", container.name, container.id):
+        allowed = f"nothing, or `{container.name}`, the container of this kernel"
+        raise InvalidOption(TOP, command.line.strip(), allowed)
 
 
 def run(command: Command, container: Container) -> dict[str, Any]:
-    """Carries it out; the mime bundle to show. Raises a SandboxError whose text is one line."""
+    """Carries `%sandbox` out; the mime bundle to show. Raises SandboxErrors, each one line."""
     from sandbox_kernel import arguments, policy
-    from sandbox_kernel.errors import InvalidOption
 
     flags = arguments.option_flags()
     found = arguments.parse(arguments.words(command.line), flags)
     if found.own.get("help"):
-        usage = f"{NAME} [--memory SIZE] [--cpus NUMBER] ..."
+        usage = f"{SANDBOX} [--memory SIZE] [--cpus NUMBER] ..."
         summary = "Shows what is in force for this kernel; with limits, changes them at once."
         live = arguments.option_flags(policy.LIVE)
         return {"text/plain": arguments.help_text(usage, summary, live)}
     if found.rest and found.rest != ["show", "limits"]:
-        raise InvalidOption(NAME, found.rest[0], "options such as --memory 512m, or nothing")
+        raise InvalidOption(SANDBOX, found.rest[0], "options such as --memory 512m, or nothing")
     if found.options:
         container.set_limits(**found.options)
         return {"text/plain": table(container, only=found.options)}

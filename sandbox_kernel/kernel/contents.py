@@ -57,6 +57,20 @@ class Comm(msgspec.Struct):
     comm_id: CommId
 
 
+class CommToUs(msgspec.Struct):
+    """The same, from a client to a widget of the relay."""
+
+    comm_id: CommId
+    data: dict[str, Any] = {}
+
+
+class CommOpened(msgspec.Struct):
+    """comm_open from a client; `comm_info_request` has the same optional field."""
+
+    comm_id: CommId | None = None
+    target_name: str | None = None
+
+
 class Failure(msgspec.Struct):
     """The content of `error`, and part of a reply."""
 
@@ -117,6 +131,8 @@ execute_input = msgspec.json.Decoder(ExecuteInput)
 stream = msgspec.json.Decoder(Stream)
 display = msgspec.json.Decoder(Display)
 comm = msgspec.json.Decoder(Comm)
+comm_to_us = msgspec.json.Decoder(CommToUs)
+comm_opened = msgspec.json.Decoder(CommOpened)
 failure = msgspec.json.Decoder(Failure)
 input_request = msgspec.json.Decoder(InputRequest)
 shutdown = msgspec.json.Decoder(Shutdown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from typing import Any, Protocol
@@ -11,6 +12,9 @@ from sandbox_kernel import errors
 from .contents import Failure
 from .requests import Ledger, Request
 from .voice import failure
+
+AGAIN_SECONDS = 0.25
+"""Until a cell that was signalled while it began is signalled once more."""
 
 
 class Signalled(Protocol):
@@ -32,6 +36,7 @@ class Interrupts:
         self._stopping: Request | None = None
         self._timed_out = False
         self._kill_at = 0.0
+        self._again_at = math.inf
         self._when_it_begins = False
 
     def interrupt(self) -> None:
@@ -39,26 +44,33 @@ class Interrupts:
         running = self._ledger.on_main()
         if running is not None:
             self._stop(running, timed_out=False)
-        elif self._ledger.head_cell() is not None:
-            # It is on its way, and ipykernel ignores the signal until a cell runs.
+        elif (cell := self._ledger.head_cell()) is not None:
+            # It is on its way, and ipykernel ignores the signal until it runs: then it comes again.
+            # Or it runs and holds the interpreter's lock since before its `busy` was sent.
             self._when_it_begins = True
+            self._stop(cell, timed_out=False)
 
     def began(self, request: Request) -> None:
         """A cell has begun to run."""
         if request.on_main and self._when_it_begins:
             self._when_it_begins = False
-            self._stop(request, timed_out=False)
+            if request is self._stopping:
+                self._again_at = time.monotonic() + AGAIN_SECONDS  # the first may have reached it
+            else:
+                self._stop(request, timed_out=False)
 
     def ended(self, request: Request) -> None:
         """A cell has its reply."""
         if request is self._stopping:
             self._stopping = None
+            self._again_at = math.inf
         if self._ledger.head_cell() in (None, request):
             self._when_it_begins = False
 
     def _stop(self, request: Request, *, timed_out: bool) -> None:
         self._process.signal(signal.SIGINT)
         if request is not self._stopping:
+            self._again_at = math.inf
             self._stopping = request
             self._timed_out = timed_out
             self._kill_at = time.monotonic() + self._grace
@@ -66,7 +78,7 @@ class Interrupts:
     def due(self) -> float | None:
         """When `check` has something to do, on the monotonic clock."""
         if self._stopping is not None:
-            return self._kill_at
+            return min(self._kill_at, self._again_at)
         cell = self._ledger.head_cell() if self._timeout is not None else None
         if cell is None:
             return None
@@ -83,6 +95,10 @@ class Interrupts:
             cell = self._ledger.head_cell()
             if cell is not None:
                 self._stop(cell, timed_out=True)
+            return None
+        if time.monotonic() < self._kill_at:
+            self._again_at = math.inf
+            self._process.signal(signal.SIGINT)
             return None
         if self._timed_out and self._timeout is not None:
             return errors.TimedOut(self._timeout)

@@ -19,6 +19,7 @@ from sandbox_kernel import errors
 from . import contents
 from .requests import Ledger, Request
 from .voice import Voice, failure
+from .widgets import Widgets
 from .wire import DELIMITER, Message, Parent, Reader
 from .zmtp import Received
 
@@ -26,6 +27,7 @@ COST = 512
 """Bytes that each message counts beside its own, so that a flood of small ones ends too."""
 ERROR_SIZE = 1 << 20
 MOST_COMMS = 20_000
+CONTROL_TARGET = "jupyter.widget.control"
 MOST_DISPLAYS = 100_000
 IDLE_SECONDS = 10.0
 REPLY_SECONDS = 10.0
@@ -37,14 +39,22 @@ class Outgoing:
     """The checks. `hooks`: what the relay does when a cell begins or ends, or the probe answers."""
 
     def __init__(
-        self, voice: Voice, ledger: Ledger, reader: Reader, *, limit: int, hooks: Any
+        self,
+        voice: Voice,
+        ledger: Ledger,
+        reader: Reader,
+        *,
+        limit: int,
+        hooks: Any,
+        widgets: Widgets,
     ) -> None:
         self._voice = voice
         self._ledger = ledger
         self._reader = reader
         self._limit = limit
         self._hooks = hooks
-        self._comms: OrderedDict[str, None] = OrderedDict()
+        self._widgets = widgets
+        self._comms: OrderedDict[str, bool] = OrderedDict()  # whether it tells all states
         self._displays: OrderedDict[str, None] = OrderedDict()
         self._orphans = 0  # bytes of outputs without a parent
         self.debugging = False
@@ -121,11 +131,13 @@ class Outgoing:
             self.drop("unreadable")
             return
         request = self._ledger.find(message.parent.msg_id)
+        # Its `busy` comes on another socket, from another thread, and so may come later.
         if (
             message.header.msg_type != "input_request"
             or received.cut
             or request is None
-            or not (request.is_cell and request.allow_stdin and request.busy)
+            or not (request.is_cell and request.allow_stdin)
+            or not (request.busy or request is self._ledger.head_cell())
             or request.replied
         ):
             self.drop("question not allowed")
@@ -152,6 +164,8 @@ class Outgoing:
             self._voice.reply(request, content, metadata)
             self._hooks.cell_replied(request, status)
         else:
+            if request.kind == "comm_info_request":
+                content = self._widgets.in_comm_info(request, content)
             self._voice.reply(request, content, metadata, message.buffers)
         self._after_reply(request)
 
@@ -252,28 +266,34 @@ class Outgoing:
         comm_id = contents.comm.decode(message.content).comm_id
         if not self._within_limit(request, message.size):
             return
+        content = message.content
         if kind == "comm_open":
-            if comm_id in self._comms or len(self._comms) >= MOST_COMMS:
+            taken = comm_id in self._comms or self._widgets.owns(comm_id)
+            if taken or len(self._comms) >= MOST_COMMS:
                 self.drop("comm not allowed")
                 return
-            self._comms[comm_id] = None
+            self._comms[comm_id] = False
         elif comm_id not in self._comms:
             self.drop("comm not open")
             return
         elif kind == "comm_close":
             del self._comms[comm_id]
-        self._voice.publish(kind, message.content, request, message.metadata, message.buffers)
+        elif self._comms[comm_id]:
+            content = self._widgets.in_all_states(content)
+        self._voice.publish(kind, content, request, message.metadata, message.buffers)
 
     def client_comm(self, kind: str, content: Any) -> None:
         """A client opened or closed a comm."""
         try:
-            comm_id = contents.comm.decode(content).comm_id
+            found = contents.comm_opened.decode(content)
         except (msgspec.MsgspecError, UnicodeError):
             return
+        if found.comm_id is None:
+            return
         if kind == "comm_open" and len(self._comms) < MOST_COMMS:
-            self._comms[comm_id] = None
+            self._comms[found.comm_id] = found.target_name == CONTROL_TARGET
         elif kind == "comm_close":
-            self._comms.pop(comm_id, None)
+            self._comms.pop(found.comm_id, None)
 
     def _debug_event(self, kind: str, message: Message, request: Request | None) -> None:
         if not self.debugging:

@@ -35,6 +35,7 @@ from .outgoing import Outgoing
 from .requests import Ledger, Request
 from .start import Inside
 from .voice import Voice, failure
+from .widgets import Widgets
 from .wire import EMPTY, Buffer, Message, Reader, Signer, frames
 from .zmtp import Link
 
@@ -59,6 +60,7 @@ class Relay:
         self._inner_signer = Signer(inside.key.encode())
         self._outer = Outer(connection)
         self._voice = Voice(self._outer, outer_signer)
+        self._widgets = Widgets(self._voice)
         self._ledger = Ledger()
         self._reader = Reader(outer_signer, replays=True)
         self._outgoing: Outgoing | None = None
@@ -90,6 +92,9 @@ class Relay:
         self._watch(self._outer.stdin, self._receive_input)
         self._watch(self._outer.iopub, self._receive_subscription)
         self._watch(self._inside.wake, self._settled)
+        self._watch(
+            self._widgets.wake, lambda: self._widgets.publish(congested=self._outer.congested)
+        )
         self._watch_signals()
         self._watch_parent()
         self._voice.publish("status", {"execution_state": "starting"})
@@ -228,8 +233,9 @@ class Relay:
             return
         reader = Reader(self._inner_signer, replays=False)
         self._outgoing = Outgoing(
-            self._voice, self._ledger, reader, limit=inside.plan.output_limit, hooks=self
-        )
+            self._voice, self._ledger, reader,
+            limit=inside.plan.output_limit, hooks=self, widgets=self._widgets,
+        )  # fmt: skip
         self._interrupts = Interrupts(
             self._ledger, inside.process,
             grace=inside.plan.interrupt_grace, timeout=inside.plan.timeout,
@@ -404,6 +410,8 @@ class Relay:
             local(self, request, message)
             self._voice.status(request, "idle")
             return
+        if request.is_comm and self._widgets.takes(request, message):
+            return
         if request.is_cell and not self._read_cell(request, message):
             return
         self._ledger.add(request)
@@ -443,6 +451,9 @@ class Relay:
     def _forward(self, request: Request, message: Message) -> None:
         if request.is_comm and self._outgoing:
             self._outgoing.client_comm(request.kind, message.content)
+        elif request.kind == "comm_info_request":
+            with suppress(msgspec.MsgspecError, UnicodeError):
+                request.comm_target = contents.comm_opened.decode(message.content).target_name
         elif request.kind == "debug_request" and self._outgoing:
             self._outgoing.debugging = True
         self._to_inside(request.channel, message)
@@ -488,16 +499,19 @@ class Relay:
             count = self._outgoing.execution_count + 1 if self._outgoing else 1
             self.show_input(request, count)
         try:
-            shown = commands.run(command, self._inside.container)
+            if command.name == commands.TOP:
+                commands.check_top(command, self._inside.container)
+                self._widgets.show(self._inside.container, request)
+            else:
+                shown = commands.run(command, self._inside.container)
+                content = {"data": shown, "metadata": {}, "transient": {}}
+                self._voice.publish("display_data", content, request)
         except (errors.SandboxError, OSError, TimeoutError) as error:
             told = failure(error)
             self._voice.error(request, told)
             self._voice.status(request, "idle")
             self._ledger.close(request)
             return False
-        self._voice.publish(
-            "display_data", {"data": shown, "metadata": {}, "transient": {}}, request
-        )
         return True
 
     def _abort_held(self, failed: Request) -> None:
@@ -665,6 +679,7 @@ class Relay:
     def _close(self) -> None:
         """The container first, then what clients still have to get."""
         inside = self._inside
+        self._widgets.close()
         if inside.settled.is_set() and inside.container:
             with suppress(errors.SandboxError, OSError, TimeoutError):
                 inside.container.remove()

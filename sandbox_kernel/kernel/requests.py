@@ -20,6 +20,7 @@ class Request:
         "bytes_out",
         "channel",
         "code",
+        "comm_target",
         "cut",
         "header",
         "identities",
@@ -44,6 +45,7 @@ class Request:
         self.channel = channel
         self.busy = self.replied = self.idle = False
         self.code: str | None = None
+        self.comm_target: str | None = None  # which comms a client asks about; None: all
         self.silent = self.allow_stdin = self.asking = self.input_seen = False
         self.stop_on_error = True
         self.bytes_out = 0

@@ -62,12 +62,12 @@ class Observer:
         """Whether samples still come."""
         return self._thread.is_alive()
 
-    def stop(self) -> None:
-        """No more samples after this returns. May be called twice, and by `told`."""
+    def stop(self, *, wait: bool = True) -> None:
+        """No more samples after this returns, or soon. May be called twice, and by `told`."""
         with self._lock:
             if self._stop is not None:
                 os.eventfd_write(self._stop, 1)
-        if threading.current_thread() is not self._thread:
+        if wait and threading.current_thread() is not self._thread:
             self._thread.join(STOP_SECONDS)
 
     # -- the thread -------------------------------------------------------------------------------

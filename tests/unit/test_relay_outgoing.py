@@ -12,7 +12,9 @@ from sandbox_kernel.kernel import wire
 from sandbox_kernel.kernel.outgoing import Outgoing
 from sandbox_kernel.kernel.requests import Ledger, Request
 from sandbox_kernel.kernel.voice import Voice
+from sandbox_kernel.kernel.widgets import Shown, Widgets
 from sandbox_kernel.kernel.zmtp import Received
+from sandbox_kernel.widgets.view import View
 
 INNER, OUTER = wire.Signer(b"inner"), wire.Signer(b"outer")
 LIMIT = 100_000
@@ -47,6 +49,7 @@ class Outside:
         self.heard = Heard()
         self.ledger = Ledger()
         voice = Voice(self.heard, OUTER)  # type: ignore[arg-type]
+        self.widgets = Widgets(voice)
         hooks = SimpleNamespace(
             probe_id="probe",
             cell_began=lambda request: None,
@@ -56,8 +59,9 @@ class Outside:
             show_input=lambda request, count: None,
         )
         self.outgoing = Outgoing(
-            voice, self.ledger, wire.Reader(INNER, replays=False), limit=LIMIT, hooks=hooks
-        )
+            voice, self.ledger, wire.Reader(INNER, replays=False),
+            limit=LIMIT, hooks=hooks, widgets=self.widgets,
+        )  # fmt: skip
         self.cell = self.request("cell", "execute_request")
         self.say("status", {"execution_state": "busy"})
         self.heard.messages.clear()
@@ -68,6 +72,13 @@ class Outside:
         request = Request(wire.Reader(OUTER, replays=False).read(frames), "shell")
         self.ledger.add(request)
         return request
+
+    def heard_from_client(self, kind: str, content: Any) -> tuple[Request, wire.Message]:
+        """A message of a client, as the relay reads it."""
+        header = msgspec.json.encode({"msg_id": "m", "msg_type": kind, "session": "client"})
+        made = wire.frames(OUTER, header, b"{}", b"{}", msgspec.json.encode(content))
+        message = wire.Reader(OUTER, replays=False).read([b"client", *made])
+        return Request(message, "shell"), message
 
     def say(
         self, kind: str, content: Any, parent: str = "cell", channel: str = "iopub"
@@ -164,6 +175,39 @@ def test_73_81_a_question_is_asked_only_where_it_is_allowed(outside: Outside) ->
     assert outside.say("input_request", question, channel="stdin") == []
     outside.cell.allow_stdin = True
     assert outside.say("input_request", question, channel="stdin") == ["input_request"]
+
+
+def test_a_question_may_come_before_the_busy_of_its_cell_but_not_before_its_turn(
+    outside: Outside,
+) -> None:
+    first, second = (outside.request(msg_id, "execute_request") for msg_id in ("one", "two"))
+    first.allow_stdin = second.allow_stdin = True
+    question = {"prompt": "name? ", "password": False}
+    assert outside.say("input_request", question, "one", channel="stdin") == []  # `cell` runs
+    outside.ledger.close(outside.cell)
+    assert outside.say("input_request", question, "two", channel="stdin") == []
+    assert outside.say("input_request", question, "one", channel="stdin") == ["input_request"]
+
+
+@pytest.mark.parametrize("kind", ["comm_open", "comm_msg", "comm_close"])
+def test_74_the_inside_can_not_use_a_comm_of_the_relay(outside: Outside, kind: str) -> None:
+    shown = Shown(View("mine"), outside.cell)
+    outside.widgets._shown[shown.comm_id] = shown
+    comm = {"comm_id": shown.comm_id, "target_name": "jupyter.widget", "data": {}}
+    assert outside.say(kind, comm) == []
+
+
+def test_what_a_client_says_to_a_comm_of_the_relay_stays_here(outside: Outside) -> None:
+    shown = Shown(View("mine"), outside.cell)
+    outside.widgets._shown[shown.comm_id] = shown
+    asked = {"comm_id": shown.comm_id, "data": {"method": "request_state"}}
+    other = {**asked, "comm_id": "of the inside"}
+    assert outside.widgets.takes(*outside.heard_from_client("comm_msg", asked))
+    assert outside.heard.types() == ["status", "comm_msg", "status"]
+    _, content, _ = outside.heard.messages[1]
+    assert content["data"]["state"]["markup"] == View("mine").markup()
+    assert not outside.widgets.takes(*outside.heard_from_client("comm_msg", other))
+    assert not outside.widgets.takes(*outside.heard_from_client("comm_msg", {"data": 1}))
 
 
 def test_74_a_comm_lives_from_its_opening_to_its_closing(outside: Outside) -> None:
