@@ -45,7 +45,7 @@ class InvalidOption(SandboxError, ValueError):
     """
 
     def __init__(self, option: str, value: object, allowed: str) -> None:
-        super().__init__(f"option `{option}`: `{_shown(value)}` is not allowed: {allowed}")
+        super().__init__(f"option `{option}`: `{shown(value)}` is not allowed: {allowed}")
         self.option = option
         self.value = value
         self.allowed = allowed
@@ -59,7 +59,7 @@ class NotAllowed(SandboxError, PermissionError):
 
     def __init__(self, option: str, value: object, ceiling: str, remedy: str) -> None:
         super().__init__(
-            f"option `{option}`: `{_shown(value)}` is above what your settings allow "
+            f"option `{option}`: `{shown(value)}` is above what your settings allow "
             f"({ceiling}): {remedy}"
         )
         self.option = option
@@ -81,7 +81,7 @@ class LimitNotEnforceable(HostLacks):
 
     def __init__(self, option: str, asked: object, host: str, remedy: str) -> None:
         super().__init__(
-            f"limit `{option}`: asked for `{_shown(asked)}`, but this host can't enforce it: "
+            f"limit `{option}`: asked for `{shown(asked)}`, but this host can't enforce it: "
             f"{host}: {remedy}"
         )
         self.option = option
@@ -204,7 +204,7 @@ class ProgramFailed(CellFailed):
     """
 
     def __init__(self, program: str, status: int) -> None:
-        super().__init__(f"program `{_shown(program)}` ended with status {status}")
+        super().__init__(f"program `{shown(program)}` ended with status {status}")
         self.program = program
         self.status = status
 
@@ -263,10 +263,10 @@ class BadMessage(SandboxError, ValueError):
     """
 
     def __init__(self, verb: str, subject: str, why: str) -> None:
-        super().__init__(f"{verb} `{_shown(subject)}`: {_shown(why)}")
+        super().__init__(f"{verb} `{shown(subject)}`: {shown(why)}")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value as one short printable line, so that a hostile value can't forge a message."""
     text = str(value)
     clean = "".join(c if c.isprintable() else "�" for c in text[:200])

@@ -99,15 +99,16 @@ def match(reference: str) -> Listed:
     same = [each for each in everything if reference in (each.id, each.name)]
     if not same and len(reference) >= LEAST_OF_AN_ID:
         same = [each for each in everything if each.id.startswith(reference)]
+    named = errors.shown(reference)
     if not same:
         raise errors.NoSuchContainer(
-            f"find container `{reference}`: no container of yours has this name or id: "
+            f"find container `{named}`: no container of yours has this name or id: "
             "`sandbox-kernel ps --all` lists them"
         )
     if len(same) > 1:
         ids = ", ".join(each.id for each in same)
         raise errors.NoSuchContainer(
-            f"find container `{reference}`: it stands for {len(same)} of them: name one of {ids}"
+            f"find container `{named}`: it stands for {len(same)} of them: name one of {ids}"
         )
     return same[0]
 

@@ -80,6 +80,6 @@ def find(reference: str) -> Named:
                 if row["ready"] and reference in (row["id"], row["name"]):
                     return Named(folder, row)
     raise errors.NoSuchContainer(
-        f"observe container `{reference}`: none of this name or id lives: "
+        f"observe container `{errors.shown(reference)}`: none of this name or id lives: "
         "see `sandbox-kernel ps`, or `%container ps` for those of a notebook"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from kernels import Kernel, text_of
 
 import sandbox_kernel
+from sandbox_kernel.cli import main
 from sandbox_kernel.errors import InvalidOption
 
 pytestmark = pytest.mark.everybody
@@ -143,3 +145,69 @@ def test_wrong_values_of_the_cell_itself_are_refused() -> None:
         sandbox_kernel.run("x = 1", outputs=["not a name"])
     with pytest.raises(sandbox_kernel.engine.errors.ValueNotTransferable, match="`thing`"):
         sandbox_kernel.run("pass", inputs={"thing": object()})
+
+
+# -- the verbs of the command ----------------------------------------------------------------------
+
+
+ARGUMENTS = {"exec": ("true",), "limits": ("--memory=64m",), "cp": ("/tmp",)}
+THERE = [
+    name
+    for name, (module, _) in main.VERBS.items()
+    if importlib.util.find_spec(f"sandbox_kernel.cli.{module}")
+]
+VERBS = [name for name in THERE if name in
+    {"exec", "inspect", "limits", "logs", "top", "stop", "rm", "diff", "cp"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", ["nobody", "../x", "", "-", "x" * 10_000, "a\nb", "*", "\x1b[2J"])
+def test_a_container_that_is_not_there_is_one_line(
+    verb: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = f"{name}:/etc" if verb == "cp" else name
+    status = main.main([verb, "--", wanted, *ARGUMENTS.get(verb, ())])
+
+    printed = capsys.readouterr()
+    assert status == main.FAILED
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("sandbox-kernel: ")
+    assert printed.err[:-1].isprintable()
+    assert len(printed.err) < 1000
+
+
+@pytest.mark.parametrize("verb", THERE)
+def test_every_verb_refuses_what_it_does_not_know(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main([verb, "--banana"]) == main.FAILED
+    printed = capsys.readouterr()
+    assert printed.err == (
+        f"sandbox-kernel: {verb}: option `--banana`: `--banana` is not allowed: "
+        "there is no such option\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["limits", "--memory=banana"], "256m or 1.5g"),
+        (["limits", "--cpus=nan"], "a number of processors"),
+        (["limits", "--memory=1k"], "at least 6 MiB"),
+        (["stop", "--time=banana"], "500ms, 30s"),
+        (["stop", "--time=-1"], "500ms, 30s"),
+        (["inspect", "--format=yaml"], "there is no such option"),
+        (["top", "--format=yaml"], "table, json"),
+    ],
+)
+def test_a_wrong_option_for_a_live_container_leaves_it_as_it_is(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sandbox_kernel.Sandbox(memory="64m", timeout=60) as sandbox:
+        before = sandbox.limits()
+        assert main.main([*words, sandbox.container.id]) == main.FAILED
+        printed = capsys.readouterr()
+        assert says in printed.err
+        assert printed.err.count("\n") == 1
+        assert sandbox.limits() == before
+        assert sandbox.run("print(1)").stdout == "1\n"
