@@ -92,3 +92,7 @@ def mounts(memory: int | None) -> list[Mount]:
 
 def _mount(destination: str, kind: str, source: str, options: list[str]) -> Mount:
     return {"destination": destination, "type": kind, "source": source, "options": options}
+
+
+NO_SYSFS = _mount("/sys", "tmpfs", "tmpfs", ["nosuid", "noexec", "nodev", "ro", "mode=755"])
+"""In the network namespace of the host: the kernel gives sysfs to its owner only."""

@@ -165,6 +165,8 @@ def _mounts(plan: policy.ContainerPlan, image: Image) -> list[oci.Mount]:
     taken = {mount["destination"] for mount in chosen}
     of_image = [cast("oci.Mount", mount) for mount in image.mounts]
     basic = [*defaults.mounts(plan.memory), *of_image]
+    if plan.network == "host":  # sysfs belongs to a network namespace, and this one is not ours
+        basic = [defaults.NO_SYSFS if each["type"] == "sysfs" else each for each in basic]
     return [mount for mount in basic if mount["destination"] not in taken] + chosen
 
 

@@ -40,7 +40,9 @@ class Verb(NamedTuple):
         free = []
         for flag in option_flags(self.options):
             spellings = tuple(word for word in flag.spellings if word not in taken)
-            if spellings:
+            if spellings == flag.spellings:
+                free.append(flag)  # itself: `arguments` knows some of them by identity
+            elif spellings:
                 free.append(flag._replace(spellings=spellings))
         return (*self.flags, *free)
 
