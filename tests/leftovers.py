@@ -63,21 +63,20 @@ class Snapshot(NamedTuple):
 def take(root: int, *, program: int | None = None) -> Snapshot:
     """The snapshot of everything below the process `root`, and of the machine's own tables.
 
-    The launcher of `program` itself is left out: it lives as long as the program does.
+    The launcher of `program` itself is left out with its folder: it lives as long as the program.
     """
     running = list(_all_processes())
     ours = list(_below(root, running))
     others = _launchers(running) - _launchers(ours)
+    own = [p for p in ours if p.parent == program and LAUNCHER.search(p.command)]
     return Snapshot(
-        processes=frozenset(
-            process
-            for process in ours
-            if not (process.parent == program and LAUNCHER.search(process.command))
-        ),
+        processes=frozenset(ours).difference(own),
         mounts=frozenset(_mounts()),
         groups=frozenset(name for name in _groups() if not _has_one_of(others, name)),
         interfaces=frozenset(os.listdir("/sys/class/net")),
-        files=frozenset(name for name in _files() if not _has_one_of(others, name)),
+        files=frozenset(
+            name for name in _files() if not _has_one_of(others | _launchers(own), name)
+        ),
     )
 
 

@@ -219,6 +219,9 @@ class Relay:
         """Jupyter names the process without which this one has no reason to be."""
         try:
             parent = os.pidfd_open(int(os.environ.get("JPY_PARENT_PID", "")))
+        except ProcessLookupError:
+            self._leave()  # it was killed while we started
+            return
         except (ValueError, OSError):
             return
         self._watch(parent, self._leave)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 60.0
+END_SECONDS = 1.0
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -31,8 +33,9 @@ _PROGRAM = (
 class Channel:
     """One conversation with a launcher. Not for two threads at once. Close it when done."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, launcher: Launcher | None = None) -> None:
         self._socket = channel
+        self._launcher = launcher
 
     def fileno(self) -> int:
         """Readable when a message or the end is there."""
@@ -45,7 +48,7 @@ class Channel:
         try:
             messages.send(self._socket, {"op": operation, **message}, descriptors)
         except OSError as error:
-            raise _gone() from error
+            raise self._gone() from error
 
     def hear(self, timeout: float | None = None) -> tuple[dict[str, Any], list[int]]:
         """The next answer and its descriptors, which are the caller's now.
@@ -60,9 +63,9 @@ class Channel:
         try:
             received = messages.receive(self._socket)
         except OSError as error:
-            raise _gone() from error
+            raise self._gone() from error
         if received is None:
-            raise _gone()
+            raise self._gone()
         answer, descriptors = received
         if answer.get("event") == "error":
             for descriptor in descriptors:
@@ -77,6 +80,11 @@ class Channel:
         for descriptor in descriptors:
             os.close(descriptor)
         return answer
+
+    def _gone(self) -> errors.LauncherGone:
+        if self._launcher:
+            self._launcher.hung_up = True
+        return _gone()
 
     def close(self) -> None:
         """What was made over this channel ends with it."""
@@ -115,6 +123,8 @@ class Launcher:
         self._main = ours
         self._about: dict[str, Any] | None = None
         self._lock = threading.Lock()
+        self.hung_up = False
+        """Whether it closed a channel, as its end does, since `alive` was asked."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -134,10 +144,14 @@ class Launcher:
             except OSError as error:
                 ours.close()
                 raise _gone() from error
-        return Channel(ours)
+        return Channel(ours, self)
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process still runs. Of one that is just ending the end is awaited."""
+        if self.hung_up:
+            self.hung_up = False
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
         return self._process.poll() is None
 
     def let_go(self) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import kernels
 import pytest
+from jupyter_client.connect import write_connection_file
 from kernels import Kernel, text_of
 
 HANGS = (
@@ -164,6 +167,18 @@ def test_a_process_that_ends_itself_is_reported() -> None:
         reply, _ = kernel.run("import os; os._exit(3)")
         assert reply["content"]["ename"] == "Killed"
         assert "status 3" in reply["content"]["evalue"]
+
+
+def test_a_kernel_whose_jupyter_was_killed_while_it_started_ends(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    file, _ = write_connection_file(str(tmp_path / "connection.json"))
+    command = [word.replace("{connection_file}", file) for word in kernels.ARGV]
+    kernel = subprocess.Popen(command, env=os.environ | {"JPY_PARENT_PID": str(gone.pid)})
+    try:
+        assert kernel.wait(kernels.SECONDS) == 0
+    finally:
+        kernel.kill()
 
 
 def test_exit_ends_the_kernel_in_order() -> None:
