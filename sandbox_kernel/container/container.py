@@ -116,7 +116,6 @@ class Container:
             "about": {
                 "image": plan.image,
                 "digest": resolved.digest,
-                "plan": policy.record(plan),
                 "command": list(process.argv) if process else [],
                 "program": os.path.basename(sys.argv[0] or "python"),
                 "owner": os.getpid(),
@@ -356,6 +355,7 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     config["linux"].pop("seccomp", None)
     recipe: dict[str, Any] = {
         "config": config,
+        "plan": policy.record(plan),
         "layers": list(made.layers),
         "entries": list(resolved.entries),
         "trees": list(resolved.trees),

@@ -59,7 +59,7 @@ def find(reference: str) -> Container:
     finally:
         channel.close()
     about = found["about"]
-    plan = policy.recorded(about["plan"])
+    plan = policy.recorded(found["plan"])
     return Container(
         container_id=listed.id,
         name=listed.name,

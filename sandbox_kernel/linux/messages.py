@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LONGEST_PACKET = 64 * 1024
 LONGEST_MESSAGE = 16 * 1024 * 1024
-MOST_DESCRIPTORS = 64
+# SCM_MAX_FD of include/net/scm.h is 253; one is for the memory of a long message.
+MOST_DESCRIPTORS = 252
 _IN_MEMORY = b"memfd"
 _SPACE = socket.CMSG_SPACE(4 * (MOST_DESCRIPTORS + 1))
 

@@ -2,13 +2,13 @@
 
 Making one, in this order, and why:
 
+    clone3          all namespaces at once; the child is pid 1, and waits
+    cgroup          made and its limits read back: nothing of the container ever runs without them
     open trees      what the container gets of the host is opened by descriptor, by names that may
-                    hold no link, before anything of the container exists
-    cgroup          made and its limits read back first: no process ever runs without them
-    clone3          all namespaces at once; the child is pid 1
-    into the cgroup pid 1 moves itself, before anything else of the container exists
+                    hold no link
     maps            written by the launcher, which is in the parent user namespace
-    go              pid 1 was waiting for this; it lays out the root file system and says ready
+    go              pid 1 gets all of it, enters the cgroup first, lays out the root file system
+                    and says ready
 """
 
 from __future__ import annotations
@@ -193,7 +193,6 @@ class Held:
         """What the kernel says is in force, read while pid 1 was at work."""
         self.writable = -1
         self.oom_fd = -1
-        self.pid = self.pidfd = -1
         self.over = False
         self.stopping = False
         self.log = log
@@ -206,108 +205,123 @@ class Held:
         self._ids = ids
         self._first: int | None = None
         self._sources = sources
-        config = order["config"]
         self.single = bool(order.get("single"))
-        with step("make cgroup", f"{launcher}/{self.id}"):
-            self.group: Group = driver.create(
-                f"{launcher}/{self.id}", config.get("linux", {}).get("resources", {})
-            )
+        # Pid 1 is made first: while it gets rid of what it inherited, the rest is made here.
+        self.channel, self.pid, self.pidfd = self._clone()
+        try:
+            with step("make cgroup", f"{launcher}/{self.id}"):
+                self.group: Group = driver.create(
+                    f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
+                )
+        except BaseException:
+            self._end_init()
+            raise
         try:
             oom = self.group.oom_fd()
             self.oom_fd = -1 if oom is None else oom
         except BaseException:
-            self.group.remove()
+            self.end()
             raise
 
-    def clone(self, descriptors: dict[int, int], inherited_elsewhere: list[int]) -> None:
-        """Make pid 1 and let it go. `descriptors` are those of the first process; closed here.
-
-        Raises StepFailed or HostLacks; everything made so far is taken back then by `end`.
-        """
-        order = self.order
-        config = order["config"]
-        trees, late = self._open_trees(config)
+    def _clone(self) -> tuple[socket.socket, int, int]:
+        """Pid 1 in its namespaces, waiting to be let go: the channel to it, its pid and a pidfd."""
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
-        try:
-            if self._reserve:
-                self._first = self._reserve.take()
-            entrances = self.group.entrances()
+        if self._reserve:
+            self._first = self._reserve.take()
+        with theirs:
             try:
                 with step("clone", "namespaces"):
-                    pid, pidfd = processes.clone(order["flags"])
-                if pid == 0:
-                    be_init(theirs, order, trees, descriptors, entrances)
-            finally:
-                for entrance in entrances:
-                    os.close(entrance)
-            self.pid, self.pidfd, self.channel = pid, pidfd, ours
-            theirs.close()
+                    pid, pidfd = processes.clone(self.order["flags"])
+            except BaseException:
+                ours.close()
+                self._give_back()
+                raise
+            if pid == 0:
+                be_init(theirs, self.order)
+        return ours, pid, pidfd
+
+    def let_go(self, descriptors: dict[int, int]) -> None:
+        """Give pid 1 all that the container consists of. Closes the descriptors of the first run.
+
+        Raises StepFailed or HostLacks; everything made so far is taken back then by `end`.
+        """
+        given: list[int] = []
+        try:
+            trees = self._open_trees(self.order["config"])
+            given += trees.values()
+            entrances = self.group.entrances()
+            given += entrances
             with step("write id maps of", self.id):
-                identities.write_maps(pid, self._first, self._ids)
-            self._map_trees(late)
+                identities.write_maps(self.pid, self._first, self._ids)
+            self._map_trees(trees)
             with step("start", "init"):
-                messages.send(ours, {"do": "go", "trees": list(late)}, list(late.values()))
+                messages.send(
+                    self.channel,
+                    {"trees": list(trees), "entrances": len(entrances), "numbers": [*descriptors]},
+                    [*given, *descriptors.values()],
+                )
         finally:
-            for tree in (*trees.values(), *late.values(), *descriptors.values()):
-                os.close(tree)
-            for descriptor in inherited_elsewhere:
+            for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)
-        ours.setblocking(False)
+        self.channel.setblocking(False)
         self.limits = self.group.limits()
 
-    def _open_trees(self, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-        """Detached mounts of all that the container gets: those ready now, those to be mapped."""
+    def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """Detached mounts of all that the container gets."""
         trees: dict[str, int] = {}
-        late: dict[str, int] = {}
         try:
             trees["dev"] = mounts.clone_tree(self._sources.dev)
-            trees["null"] = os.dup(self._sources.null)
-            trees["null"], old = mounts.clone_tree(trees["null"], recursive=False), trees["null"]
-            os.close(old)
+            trees["null"] = mounts.clone_tree(self._sources.null, recursive=False)
             trees["empty"] = mounts.clone_tree(self._sources.empty)
             for index, layer in enumerate(self.order.get("layers", ())):
-                where = late if self._reserve else trees
-                where[f"layer {index}"] = _tree(layer, 0)
+                trees[f"layer {index}"] = _tree(layer, 0)
             for index, tree in enumerate(self.order.get("trees", ())):
                 trees[f"tree {index}"] = self._sources.tree(tree)
             for index, mount in enumerate(config.get("mounts", ())):
                 if mount.get("type", "bind") != "bind":
                     continue
-                where = late if self._reserve and "idmap" in mount.get("options", ()) else trees
-                where[f"mount {index}"] = (
+                trees[f"mount {index}"] = (
                     self._sources.bind(mount)
                     if self._is_shared(mount)
                     else _tree(mount["source"], _attributes(mount))
                 )
         except BaseException:
-            for tree in (*trees.values(), *late.values()):
+            for tree in trees.values():
                 os.close(tree)
             raise
-        return trees, late
+        return trees
 
     def _is_shared(self, mount: Mapping[str, Any]) -> bool:
         """Whether it is of the image, the same for all: read-only, and with ids as they are."""
         options = mount.get("options", ())
         return "ro" in options and "idmap" not in options
 
-    def _map_trees(self, late: Mapping[str, int]) -> None:
+    def _map_trees(self, trees: Mapping[str, int]) -> None:
         """As root: show layers and the caller's own folders with the ids of the container."""
+        if not self._reserve:
+            return
         first = self._first or 0
-        for name, tree in late.items():
-            with step("map ids of", name):
-                if name.startswith("layer"):
-                    namespace = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-                else:
+        mounted = self.order["config"].get("mounts", ())
+        for name, tree in trees.items():
+            kind, _, index = name.partition(" ")
+            if kind == "layer":
+                with step("map ids of", name):
+                    path = f"/proc/{self.pid}/ns/user"
+                    self._map(tree, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            elif kind == "mount" and "idmap" in mounted[int(index)].get("options", ()):
+                with step("map ids of", name):
                     owner = os.fstat(tree)
-                    namespace = identities.namespace_of(
-                        (owner.st_uid, first, 1), (owner.st_gid, first, 1)
-                    )
-                try:
-                    mounts.map_identities(tree, namespace)
-                finally:
-                    os.close(namespace)
+                    ids = (owner.st_uid, first, 1), (owner.st_gid, first, 1)
+                    self._map(tree, identities.namespace_of(*ids))
+
+    @staticmethod
+    def _map(tree: int, namespace: int) -> None:
+        try:
+            mounts.map_identities(tree, namespace)
+        finally:
+            os.close(namespace)
 
     def start(
         self,
@@ -397,22 +411,25 @@ class Held:
 
     def end(self) -> None:
         """Pid 1 is gone: give everything back. Raises StepFailed if a group can't be removed."""
-        self.over = True
-        if self.pidfd >= 0:
-            # When making it failed half-way, pid 1 still waits to be let go.
-            try:
-                processes.send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it is gone, as mostly
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-            os.close(self.pidfd)
-            self.channel.close()
+        self._end_init()
         if self.writable >= 0:
             os.close(self.writable)
         for run in self.runs.values():
             self.end_run(run)
         self.group.kill()
         self.group.remove()
+        self._give_back()
+
+    def _end_init(self) -> None:
+        """When making it failed half-way, pid 1 still waits to be let go."""
+        self.over = True
+        with contextlib.suppress(ProcessLookupError):  # mostly it is gone
+            processes.send_signal(self.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        self.channel.close()
+
+    def _give_back(self) -> None:
         if self._reserve and self._first is not None:
             self._reserve.give_back(self._first)
 

@@ -35,37 +35,54 @@ if TYPE_CHECKING:
 HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def be_init(
-    channel: socket.socket,
-    order: Mapping[str, Any],
-    trees: dict[str, int],
-    descriptors: dict[int, int],
-    entrances: list[int],
-) -> NoReturn:
+def be_init(channel: socket.socket, order: Mapping[str, Any]) -> NoReturn:
     """Be pid 1 until the launcher lets go. Never returns.
 
-    `trees`, `descriptors` and the `entrances` of the container's cgroup were inherited from the
-    launcher; everything else is closed here.
+    Of the descriptors of the launcher only the channel is kept.
     """
     status = 1
     gc.disable()
     try:
         processes.end_with_parent()
-        with rootfs.step("enter", "the cgroup"):
-            files.enter(entrances)
-        keep = (channel.fileno(), *trees.values(), *descriptors.values())
-        processes.close_all_but(keep)
+        processes.close_all_but((channel.fileno(),))
         for number in HANDLED:
             signal.signal(number, signal.SIG_DFL)
+        # What needs no identity is done while the launcher makes the rest.
+        _name_and_drop(order)
+        trees, entrances, descriptors = _receive_all(channel)
+        with rootfs.step("enter", "the cgroup"):
+            files.enter(entrances)
         _make_container(channel, order, trees)
-        program = order["program"]
-        _hold(channel, order, program, descriptors)
+        _hold(channel, order, order["program"], descriptors)
         status = 0
     except SandboxError as error:
         _say_failed(channel, error)
     except BaseException as error:  # a fork must never run on into the launcher's loop
         _say_failed(channel, StepFailed("make", "the container", repr(error)))
     os._exit(status)
+
+
+def _name_and_drop(order: Mapping[str, Any]) -> None:
+    with rootfs.step("set hostname", order["hostname"]):
+        socket.sethostname(order["hostname"])
+    if order["network_namespace"]:
+        with rootfs.step("bring up", "lo"):
+            interfaces.switch_on_loopback()
+    with rootfs.step("drop", "capabilities from the bounding set"):
+        capabilities.drop_bounding(order["bounding"])
+
+
+def _receive_all(channel: socket.socket) -> tuple[dict[str, int], list[int], dict[int, int]]:
+    """Waits until the launcher lets go: trees, entrances of the cgroup, and descriptors."""
+    said = messages.receive(channel)
+    if said is None:
+        os._exit(1)
+    message, given = said
+    names, count = message["trees"], len(message["trees"])
+    trees = dict(zip(names, given, strict=False))
+    entrances = given[count : count + message["entrances"]]
+    rest = given[count + message["entrances"] :]
+    return trees, entrances, dict(zip(message["numbers"], rest, strict=True))
 
 
 def _say_failed(channel: socket.socket, error: SandboxError) -> None:
@@ -81,11 +98,6 @@ def _say_failed(channel: socket.socket, error: SandboxError) -> None:
 def _make_container(
     channel: socket.socket, order: Mapping[str, Any], trees: dict[str, int]
 ) -> None:
-    # The launcher writes the id maps, then says go.
-    said = messages.receive(channel)
-    if said is None:
-        os._exit(1)
-    trees.update(zip(said[0].get("trees", ()), said[1], strict=True))
     with rootfs.step("become", "root of the user namespace"):
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -96,16 +108,9 @@ def _make_container(
         with rootfs.step("unshare", "the cgroup namespace"):
             # Only now, inside its own group, so that this group is the root that is seen.
             processes.unshare(processes.CLONE_NEWCGROUP)
-    with rootfs.step("set hostname", order["hostname"]):
-        socket.sethostname(order["hostname"])
-    if order["network_namespace"]:
-        with rootfs.step("bring up", "lo"):
-            interfaces.switch_on_loopback()
     writable = rootfs.lay_out(order, trees)
     for tree in ("null", "empty"):
         os.close(trees[tree])
-    with rootfs.step("drop", "capabilities from the bounding set"):
-        capabilities.drop_bounding(order["bounding"])
     processes.set_name("sandbox-init")
     messages.send(channel, {"at": "ready"}, (writable,))
     os.close(writable)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-RECIPE = ("config", "layers", "entries", "trees", "storage_size", "seccomp_program")
+RECIPE = ("config", "plan", "layers", "entries", "trees", "storage_size", "seccomp_program")
 MOST_RECIPES = 32
 # How much is kept for those who ask later: bytes of a container's output, events of the launcher.
 MOST_OUTPUT = 1 << 20
@@ -283,7 +283,7 @@ class Launcher:
             numbers = {}
         message["created"] = time.time()
         try:
-            held.clone(numbers, [])
+            held.let_go(numbers)
         except BaseException:
             held.end()
             raise
@@ -321,7 +321,7 @@ class Launcher:
         held = self._find(message["container"])
         if message.get("resources"):
             held.group.update(message["resources"])
-            held.order["about"]["plan"] = message["plan"]
+            held.order["plan"] = message["plan"]
             self._tell("limits", held, limits=held.group.limits())
         self._answer(client, {"event": "limits", "limits": held.group.limits()})
 
@@ -669,7 +669,8 @@ def _row(held: Held) -> dict[str, Any]:
         "state": "ending" if held.reason else "running" if held.ready else "starting",
         "pid": held.pid,
         "created": held.order["created"],
-        "about": held.order.get("about"),
+        "about": held.order["about"],
+        "plan": held.order["plan"],
         "runs": sorted(held.runs),
         "groups": held.group.paths(),
         "ready": held.ready,
