@@ -45,7 +45,7 @@ def cold_runs(rounds: int) -> Iterator[Pair]:
         assert container.limits_at_start["memory"] == 256 << 20
         assert container.limits_at_start["pids_limit"] == 64
         seen.add(container.id)
-        container.remove()
+        container.close()
 
     what = f"cold run of `{PROGRAM}`"
     with _runc_bundle(plan, shown) as (folder, state):
