@@ -172,7 +172,7 @@ def test_a_process_that_ends_itself_is_reported() -> None:
 def test_a_kernel_whose_jupyter_was_killed_while_it_started_ends(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    file, _ = write_connection_file(str(tmp_path / "connection.json"))
+    file, _ = write_connection_file(str(tmp_path / "connection.json"), key=b"some key")
     command = [word.replace("{connection_file}", file) for word in kernels.ARGV]
     kernel = subprocess.Popen(command, env=os.environ | {"JPY_PARENT_PID": str(gone.pid)})
     try:
