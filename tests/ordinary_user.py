@@ -146,7 +146,9 @@ def _install(place: Path) -> None:
     shutil.copytree(
         REPOSITORY / "tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copy(REPOSITORY / "pyproject.toml", place)
+    for name in ("pyproject.toml", "README.md", "README.zh-CN.md"):
+        shutil.copy(REPOSITORY / name, place)
+    shutil.copytree(REPOSITORY / "docs", place / "docs", ignore=shutil.ignore_patterns("images"))
     for path in [place, *place.rglob("*")]:
         if not path.is_symlink():
             mode = path.stat().st_mode
