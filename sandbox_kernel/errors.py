@@ -45,7 +45,7 @@ class InvalidOption(SandboxError, ValueError):
     """
 
     def __init__(self, option: str, value: object, allowed: str) -> None:
-        super().__init__(f"option `{option}`: `{shown(value)}` is not allowed: {allowed}")
+        super().__init__(f"option `{shown(option)}`: `{shown(value)}` is not allowed: {allowed}")
         self.option = option
         self.value = value
         self.allowed = allowed

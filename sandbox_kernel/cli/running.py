@@ -22,6 +22,9 @@ _DETACH = Flag("detach", ("--detach", "-d"), "", "Print the id and leave it runn
 def run(found: Parsed) -> int:
     """Makes a container for one program, passes its output on, and returns its status."""
     reference, *command = found.rest
+    if "image" in found.options:
+        allowed = f"IMAGE alone, and `{reference}` is one"
+        raise InvalidOption("--image", found.options["image"], allowed)
     plan = policy.plan(settings.COMMAND_LINE, **{**found.options, "image": reference})
     argv = command_of(plan, image.resolve(plan.image), command)
     detach, interactive = bool(found.own.get("detach")), bool(found.own.get("interactive"))

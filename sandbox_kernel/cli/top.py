@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import time
 from contextlib import suppress
@@ -12,6 +14,7 @@ from sandbox_kernel.arguments import Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
 from sandbox_kernel.container import Container
+from sandbox_kernel.linux import processes
 from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
 
 if TYPE_CHECKING:
@@ -24,8 +27,7 @@ HEADINGS = ("id", "name", "memory", "processors", "held back", "processes", "wri
 def top(found: Parsed) -> int:
     """One table over an interval; on a terminal it goes on until it is interrupted."""
     before: dict[str, Reading] = {}
-    _look(found.rest, before)
-    time.sleep(INTERVAL)  # what is measured is what happens in this time
+    _let_pass(_look(found.rest, before))
     if found.own.get("format") == "json":
         seen = _look(found.rest, before)
         output.data([{"id": live.id, "name": live.name, "use": use} for live, use in seen])
@@ -39,18 +41,32 @@ def top(found: Parsed) -> int:
 def _live(references: list[str], before: dict[str, Reading]) -> None:
     from rich.live import Live
 
-    with Live(_view(references, before), auto_refresh=False) as live:
+    with Live(auto_refresh=False) as live:
         while True:
-            time.sleep(INTERVAL)
-            live.update(_view(references, before), refresh=True)
+            seen = _look(references, before)
+            live.update(_view(seen), refresh=True)
+            _let_pass(seen)
 
 
-def _view(references: list[str], before: dict[str, Reading]) -> Table:
+def _let_pass(seen: list[tuple[Container, Sample]]) -> None:
+    """The interval that is measured, or less when one of them ends in it."""
+    poll = select.poll()
+    opened = []
+    for live, _ in seen:
+        with suppress(ProcessLookupError):
+            opened.append(processes.pidfd_open(live.pid))
+            poll.register(opened[-1], select.POLLIN)
+    poll.poll(INTERVAL * 1000)
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+def _view(seen: list[tuple[Container, Sample]]) -> Table:
     from rich import box
     from rich.table import Table
 
     view = Table(*HEADINGS, box=box.SIMPLE_HEAD, pad_edge=False)
-    for pair in _look(references, before):
+    for pair in seen:
         view.add_row(*(output.clean(cell) for cell in _line(*pair)))
     return view
 
