@@ -59,7 +59,10 @@ def find(reference: str) -> Container:
     finally:
         channel.close()
     about = found["about"]
-    plan = policy.recorded(found["plan"])
+    try:
+        plan = policy.recorded(found["plan"])
+    except (KeyError, TypeError):  # another version made it: it can be looked at, and ended
+        plan = policy.ContainerPlan(image=about["image"])
     return Container(
         container_id=listed.id,
         name=listed.name,

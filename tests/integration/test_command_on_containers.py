@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sandbox_kernel import container
+from sandbox_kernel import container, policy
 
 pytestmark = pytest.mark.everybody
 
@@ -205,3 +205,19 @@ def _words(pid: str) -> list[str]:
             return file.read().decode(errors="replace").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+@pytest.mark.parametrize(
+    "plan", [{}, {"options": {"of_the_future": 1}, "sources": {}, "asked": []}]
+)
+def test_a_container_of_another_version_can_be_looked_at_and_ended(
+    plan: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same messages, but its program wrote the plan in another form."""
+    monkeypatch.setattr(policy, "record", lambda _: plan)
+    held = container.Container.create(policy.plan(memory="64m"))
+    with held:
+        assert held.id in output_of("ps", "--quiet").split()
+        assert held.id in output_of("top")
+        assert output_of("rm", "--force", held.id) == f"{held.id}\n"
+        assert held.id not in output_of("ps", "--quiet").split()
