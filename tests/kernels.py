@@ -66,26 +66,39 @@ class Kernel:
         return self.manager.provisioner.process.pid  # type: ignore[union-attr]
 
 
+class Starting:
+    """A kernel with these options of its kernelspec, on its way."""
+
+    def __init__(self, **options: object) -> None:
+        self.manager = KernelManager()
+        environment = {"SANDBOX_KERNEL_OPTIONS": json.dumps(options)} if options else {}
+        self.manager._kernel_spec = KernelSpec(
+            argv=ARGV, language="python", display_name="Sandbox", interrupt_mode="message",
+            env=environment,
+        )  # fmt: skip
+        self.manager.start_kernel()
+
+    @contextmanager
+    def ready(self) -> Iterator[Kernel]:
+        """It answers; it is shut down at the end."""
+        manager = self.manager
+        client = manager.client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=SECONDS)
+            yield Kernel(manager, client)
+        finally:
+            client.stop_channels()
+            if manager.is_alive():
+                manager.shutdown_kernel()
+            manager.cleanup_resources()
+
+
 @contextmanager
 def started(**options: object) -> Iterator[Kernel]:
     """A kernel with these options of its kernelspec; it is shut down at the end."""
-    manager = KernelManager()
-    environment = {"SANDBOX_KERNEL_OPTIONS": json.dumps(options)} if options else {}
-    manager._kernel_spec = KernelSpec(
-        argv=ARGV, language="python", display_name="Sandbox", interrupt_mode="message",
-        env=environment,
-    )  # fmt: skip
-    manager.start_kernel()
-    client = manager.client()
-    client.start_channels()
-    try:
-        client.wait_for_ready(timeout=SECONDS)
-        yield Kernel(manager, client)
-    finally:
-        client.stop_channels()
-        if manager.is_alive():
-            manager.shutdown_kernel()
-        manager.cleanup_resources()
+    with Starting(**options).ready() as kernel:
+        yield kernel
 
 
 def install(folder: Path, name: str) -> None:

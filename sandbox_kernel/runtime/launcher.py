@@ -562,6 +562,7 @@ class Launcher:
             held.reason = held.reason or "out-of-memory"
         self._say_exited(held, run, message, "out-of-memory" if out_of_memory else None)
         held.end_run(run)
+        _let_go(run)
         if (held.single and run.number == 0) or out_of_memory:
             held.kill("over")
         elif held.stopping and not held.runs:
@@ -628,10 +629,19 @@ class Launcher:
             print(f"sandbox-kernel: {failure}", file=sys.stderr, flush=True)
         if not held.ready:
             self._answer(owner, _error(_why_not_made(held)))
-        for client in held.order.get("waiting", ()):
+        for client in held.order.pop("waiting", ()):
             self._answer(client, _error(failure) if failure else {"event": "removed"})
+        for run in held.runs.values():
+            _let_go(run)
         if client_held := owner:
             client_held.held = None
+
+
+def _let_go(run: Run) -> None:
+    """A run and its client know each other no more, so both are freed now, not at a collection."""
+    client, run.client = run.client, None
+    if isinstance(client, Client):
+        client.run = None
 
 
 _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], None]] = {

@@ -1,0 +1,129 @@
+"""Fifty kernels open at once, two hundred container cells from eight threads: nothing leaks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import kernels
+import psutil
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+import sandbox_kernel
+from sandbox_kernel import engine, policy
+from sandbox_kernel.container import events as e
+from sandbox_kernel.container.cell import CellRequest
+from sandbox_kernel.runtime import client
+
+KERNELS = 50
+THREADS = 8
+CELLS = 200
+MEBIBYTE = 1 << 20
+
+
+class Held(NamedTuple):
+    """What a process has: descriptors, threads, bytes that are its own."""
+
+    descriptors: int
+    threads: int
+    memory: int
+
+    @classmethod
+    def by(cls, pid: int) -> Held:
+        process = psutil.Process(pid)
+        return cls(process.num_fds(), process.num_threads(), process.memory_full_info().uss)
+
+    def at_most(self, before: Held, *, grown: int) -> None:
+        assert self[:2] == before[:2]
+        assert self.memory - before.memory < grown
+
+
+@pytest.mark.timeout(180)
+def test_50_kernels_are_open_at_once_and_small_and_leave_nothing_open(
+    record_property: Callable[[str, object], None],
+) -> None:
+    with kernels.started() as first:
+        assert kernels.text_of(first.run("print(1)")[1]) == "1\n"
+    gc.collect()
+    before = Held.by(os.getpid())
+    with ExitStack() as stack:
+        opened: list[kernels.Kernel] = []
+        while len(opened) < KERNELS:
+            some = [kernels.Starting() for _ in range(5)]
+            opened += [stack.enter_context(one.ready()) for one in some]
+        for number, kernel in enumerate(opened):
+            assert kernels.text_of(kernel.run(f"print({number})")[1]) == f"{number}\n"
+        relays = [psutil.Process(kernel.pid) for kernel in opened]
+        launchers = [relay.children()[0] for relay in relays]
+        sizes = {
+            "relay": max(relay.memory_full_info().pss for relay in relays) / MEBIBYTE,
+            "launcher": max(one.memory_full_info().pss for one in launchers) / MEBIBYTE,
+        }
+        print({name: f"{size:.1f} MiB" for name, size in sizes.items()})
+        assert sizes["relay"] < 45
+        assert sizes["launcher"] < 15
+        everybody = [process for relay in relays for process in [relay, *relay.children(True)]]
+    assert not psutil.wait_procs(everybody, timeout=10)[1]
+    del opened, kernel, some
+    gc.collect()
+    Held.by(os.getpid()).at_most(before, grown=40 * MEBIBYTE)
+
+
+def test_200_cells_from_8_threads_leak_nothing() -> None:
+    sandbox_kernel.run("pass").check()
+    launcher = client.shared().pid
+    shells = [_shell() for _ in range(THREADS)]
+    failed: list[BaseException] = []
+    _work(shells, 10 * THREADS, failed)  # what is made once is made now
+    gc.collect()
+    before = [Held.by(os.getpid()), Held.by(launcher)]
+
+    _work(shells, CELLS, failed)
+
+    assert not failed
+    gc.collect()
+    for was, process, grown in zip(before, (os.getpid(), launcher), (8, 1), strict=True):
+        Held.by(process).at_most(was, grown=grown * MEBIBYTE)
+    assert client.shared().pid == launcher
+
+
+def _work(shells: list[InteractiveShell], cells: int, failed: list[BaseException]) -> None:
+    """So many cells, from a thread for each shell."""
+
+    def run(shell: InteractiveShell) -> None:
+        try:
+            for number in range(cells // THREADS):
+                _by_magic(shell, number) if number % 2 else _by_engine(number)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(shell,)) for shell in shells]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _shell() -> InteractiveShell:
+    config = Config({"HistoryManager": {"enabled": False}})
+    shell = InteractiveShell(config=config)
+    shell.extension_manager.load_extension("sandbox_kernel")
+    return shell
+
+
+def _by_magic(shell: InteractiveShell, number: int) -> None:
+    shell.user_ns["number"] = number
+    shell.run_cell_magic("container", "--in number --out square", "square = number ** 2")
+    assert shell.user_ns.pop("square") == number**2
+
+
+def _by_engine(number: int) -> None:
+    events = list(engine.start(policy.plan("program"), CellRequest(code=f"print({number})")))
+    assert "".join(event.text for event in events if isinstance(event, e.Stdout)) == f"{number}\n"
+    assert not any(isinstance(event, e.Error) for event in events)
