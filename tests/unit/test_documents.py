@@ -121,6 +121,18 @@ def test_every_page_can_be_found_from_another(folder: str) -> None:
     assert lost == []
 
 
+def test_every_picture_is_on_a_page() -> None:
+    shown = {
+        (page.parent / link).resolve()
+        for page in documents.tracked("*.md")
+        for link in documents.links(page)
+    }
+    pictures = list((REPOSITORY / "docs/images").iterdir())
+
+    assert pictures
+    assert [picture.name for picture in pictures if picture.resolve() not in shown] == []
+
+
 def test_every_place_of_the_code_that_a_page_names_is_there() -> None:
     lost = []
     for page in PAGES:
