@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -45,9 +44,7 @@ class Held(NamedTuple):
 
 
 @pytest.mark.timeout(180)
-def test_50_kernels_are_open_at_once_and_small_and_leave_nothing_open(
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_50_kernels_are_open_at_once_and_small_and_leave_nothing_open() -> None:
     with kernels.started() as first:
         assert kernels.text_of(first.run("print(1)")[1]) == "1\n"
     gc.collect()
@@ -88,8 +85,9 @@ def test_200_cells_from_8_threads_leak_nothing() -> None:
 
     assert not failed
     gc.collect()
-    for was, process, grown in zip(before, (os.getpid(), launcher), (8, 1), strict=True):
-        Held.by(process).at_most(was, grown=grown * MEBIBYTE)
+    Held.by(os.getpid()).at_most(before[0], grown=8 * MEBIBYTE)
+    # Python takes memory by the mebibyte, and the last events are kept.
+    Held.by(launcher).at_most(before[1], grown=5 * MEBIBYTE // 2)
     assert client.shared().pid == launcher
 
 
