@@ -51,6 +51,18 @@ class InvalidOption(SandboxError, ValueError):
         self.allowed = allowed
 
 
+class CopyRefused(SandboxError):
+    """More was to be copied than the caller allowed; what was written until then is left.
+
+    Do: copy less, or give the option that the message names a larger value.
+    """
+
+    def __init__(self, option: str, most: int, at: str) -> None:
+        super().__init__(f"copy `{shown(at)}`: more than `{option}` {most} allows: give it more")
+        self.option = option
+        self.most = most
+
+
 class NotAllowed(SandboxError, PermissionError):
     """A notebook, project or caller asked for more than the user's own settings allow.
 

@@ -378,6 +378,8 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
         merged["cwd"] = process.cwd
     if process.user:
         merged["user"] = {"username": process.user}
+    if process.transfer:
+        merged["transfer"] = dict(process.transfer)
     return {
         "process": merged,
         "numbers": list(process.descriptors),

@@ -33,6 +33,8 @@ class ProcessSpec:
     user: str | None = None
     descriptors: Mapping[int, int] = field(default_factory=dict)
     timeout: float | None = None
+    transfer: Mapping[str, Any] | None = None
+    """Instead of a program: our own copying of files, see `runtime.transfer`."""
     logged: bool = False
     """Outputs that are not in `descriptors` go to the container's log."""
 

@@ -384,6 +384,7 @@ class Launcher:
                 "limits": held.group.limits(),
                 "usage": held.usage(),
                 "process": held.order["config"]["process"],
+                "made": _made_places(held.order),
             }
         self._answer(client, {**answer, "event": "inspect"})
 
@@ -686,6 +687,13 @@ def _row(held: Held) -> dict[str, Any]:
         "ready": held.ready,
         "exit": held.last_exit,
     }
+
+
+def _made_places(order: dict[str, Any]) -> list[str]:
+    """What the runtime itself puts into a root file system."""
+    mounted = [mount["destination"] for mount in order["config"].get("mounts", ())]
+    entries = [entry["path"] for entry in order.get("entries", ())]
+    return [*mounted, *entries, *(tree["destination"] for tree in order.get("trees", ()))]
 
 
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

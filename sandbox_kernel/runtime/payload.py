@@ -27,6 +27,7 @@ import stat
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, processes, seccomp_install
+from sandbox_kernel.runtime import transfer
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step
 
@@ -63,7 +64,11 @@ def enter(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for limit in process.get("rlimits", ()):
             _set_rlimit(limit)
-        _execute(os.execve, *_become(process, program))
+        start = _become(process, program)
+        if "transfer" in process:
+            transfer.serve(process["transfer"])
+            os._exit(0)
+        _execute(os.execve, *start)
         raise AssertionError("execve returned")
     except StepFailed as error:
         message: dict[str, Any] = {
@@ -85,7 +90,9 @@ def status_of(errno: int) -> int:
 
 def can_spawn(process: Mapping[str, Any]) -> bool:
     """Whether `spawn` will do: the limits must be such that pid 1 can live with them too."""
-    return all(limit == NO_CORE for limit in process.get("rlimits", ()))
+    return "transfer" not in process and all(
+        limit == NO_CORE for limit in process.get("rlimits", ())
+    )
 
 
 def spawn(process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None) -> int:

@@ -1,0 +1,298 @@
+"""Files as a stream between a container and the host: `pack` on one side, `unpack` on the other.
+
+The side in the container runs in a fork of pid 1 that became what a program of the container is:
+its root, identity, capabilities, filter. So whatever lies there, links, races, devices, can lead it
+nowhere but where the container's own programs get; nothing of the image is loaded or executed
+(CVE-2019-14271, CVE-2018-15664). The side on the host believes nothing that the stream says.
+
+The stream: records, each 4 bytes of length (big endian) and JSON. A file's record is followed by
+its data in pieces of the same form, ended by an empty one. The last record is `end` or `failed`.
+Names are bytes in any encoding, as surrogates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from sandbox_kernel.errors import CopyRefused, StepFailed
+from sandbox_kernel.linux import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+PIECE = 1 << 18
+LONGEST_RECORD = 1 << 16
+DEEPEST = 512
+PERMISSIONS = 0o777
+
+
+def pack(source: str, sink: int) -> None:
+    """Write the file, link or folder at a path, links as links, to a stream. OSError."""
+    parent = os.open(os.path.dirname(source) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _pack(parent, os.path.basename(source), "", sink, 0)
+    finally:
+        os.close(parent)
+    _write_record(sink, {"kind": "end"})
+
+
+def _pack(parent: int, name: str, shown: str, sink: int, depth: int) -> None:
+    """One entry and what is below it. What can't be copied is said and passed over."""
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    record: dict[str, Any] = {"path": shown, "mode": found.st_mode & PERMISSIONS}
+    if stat.S_ISLNK(found.st_mode):
+        target = os.readlink(name, dir_fd=parent)
+        _write_record(sink, {**record, "kind": "link", "target": target})
+    elif stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
+        _pack_folder(parent, name, record, sink, depth)
+    elif stat.S_ISREG(found.st_mode):
+        _pack_file(parent, name, record, sink)
+    else:
+        why = "it lies too deep" if stat.S_ISDIR(found.st_mode) else "it is no file, folder or link"
+        _write_record(sink, {**record, "kind": "skipped", "why": why})
+
+
+def _pack_folder(parent: int, name: str, record: dict[str, Any], sink: int, depth: int) -> None:
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(name, flags, dir_fd=parent)
+    except OSError as error:
+        _write_record(sink, {**record, "kind": "skipped", "why": os.strerror(error.errno or 0)})
+        return
+    try:
+        _write_record(sink, {**record, "kind": "folder"})
+        for below in sorted(os.listdir(folder)):
+            try:
+                _pack(folder, below, f"{record['path']}/{below}".lstrip("/"), sink, depth + 1)
+            except FileNotFoundError:
+                continue  # it went away meanwhile
+    finally:
+        os.close(folder)
+
+
+def _pack_file(parent: int, name: str, record: dict[str, Any], sink: int) -> None:
+    try:
+        # Should it have become a fifo meanwhile, opening it does not wait for a writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(name, flags, dir_fd=parent)
+    except OSError as error:
+        _write_record(sink, {**record, "kind": "skipped", "why": os.strerror(error.errno or 0)})
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            _write_record(sink, {**record, "kind": "skipped", "why": "it is no file any more"})
+            return
+        _write_record(sink, {**record, "kind": "file"})
+        while data := os.read(file, PIECE):
+            _write_piece(sink, data)
+        _write_piece(sink, b"")
+    finally:
+        os.close(file)
+
+
+class Unpacking:
+    """Makes what a stream says below one folder, never outside it, never through a link."""
+
+    def __init__(self, source: int, *, most_bytes: int, most_files: int) -> None:
+        self._source = source
+        self._bytes_left = self._most_bytes = most_bytes
+        self._files_left = self._most_files = most_files
+        self.skipped: list[tuple[str, str]] = []
+
+    def into(self, parent: int, name: str) -> None:
+        """The stream's first entry gets a name in the folder `parent`; a file there is replaced.
+
+        Raises CopyRefused with the option for more than is allowed, StepFailed for the rest.
+        """
+        while True:
+            record = self._record()
+            kind = record.get("kind")
+            if kind == "end":
+                return
+            if kind == "failed":
+                raise StepFailed("copy", str(record.get("path", "")), str(record.get("why")))
+            path = _checked(record.get("path"))
+            self._count(path)
+            if kind == "skipped":
+                self.skipped.append(("/".join(path) or name, str(record.get("why"))))
+                continue
+            self._make(parent, [name, *path], record)
+
+    def _count(self, path: list[str]) -> None:
+        self._files_left -= 1
+        if self._files_left < 0:
+            raise CopyRefused("--max-files", self._most_files, "/".join(path))
+
+    def _make(self, parent: int, path: list[str], record: Mapping[str, Any]) -> None:
+        folder = _folder_of(parent, path)
+        try:
+            mode = int(record.get("mode", 0o600)) & PERMISSIONS
+            name = path[-1]
+            kind = record["kind"]
+            if kind == "folder":
+                _make_folder(folder, name, mode)
+            elif kind == "link":
+                _replace(folder, name, lambda new: os.symlink(_text(record), new, dir_fd=folder))
+            elif kind == "file":
+                _replace(folder, name, lambda new: self._write_file(folder, new, mode, name))
+            else:
+                raise StepFailed("copy", "/".join(path), f"a record of kind `{kind}` is unknown")
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise StepFailed("write", "/".join(path), why, error.errno or 0) from error
+        finally:
+            os.close(folder)
+
+    def _write_file(self, folder: int, name: str, mode: int, shown: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(name, flags, 0o600, dir_fd=folder)
+        try:
+            while data := self._piece(PIECE):
+                self._bytes_left -= len(data)
+                if self._bytes_left < 0:
+                    raise CopyRefused("--max-bytes", self._most_bytes, shown)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(file, view) :]
+            os.fchmod(file, mode)
+        except BaseException:
+            os.unlink(name, dir_fd=folder)
+            raise
+        finally:
+            os.close(file)
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._piece(LONGEST_RECORD))
+        except ValueError as error:
+            raise StepFailed("read", "the stream of files", str(error)) from error
+        if not isinstance(record, dict):
+            raise StepFailed("read", "the stream of files", "a record is an object")
+        return record
+
+    def _piece(self, most: int) -> bytes:
+        length = int.from_bytes(self._exactly(4), "big")
+        if length > most:
+            raise StepFailed(
+                "read", "the stream of files", f"a piece of {length} bytes is too long"
+            )
+        return self._exactly(length)
+
+    def _exactly(self, length: int) -> bytes:
+        parts = []
+        while length:
+            data = os.read(self._source, length)
+            if not data:
+                raise StepFailed("read", "the stream of files", "it ended before its end")
+            parts.append(data)
+            length -= len(data)
+        return b"".join(parts)
+
+
+def _checked(path: object) -> list[str]:
+    """The parts of a path of the stream; nothing that could lead elsewhere."""
+    if not isinstance(path, str) or "\0" in path:
+        raise StepFailed("read", "the stream of files", "a path is no text")
+    parts = path.split("/") if path else []
+    if len(parts) > DEEPEST or any(part in ("", ".", "..") for part in parts):
+        raise StepFailed("read", "the stream of files", f"the path {path[:200]!r} is refused")
+    return parts
+
+
+def _folder_of(parent: int, path: list[str]) -> int:
+    """The folder in which the last part of a path is to be made; no link is followed."""
+    if len(path) == 1:
+        return os.dup(parent)
+    return paths.open_below(
+        parent,
+        "/".join(path[:-1]),
+        os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+        paths.RESOLVE_NO_SYMLINKS | paths.RESOLVE_BENEATH,
+    )
+
+
+def _make_folder(folder: int, name: str, mode: int) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=folder)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise
+        return
+    # Its owner keeps the right to write what comes into it.
+    os.chmod(name, mode | 0o700, dir_fd=folder)
+
+
+def _replace(folder: int, name: str, make: Any) -> None:
+    """Make something under another name first: what stood there goes only when it is whole."""
+    new = f".{name[:200]}.{os.urandom(6).hex()}"
+    make(new)
+    try:
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(new, dir_fd=folder)
+        raise
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    target = record.get("target")
+    if not isinstance(target, str) or not target or "\0" in target:
+        raise StepFailed("read", "the stream of files", "a link points nowhere")
+    return target
+
+
+def _write_record(sink: int, record: Mapping[str, Any]) -> None:
+    _write_piece(sink, json.dumps(record).encode())
+
+
+def _write_piece(sink: int, data: bytes) -> None:
+    view = memoryview(len(data).to_bytes(4, "big") + data)
+    while view:
+        view = view[os.write(sink, view) :]
+
+
+def serve(order: Mapping[str, Any]) -> None:
+    """Be the side in the container: descriptor 0 is the stream in, 1 the stream out.
+
+    `order`: `do` (pack, unpack, look), `path`, and for unpack `most_bytes` and `most_files`. Ends
+    with a record `end` or `failed` on 1.
+    """
+    path = order["path"]
+    try:
+        if order["do"] == "pack":
+            pack(path, 1)
+        elif order["do"] == "unpack":
+            _unpack(order)
+            _write_record(1, {"kind": "end"})
+    except StepFailed as error:
+        _write_record(1, {"kind": "failed", "path": error.subject, "why": error.why})
+    except CopyRefused as error:
+        _write_record(1, {"kind": "failed", "path": path, "why": str(error)})
+    except OSError as error:
+        _write_record(1, {"kind": "failed", "path": path, "why": os.strerror(error.errno or 0)})
+
+
+def _unpack(order: Mapping[str, Any]) -> None:
+    parent, name = place(order["path"], order["name"])
+    try:
+        most_bytes, most_files = order["most_bytes"], order["most_files"]
+        Unpacking(0, most_bytes=most_bytes, most_files=most_files).into(parent, name)
+    finally:
+        os.close(parent)
+
+
+def place(path: str, name: str) -> tuple[int, str]:
+    """Where a copy goes, as cp(1) has it: into a folder that is there, else under that name.
+
+    Returns the folder, open, and the name in it. OSError when there is no such folder.
+    """
+    if os.path.isdir(path):
+        folder, chosen = path, name
+    else:
+        folder, chosen = os.path.dirname(path) or ".", os.path.basename(path)
+    if chosen in ("", ".", ".."):
+        raise StepFailed("copy to", path, "there is no such folder, and no name to give the copy")
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), chosen
