@@ -315,6 +315,24 @@ def test_a_wrong_line_of_a_magic_is_one_line(line: str) -> None:
     assert raised(lambda: shell().run_cell_magic("container", line, "pass")).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nope", "one of ps, inspect, plan"),
+        ("plan --memory banana", "256m or 1.5g"),
+        ("plan --memroy 1g", "did you mean `--memory`?"),
+        ("ps extra", "%container ps"),
+        ("rm", "%container rm"),
+        ("'", "quotes that are closed"),
+    ],
+)
+def test_a_wrong_subcommand_of_the_magic_is_one_line(line: str, says: str) -> None:
+    said = raised(lambda: shell().run_line_magic("container", line))
+
+    assert says in said
+    assert said.isprintable()
+
+
 def test_an_unknown_name_in_python_is_one_line_with_the_nearest() -> None:
     said = raised(lambda: sandbox_kernel.run("pass", memroy="1g"))
 
