@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterable, Iterator
@@ -35,9 +34,7 @@ def pages() -> dict[str, str]:
 def verbs() -> Iterator[tuple[str, Verb]]:
     """The verbs of the command, in its own order."""
     for name, (module, _) in command.VERBS.items():
-        full = f"sandbox_kernel.cli.{module}"
-        if importlib.util.find_spec(full) and name in importlib.import_module(full).VERBS:
-            yield name, importlib.import_module(full).VERBS[name]
+        yield name, importlib.import_module(f"sandbox_kernel.cli.{module}").VERBS[name]
 
 
 # -- settings -------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Iterator
 
@@ -28,12 +27,10 @@ PAGES = [
 
 
 def verbs() -> dict[str, Verb]:
-    found = {}
-    for name, (module, _) in main.VERBS.items():
-        full = f"sandbox_kernel.cli.{module}"
-        if importlib.util.find_spec(full) and name in importlib.import_module(full).VERBS:
-            found[name] = importlib.import_module(full).VERBS[name]
-    return found
+    return {
+        name: importlib.import_module(f"sandbox_kernel.cli.{module}").VERBS[name]
+        for name, (module, _) in main.VERBS.items()
+    }
 
 
 def all_spellings() -> Iterator[str]:
