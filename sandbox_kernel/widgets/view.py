@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandbox_kernel.observe import Sample
 
 MOST_SAMPLES = 120
+LEAST_SPAN = 30  # samples for which a sparkline has room from the start
 HIGH, FULL = 80, 95
 """Percent of a limit from which the words "near" and "at" stand beside it."""
 BAR = 20
@@ -213,8 +214,9 @@ def _markup(row: Row) -> str:
 
 def _sparkline(row: Row) -> str:
     """The history as a line that ends at the right; words and meter say the rest to readers."""
-    start = MOST_SAMPLES - len(row.history)
-    step = WIDTH / (MOST_SAMPLES - 1)
+    span = max(len(row.history), LEAST_SPAN)
+    start = span - len(row.history)
+    step = WIDTH / (span - 1)
     points = " ".join(
         f"{(start + index) * step:.1f},{HEIGHT - value * HEIGHT / 100:.1f}"
         for index, value in enumerate(row.history)

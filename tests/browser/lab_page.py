@@ -55,6 +55,19 @@ class LabPage:
             "| Idle", timeout=seconds * 1000
         )
 
+    def save(self) -> None:
+        """The disk in the toolbar; a new notebook keeps the name that it is asked for."""
+        self.page.locator('.jp-NotebookPanel:visible [data-command="docmanager:save"]').click()
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        expect(self.page.locator(".lm-TabBar-tab.lm-mod-current.jp-mod-dirty")).to_have_count(0)
+
+    def use_theme(self, name: str) -> None:
+        """The menu: Settings, Theme."""
+        self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        self.page.locator(".lm-Menu-item").filter(has_text="Theme").first.hover()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True).click()
+        self.page.locator(f'body[data-jp-theme-name="{name}"]').wait_for(state="attached")
+
     def write(self, code: str) -> Locator:
         """Put `code` into the last cell, which must be empty, without running it."""
         cell = self.page.locator(".jp-Notebook:visible .jp-CodeCell").last
