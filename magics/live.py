@@ -16,8 +16,8 @@ def in_a_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def show(container: Container) -> Limits:
-    """Shows the view; it ends with the container."""
+def show(container: Container | str) -> Limits:
+    """Shows the view of a container, given or named; it ends with the container."""
     from IPython.display import display
 
     from sandbox_kernel.widgets import Limits  # takes a while, so only when one is asked for

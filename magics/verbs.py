@@ -106,14 +106,11 @@ def _logs(notebook: Notebook, words: list[str]) -> bool:
 
 
 def _top(notebook: Notebook, words: list[str]) -> bool:
-    """What a kept container uses against its limits: live in a notebook, else as it is now."""
-    kept = notebook.find(words[0]) if len(words) == 1 else None
-    if kept is None:
+    """What one container uses against its limits, live, where there is a notebook to show it."""
+    if len(words) != 1 or words[0].startswith("-") or not live.in_a_notebook():
         return False
-    if live.in_a_notebook():
-        live.show(kept.container)
-    else:
-        print(usage_line(kept.container.usage()))
+    kept = notebook.find(words[0])
+    live.show(kept.container if kept else words[0])
     return True
 
 

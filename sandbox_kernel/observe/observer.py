@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from sandbox_kernel import errors
-from sandbox_kernel.observe.named import Observed
+from sandbox_kernel.observe.observed import Observed
 from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
 from sandbox_kernel.runtime import cgroups
 

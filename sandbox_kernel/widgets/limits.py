@@ -36,7 +36,7 @@ class Limits(anywidget.AnyWidget):
     markup = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, container: Container | Sandbox | str, *, interval: float = INTERVAL) -> None:
-        found = _find(container)
+        found, self._found = _find(container)
         self._view = view.View(found.name)
         self._shown_as: str | None = None
         self._over = threading.Event()
@@ -98,6 +98,8 @@ class Limits(anywidget.AnyWidget):
         with self._lock:
             self._view.end(why)
             self._show()
+        if self._found is not None:
+            self._found.close()
         self._keep()
 
     def _show(self) -> None:
@@ -116,12 +118,16 @@ class Limits(anywidget.AnyWidget):
         )
 
 
-def _find(container: Container | Sandbox | str) -> Observed:
-    if isinstance(container, str):
-        return observe.find(container)
-    held: Any = container
-    found: Observed = getattr(held, "container", held)  # a Sandbox has one
-    return found
+def _find(given: Container | Sandbox | str) -> tuple[Observed, Container | None]:
+    """The container, and the same if it was found here, and so is to be let go of here."""
+    if isinstance(given, str):
+        from sandbox_kernel.container import find
+
+        found = find(given)
+        return found, found
+    held: Any = given
+    observed: Observed = getattr(held, "container", held)  # a Sandbox has one
+    return observed, None
 
 
 def _in_a_notebook() -> bool:
