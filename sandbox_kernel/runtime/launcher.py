@@ -103,8 +103,8 @@ class Launcher:
             processes.unshare(processes.CLONE_NEWNS)
         mounts.make_private()
         gone = state.sweep(runtime)
-        alive = set(state.live_launchers(runtime)) | {name}
-        self._driver.sweep(lambda launcher: launcher in alive)
+        # Asked when a group was seen: its launcher may have started during this very sweep.
+        self._driver.sweep(lambda other: other == name or state.is_live(runtime, other))
         self._folder = state.LauncherFolder(runtime, name)
         sources = f"{self._folder.path}/sources"
         os.mkdir(sources, 0o700)

@@ -83,7 +83,16 @@ class LauncherFolder:
 
 def live_launchers(runtime: str) -> list[str]:
     """Names of the launchers that live now."""
-    return [name for name in _names(runtime) if not _is_free(f"{runtime}/launchers/{name}")]
+    return [name for name in _names(runtime) if is_live(runtime, name)]
+
+
+def is_live(runtime: str, name: str) -> bool:
+    """Whether this launcher lives now. It has its lock before it makes anything else."""
+    guard = _guard(runtime)
+    try:
+        return not _is_free(f"{runtime}/launchers/{name}")
+    finally:
+        os.close(guard)
 
 
 def sweep(runtime: str) -> list[str]:
