@@ -8,7 +8,7 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 
 from magics import grammar
 from magics.notebook import Notebook
-from magics.verbs import available
+from magics.verbs import VERBS
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.grammar import NETWORKS, RLIMITS, RUNTIMES, SECURITY_OPTIONS
@@ -88,7 +88,7 @@ class Completer:
             return [spelling for flag in flags for spelling in flag.spellings]
         if magic == "%container":
             if not given:
-                return available()
+                return list(VERBS)
             return list(self.notebook.kept) if given[0] in NAMED else []
         return [grammar.RESET] if magic == "%sandbox" else list(IMAGES)
 

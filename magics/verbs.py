@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,22 +20,11 @@ VERBS = (
 )  # fmt: skip
 
 
-def available() -> list[str]:
-    """The subcommands: our own, and those that the command has."""
-    from sandbox_kernel.cli import main
-
-    return [name for name in VERBS if name in OWN or _is_there(main.VERBS[name][0])]
-
-
-def _is_there(module: str) -> bool:
-    return importlib.util.find_spec(f"sandbox_kernel.cli.{module}") is not None
-
-
 def help_text() -> str:
     """What stands below the options in `%container?`."""
     from sandbox_kernel.cli import main
 
-    rows = [f"  %container {name:<8} {main.VERBS[name][1]}" for name in available()]
+    rows = [f"  %container {name:<8} {main.VERBS[name][1]}" for name in VERBS]
     return "\n".join(["subcommands, each with --help:", *rows])
 
 
@@ -44,11 +32,11 @@ def run(notebook: Notebook, line: str) -> None:
     """One subcommand. Raises InvalidOption for a line that is none."""
     words = arguments.words(line)
     if not words or words[0] == "--help":
-        print(f"%container {'|'.join(available())} ...", "", help_text(), sep="\n")
+        print(f"%container {'|'.join(VERBS)} ...", "", help_text(), sep="\n")
         return
     name, *rest = words
-    if name not in available():
-        raise InvalidOption("%container", name, f"one of {', '.join(available())}")
+    if name not in VERBS:
+        raise InvalidOption("%container", name, f"one of {', '.join(VERBS)}")
     if "--help" not in rest and name in OWN and OWN[name](notebook, rest):
         return
     _command(name, rest)
@@ -58,9 +46,6 @@ def _command(name: str, words: list[str]) -> None:
     """A verb of the command, as it is."""
     from sandbox_kernel.cli import main
 
-    if not _is_there(main.VERBS[name][0]):
-        where = "the name of a container that this notebook keeps (`%container ps`)"
-        raise InvalidOption(f"%container {name}", " ".join(words) or "nothing", where)
     module = importlib.import_module(f"sandbox_kernel.cli.{main.VERBS[name][0]}")
     verb = module.VERBS[name]
     found = arguments.parse(words, verb.all_flags(), command=verb.command)
@@ -111,22 +96,6 @@ def _top(notebook: Notebook, words: list[str]) -> bool:
         return False
     kept = notebook.find(words[0])
     live.show(kept.container if kept else words[0])
-    return True
-
-
-def _list(notebook: Notebook, words: list[str]) -> bool:
-    """`ps` where the command has none: what this notebook keeps."""
-    from sandbox_kernel.cli import main, output
-
-    if _is_there(main.VERBS["ps"][0]) or words:
-        return False
-    rows = []
-    for name in list(notebook.kept):
-        kept = notebook.find(name)
-        if kept is not None:
-            container = kept.container
-            rows.append((container.id, name, container.plan.image, usage_line(container.usage())))
-    output.table(("id", "name", "image", "usage"), rows)
     return True
 
 
@@ -181,7 +150,7 @@ def _remove(notebook: Notebook, words: list[str]) -> bool:
 
 
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
-    "ps": _list, "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
+    "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
     "top": _top, "stop": _stop, "rm": _remove,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""

@@ -149,7 +149,7 @@ def _magics() -> Iterator[str]:
     yield from _flags(grammar.CELL)
     yield from _which_settings(None)
     yield from ("", "## %container", "", "| subcommand | what it does |", "|---|---|")
-    for name in container.available():
+    for name in container.VERBS:
         yield _row(f"`%container {name}`", command.VERBS[name][1])
     yield from ("", "Each prints its options with `--help`.")
     yield from ("", "## %sandbox", "", "```", grammar.SANDBOX_USAGE, "```", "")
