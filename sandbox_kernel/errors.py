@@ -2,7 +2,7 @@
 
     SandboxError
     ├── InvalidOption (ValueError)          a value that is not allowed
-    ├── CopyRefused                         more to copy than was allowed
+    ├── CopyRefused                         more files or bytes were to be copied than allowed
     ├── NotAllowed (PermissionError)        above a ceiling of the user's own settings
     ├── HostLacks (OSError)                 this machine can't do what was asked
     │   └── LimitNotEnforceable             ... to enforce a limit; names the remedy

@@ -1,4 +1,4 @@
-"""What a hostile container can try when its files are copied out: links, races, endless files.
+"""Corpus entry A 22: what a hostile container can try when its files are copied out.
 
 CVE-2018-15664, CVE-2019-14271 and their like. The side in the container is no stronger than the
 container's own programs; the side on the host believes nothing.
@@ -43,7 +43,7 @@ def regular_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.is_symlink() and path.is_file()]
 
 
-def test_links_lead_into_the_container_or_stay_links(held, canaries, tmp_path):
+def test_a22_links_lead_into_the_container_or_stay_links(held, canaries, tmp_path):
     secret = canaries.file
     do(held, f"mkdir w; ln -s {secret} w/file; ln -s {secret.parent} w/folder; ln -s / w/root; "
              f"ln -s {secret.parent} up; ln -s /proc/1/root w/init")  # fmt: skip
@@ -56,7 +56,7 @@ def test_links_lead_into_the_container_or_stay_links(held, canaries, tmp_path):
     assert not (tmp_path / "stolen").exists()
 
 
-def test_a_folder_that_becomes_a_link_in_a_loop_leads_nowhere(held, canaries, tmp_path):
+def test_a22_a_folder_that_becomes_a_link_in_a_loop_leads_nowhere(held, canaries, tmp_path):
     secret = canaries.file.parent
     do(held, "mkdir -p w/sub; echo inside >w/sub/f")
     swapping = start(
@@ -73,7 +73,7 @@ def test_a_folder_that_becomes_a_link_in_a_loop_leads_nowhere(held, canaries, tm
         swapping.close()
 
 
-def test_an_endless_file_a_sparse_one_and_very_many_end_at_the_bound(held, tmp_path):
+def test_a22_an_endless_file_a_sparse_one_and_very_many_end_at_the_bound(held, tmp_path):
     do(held, "truncate -s 1T sparse; mkdir many; cd many; i=0; "
              "while [ $i -lt 300 ]; do : >$i; i=$((i+1)); done")  # fmt: skip
     with pytest.raises(errors.CopyRefused, match="--max-bytes"):
@@ -91,7 +91,19 @@ def test_an_endless_file_a_sparse_one_and_very_many_end_at_the_bound(held, tmp_p
     ]
 
 
-def test_a_link_planted_on_the_host_is_not_written_through(held, tmp_path):
+def test_a22_a_deep_tree_and_odd_names_come_as_they_are_or_are_passed_over(held, tmp_path):
+    do(held, "mkdir w; cd w; printf x >'a\nb'; printf y >'-rf'; i=0; "
+             "while [ $i -lt 600 ]; do mkdir d; cd d; i=$((i+1)); done")  # fmt: skip
+    out = tmp_path / "out"
+    most = {**MOST, "most_files": 1000}
+    ((path, why),) = copying.copy_out(held, "/home/sandbox/w", str(out), **most)
+    assert why == "it lies too deep"
+    assert path.count("/") > 240
+    assert (out / "a\nb").read_text() == "x"
+    assert (out / "-rf").read_text() == "y"
+
+
+def test_a22_a_link_planted_on_the_host_is_not_written_through(held, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "f").write_text("old")
@@ -110,7 +122,7 @@ def test_a_link_planted_on_the_host_is_not_written_through(held, tmp_path):
 @pytest.mark.parametrize(
     "path", ["../f", "/f", "a/../../f", ".", "..", "a//b", "\0", 7, None, "/".join("a" * 600)]
 )
-def test_a_lying_stream_is_refused_before_anything_is_written(tmp_path, path):
+def test_a22_a_lying_stream_is_refused_before_anything_is_written(tmp_path, path):
     def say(sink: int) -> None:
         for record in ({"path": "", "kind": "folder"}, {"path": path, "kind": "file"}):
             data = json.dumps(record).encode()
@@ -135,7 +147,7 @@ def test_a_lying_stream_is_refused_before_anything_is_written(tmp_path, path):
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x04oops", b""])
-def test_a_broken_stream_ends_in_one_line(tmp_path, data):
+def test_a22_a_broken_stream_ends_in_one_line(tmp_path, data):
     read, write = os.pipe()
     os.write(write, data)
     os.close(write)
