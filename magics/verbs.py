@@ -9,7 +9,6 @@ from typing import Any
 
 from magics import live
 from magics.notebook import Notebook
-from magics.oneline import usage_line
 from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
