@@ -184,7 +184,7 @@ class Sandbox:
 
     def set_limits(self, **changes: object) -> dict[str, Any]:
         """Change limits while it lives: `set_limits(memory="1g")`; what the kernel reads back."""
-        return self.container.set_limits(**changes)
+        return self.container.set_limits(settings.PROGRAM, **changes)
 
     def usage(self) -> Mapping[str, Any]:
         """What was used so far."""

@@ -39,6 +39,9 @@ FLAG_OF_NAMESPACE = {
     "time": CLONE_NEWTIME,
 }
 
+# namespaces(7): what /proc/[pid]/ns has for each.
+_FILE_OF_NAMESPACE = {"mount": "mnt", "network": "net"}
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
@@ -95,6 +98,11 @@ def clone(flags: int) -> tuple[int, int]:
     )
     pid = c.syscall(c.CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
+
+
+def has_namespace(kind: str) -> bool:
+    """Whether the running kernel knows this type of namespace (its name in the OCI words)."""
+    return os.path.exists(f"/proc/self/ns/{_FILE_OF_NAMESPACE.get(kind, kind)}")
 
 
 def unshare(flags: int) -> None:

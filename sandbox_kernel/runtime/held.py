@@ -21,7 +21,7 @@ import signal
 import socket
 import stat
 
-from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import capabilities, messages, mounts, paths, processes
 from sandbox_kernel.runtime import identities, rootfs
 from sandbox_kernel.runtime.init import be_init
@@ -444,7 +444,12 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
     kinds = {entry["type"] for entry in config["linux"]["namespaces"]}
     flags = 0
     for kind in kinds - {"cgroup"}:
-        flags |= processes.FLAG_OF_NAMESPACE[kind]
+        if processes.has_namespace(kind):
+            flags |= processes.FLAG_OF_NAMESPACE[kind]
+        elif kind != "time":  # of Linux 5.6, and only a clock's offsets are in it
+            raise HostLacks(
+                f"make a {kind} namespace: this kernel was built without: use one that has it"
+            )
     program = recipe.pop("seccomp_program")  # None only where the plan waived it
     bounding = config["process"].get("capabilities", {}).get("bounding", ())
     return {
