@@ -8,6 +8,7 @@ import codecs
 import json
 import os
 import sys
+from contextlib import nullcontext
 from threading import Event, current_thread
 from typing import Any, Optional
 
@@ -15,6 +16,7 @@ CONFIGURATION = 4
 CHANNELS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
 CHUNK = 1 << 18  # characters of one stream message
 MOST_WAITING = 8 << 20  # characters that may wait to be sent before a write waits for them
+MOST_MESSAGES = 64  # of any size, that may wait behind those
 PIPE_READ = 1 << 16
 
 
@@ -97,6 +99,7 @@ def main() -> None:
             if s.type in (zmq.PUB, zmq.XPUB):
                 # An `idle` that is dropped would hang the front end: sending waits instead.
                 s.setsockopt(zmq.XPUB_NODROP, 1)
+                s.setsockopt(zmq.SNDHWM, MOST_MESSAGES)
             s.setsockopt(zmq.USE_FD, port)
             s.bind("ipc:///sandbox-kernel/%d" % port)  # the name is only for messages of libzmq
             if port == CHANNELS["shell"]:
@@ -106,6 +109,8 @@ def main() -> None:
 
         def init_connection_file(self) -> None:
             self.session.key = configuration["key"].encode()
+            # What is not copied is freed by a thread that hardly gets its turn in a flood.
+            self.session.copy_threshold = MOST_WAITING
 
         def write_connection_file(self, **_: Any) -> None:
             pass
@@ -127,6 +132,8 @@ def main() -> None:
     app.initialize([])
     # The sleep before each reply gives outputs a head start; the outside keeps them in order.
     app.kernel._execute_sleep = 0.0
+    # IPython keeps a copy of all that is printed, for `%notebook`: a flood would fill the memory.
+    app.kernel.shell._tee = lambda channel: nullcontext()
     app.kernel.do_history = numbered(app.kernel)
     app.start()
 
