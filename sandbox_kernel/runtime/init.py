@@ -112,6 +112,7 @@ def _make_container(
     for tree in ("null", "empty"):
         os.close(trees[tree])
     processes.set_name("sandbox-init")
+    processes.set_command_line("sandbox-init")  # the launcher's, which it was, has a host's path
     messages.send(channel, {"at": "ready"}, (writable,))
     os.close(writable)
 

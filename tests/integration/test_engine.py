@@ -43,6 +43,11 @@ def test_it_is_another_machine_in_there() -> None:
     assert found == [True, False, ["sandbox"]]
 
 
+def test_pid_1_tells_nothing_of_the_host() -> None:
+    code = "text = open('/proc/1/cmdline').read().strip(chr(0))"
+    assert sandbox_kernel.run(code, outputs=["text"]).check().outputs["text"] == "sandbox-init"
+
+
 def test_only_declared_descriptors_are_open_in_a_cell() -> None:
     code = "import os; fds = sorted(int(n) for n in os.listdir('/proc/self/fd'))"
     fds = sandbox_kernel.run(code, outputs=["fds"]).outputs["fds"]
