@@ -18,6 +18,7 @@ CHUNK = 1 << 18  # characters of one stream message
 MOST_WAITING = 8 << 20  # characters that may wait to be sent before a write waits for them
 MOST_MESSAGES = 64  # of any size, that may wait behind those
 PIPE_READ = 1 << 16
+OURS = ("<sandbox ", "<string>")  # names of the code that comes with this file, and of its start
 
 
 def main() -> None:
@@ -135,7 +136,23 @@ def main() -> None:
     # IPython keeps a copy of all that is printed, for `%notebook`: a flood would fill the memory.
     app.kernel.shell._tee = lambda channel: nullcontext()
     app.kernel.do_history = numbered(app.kernel)
+    handlers = getattr(getattr(app.kernel, "debugger", None), "started_debug_handlers", {})
+    if "stackTrace" in handlers:
+        handlers["stackTrace"] = without_ours(handlers["stackTrace"])
     app.start()
+
+
+def without_ours(original: Any) -> Any:
+    """The debugger's `stackTrace` without the frames that started the kernel, last in the list."""
+
+    async def stack_trace(message: Any) -> Any:
+        reply = await original(message)
+        frames = reply.get("body", {}).get("stackFrames", [])
+        while frames and str(frames[-1].get("source", {}).get("path")).startswith(OURS):
+            frames.pop()
+        return reply
+
+    return stack_trace
 
 
 def numbered(kernel: Any) -> Any:

@@ -85,3 +85,24 @@ def test_the_debugger_stops_at_a_breakpoint(kernel: Kernel) -> None:
     ask(6, "continue", threadId=event["content"]["body"]["threadId"])
     assert kernel.finish(cell)[0]["content"]["status"] == "ok"
     ask(7, "disconnect", restart=False, terminateDebuggee=True)
+
+
+def test_the_debuggers_call_stack_ends_in_the_cell() -> None:
+    with kernels.started() as kernel:
+
+        def ask(command: str, **arguments: object) -> dict:
+            content = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+            return kernel.control("debug_request", content)["content"]
+
+        ask("initialize", adapterID="", pathFormat="path", linesStartAt1=True)
+        ask("attach")
+        code = "def f():\n    return 1\nf()"
+        path = ask("dumpCell", code=code)["body"]["sourcePath"]
+        ask("setBreakpoints", breakpoints=[{"line": 2}], source={"path": path})
+        ask("configurationDone")
+        cell = kernel.client.execute(code)
+        thread = kernel.wait_for("debug_event", "stopped")["content"]["body"]["threadId"]
+        frames = ask("stackTrace", threadId=thread)["body"]["stackFrames"]
+        assert [frame["name"] for frame in frames] == ["f", "<module>"]
+        ask("continue", threadId=thread)
+        assert kernel.finish(cell)[0]["content"]["status"] == "ok"
