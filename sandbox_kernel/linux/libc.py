@@ -9,10 +9,22 @@ from __future__ import annotations
 import ctypes
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 libc = ctypes.CDLL(None, use_errno=True)
 
-_syscall = libc.syscall
-_syscall.restype = ctypes.c_long
+
+def _raw(count: int) -> Callable[..., int]:
+    """syscall(2) with this many arguments, which may be integers, bytes, None or byref."""
+    function = libc["syscall"]
+    function.restype = ctypes.c_long
+    function.argtypes = (ctypes.c_long, *[ctypes.c_void_p] * count)
+    return function
+
+
+_RAW = tuple(_raw(count) for count in range(7))
 
 # include/uapi/asm-generic/unistd.h: since Linux 5.1 new calls have one number on all machines.
 OPEN_TREE = 428
@@ -59,11 +71,8 @@ def number(name: str) -> int:
 
 
 def syscall(call: int, *arguments: object) -> int:
-    """One raw system call; integers are passed as C longs. Raises OSError with errno."""
-    result: int = _syscall(
-        ctypes.c_long(call),
-        *[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments],
-    )
+    """One raw system call; integers are passed in full registers. Raises OSError with errno."""
+    result = _RAW[len(arguments)](call, *arguments)
     if result < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))

@@ -27,19 +27,16 @@ class OpenHow(ctypes.Structure):
     )
 
 
+HOW_SIZE = ctypes.sizeof(OpenHow)
+
+
 def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open `path` relative to the directory `root`. Raises OSError.
 
     With RESOLVE_IN_ROOT an absolute path is one below `root`, with AT_FDCWD one of our own.
     """
-    how = OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
-    return c.syscall(
-        c.OPENAT2,
-        root,
-        os.fsencode(path),
-        ctypes.byref(how),
-        ctypes.sizeof(how),
-    )
+    how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    return c.syscall(c.OPENAT2, root, os.fsencode(path), ctypes.byref(how), HOW_SIZE)
 
 
 def find(root: int, path: str) -> int:

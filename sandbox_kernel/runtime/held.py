@@ -2,8 +2,8 @@
 
 Making one, in this order, and why:
 
-    clone3          all namespaces at once; the child is pid 1, and waits
     cgroup          made and its limits read back: nothing of the container ever runs without them
+    clone3          all namespaces at once; the child is pid 1, and waits
     open trees      what the container gets of the host is opened by descriptor, by names that may
                     hold no link
     maps            written by the launcher, which is in the parent user namespace
@@ -67,14 +67,14 @@ class Sources:
 
     def tree(self, order: Mapping[str, Any]) -> int:
         """A detached copy of an image's read-only tree, which is put together the first time."""
-        key = (json.dumps(order, sort_keys=True), *map(_file_of, order["mounts"]))
+        key = (order["key"], *map(_file_of, order["mounts"]))
         if key not in self._trees:
             self._trees[key] = self._put_together(order, f"tree{len(self._trees)}")
         return mounts.clone_tree(self._trees[key])
 
     def bind(self, mount: Mapping[str, Any]) -> int:
         """A detached copy of a read-only part of the host that many containers get."""
-        key = (json.dumps(mount, sort_keys=True), _file_of(mount))
+        key = (mount["source"], *mount["options"], _file_of(mount))
         if key not in self._trees:
             tree = _tree(mount["source"], _attributes(mount))
             kept = os.dup(tree)
@@ -206,21 +206,17 @@ class Held:
         self._first: int | None = None
         self._sources = sources
         self.single = bool(order.get("single"))
-        # Pid 1 is made first: while it gets rid of what it inherited, the rest is made here.
-        self.channel, self.pid, self.pidfd = self._clone()
-        try:
-            with step("make cgroup", f"{launcher}/{self.id}"):
-                self.group: Group = driver.create(
-                    f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
-                )
-        except BaseException:
-            self._end_init()
-            raise
+        with step("make cgroup", f"{launcher}/{self.id}"):
+            self.group: Group = driver.create(
+                f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
+            )
         try:
             oom = self.group.oom_fd()
             self.oom_fd = -1 if oom is None else oom
+            # While pid 1 gets rid of what it inherited, the rest is made here.
+            self.channel, self.pid, self.pidfd = self._clone()
         except BaseException:
-            self.end()
+            self.group.remove()
             raise
 
     def _clone(self) -> tuple[socket.socket, int, int]:
@@ -454,6 +450,7 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
     bounding = config["process"].get("capabilities", {}).get("bounding", ())
     return {
         **recipe,
+        "trees": [{**tree, "key": json.dumps(tree, sort_keys=True)} for tree in recipe["trees"]],
         "flags": flags,
         "cgroup_namespace": "cgroup" in kinds,
         "network_namespace": "network" in kinds,
@@ -464,8 +461,10 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _file_of(mount: Mapping[str, Any]) -> tuple[int, int]:
     """Device and inode of a source: what was replaced on the host is bound anew."""
-    with step("look at mount source", mount["source"]):
+    try:
         found = os.stat(mount["source"], follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise StepFailed("find mount source", mount["source"], "it is gone", 2) from error
     return found.st_dev, found.st_ino
 
 

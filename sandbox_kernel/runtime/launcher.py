@@ -260,7 +260,7 @@ class Launcher:
         if recipe is None:
             self._answer(client, {"event": "recipe-wanted"})
             return
-        message = {**recipe, **message}
+        message = {**message, **recipe}
         held = Held(
             message,
             log=Feed(MOST_OUTPUT),
