@@ -139,8 +139,6 @@ class Container:
         except BaseException:
             channel.close()
             raise
-        for descriptor in received:
-            os.close(descriptor)
         container = cls(
             container_id=container_id,
             name=plan.name,
@@ -155,7 +153,9 @@ class Container:
             not_in_force=not_in_force,
         )
         if process:
-            container.process = Process(channel, container_id, launcher.connect)
+            # That it was started came with the same message, unless it was not.
+            pidfd = received.pop() if received else -1
+            container.process = Process(channel, container_id, launcher.connect, pidfd)
         return container
 
     def run(self, process: ProcessSpec, *, outlives: bool = False) -> Process:

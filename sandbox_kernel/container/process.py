@@ -85,15 +85,18 @@ class Exit:
 class Process:
     """A run that was started, seen from outside."""
 
-    def __init__(self, channel: Channel, container: str, connect: Callable[[], Channel]) -> None:
+    def __init__(
+        self, channel: Channel, container: str, connect: Callable[[], Channel], pidfd: int = -1
+    ) -> None:
         self._channel = channel
         self._container = container
         self._connect = connect
         self._exit: Exit | None = None
         self._started = threading.Event()
         self._lock = threading.Lock()
-        self._pidfd = -1
-        self._pid = -1
+        self._pidfd = pidfd
+        if pidfd >= 0:
+            self._started.set()
         self._run = 0
 
     def fileno(self) -> int:

@@ -6,6 +6,7 @@ Constants: include/uapi/linux/sched.h, include/uapi/linux/prctl.h, include/uapi/
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 
@@ -188,17 +189,26 @@ def child_signal_descriptor() -> int:
     return c.check(_signalfd(-1, mask, SFD_NONBLOCK | SFD_CLOEXEC))
 
 
+@functools.cache
+def argument_area() -> tuple[int, int]:
+    """Return the first address of this process's arguments and the one after them, (0, 0) if unknown.
+
+    Fields arg_start and arg_end of /proc/PID/stat, proc(5). A fork has them where its parent had.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except FileNotFoundError:
+        return 0, 0  # no /proc, so nothing is shown
+    return int(fields[45]), int(fields[46])
+
+
 def set_command_line(text: str) -> None:
     """Write over the arguments that /proc/PID/cmdline shows.
 
     JUSTIFICATION: PR_SET_MM_ARG_START needs CAP_SYS_RESOURCE on the host. SAFETY: the kernel's own
-    word on where they lie (proc(5), fields arg_start and arg_end of stat); Python copied them.
+    word on where they lie; Python copied them.
     """
-    try:
-        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(") ")[2].split()
-    except FileNotFoundError:
-        return  # no /proc, so nothing is shown
-    start, end = int(fields[45]), int(fields[46])
+    start, end = argument_area()
     if start:
         ctypes.memmove(start, text.encode().ljust(end - start, b"\0")[: end - start], end - start)

@@ -2,8 +2,8 @@
 
 Making one, in this order, and why:
 
-    cgroup          made and its limits read back: nothing of the container ever runs without them
     clone3          all namespaces at once; the child is pid 1, and waits
+    cgroup          made and its limits read back: nothing of the container ever runs without them
     open trees      what the container gets of the host is opened by descriptor, by names that may
                     hold no link
     maps            written by the launcher, which is in the parent user namespace
@@ -206,17 +206,22 @@ class Held:
         self._first: int | None = None
         self._sources = sources
         self.single = bool(order.get("single"))
-        with step("make cgroup", f"{launcher}/{self.id}"):
-            self.group: Group = driver.create(
-                f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
-            )
+        # Pid 1 is made first: while it gets rid of what it inherited, the rest is made here.
+        self.channel, self.pid, self.pidfd = self._clone()
+        try:
+            with step("make cgroup", f"{launcher}/{self.id}"):
+                self.group: Group = driver.create(
+                    f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
+                )
+        except BaseException:
+            self._end_init()
+            self._give_back()
+            raise
         try:
             oom = self.group.oom_fd()
             self.oom_fd = -1 if oom is None else oom
-            # While pid 1 gets rid of what it inherited, the rest is made here.
-            self.channel, self.pid, self.pidfd = self._clone()
         except BaseException:
-            self.group.remove()
+            self.end()
             raise
 
     def _clone(self) -> tuple[socket.socket, int, int]:

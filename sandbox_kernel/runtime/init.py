@@ -6,7 +6,8 @@ signals from inside do not reach a pid 1 that has no handler for them (pid_names
 when the launcher ends, by two independent ways: the parent-death signal, and the end of its
 channel; with it ends every process of the pid namespace.
 
-Messages to the launcher (`at`): ready, failed, forked, exited. From the launcher (`do`): go, run.
+Messages to the launcher (`at`): ready (with `run`: forked, too), failed, forked, exited. From the
+launcher: first all that the container consists of, then runs (`do`: run).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import select
 import signal
 import socket
+import sys
 
 from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import capabilities, interfaces, messages, processes
@@ -42,6 +44,7 @@ def be_init(channel: socket.socket, order: Mapping[str, Any]) -> NoReturn:
     """
     status = 1
     gc.disable()
+    sys.meta_path.clear()  # from here on an import would run the image's code
     try:
         processes.end_with_parent()
         processes.close_all_but((channel.fileno(),))
@@ -52,8 +55,8 @@ def be_init(channel: socket.socket, order: Mapping[str, Any]) -> NoReturn:
         trees, entrances, descriptors = _receive_all(channel)
         with rootfs.step("enter", "the cgroup"):
             files.enter(entrances)
-        _make_container(channel, order, trees)
-        _hold(channel, order, order["program"], descriptors)
+        writable = _make_container(order, trees)
+        _hold(channel, order, descriptors, writable)
         status = 0
     except SandboxError as error:
         _say_failed(channel, error)
@@ -95,9 +98,8 @@ def _say_failed(channel: socket.socket, error: SandboxError) -> None:
         pass  # nobody is left to hear it; the end of this process says the rest
 
 
-def _make_container(
-    channel: socket.socket, order: Mapping[str, Any], trees: dict[str, int]
-) -> None:
+def _make_container(order: Mapping[str, Any], trees: dict[str, int]) -> int:
+    """Become its root and lay it out. Returns a descriptor of the writable layer."""
     with rootfs.step("become", "root of the user namespace"):
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -113,20 +115,22 @@ def _make_container(
         os.close(trees[tree])
     processes.set_name("sandbox-init")
     processes.set_command_line("sandbox-init")  # the launcher's, which it was, has a host's path
-    messages.send(channel, {"at": "ready"}, (writable,))
-    os.close(writable)
+    return writable
 
 
 def _hold(
-    channel: socket.socket,
-    order: Mapping[str, Any],
-    program: bytes | None,
-    descriptors: dict[int, int],
+    channel: socket.socket, order: Mapping[str, Any], descriptors: dict[int, int], writable: int
 ) -> None:
     runs: dict[int, Run] = {}
+    program: bytes | None = order["program"]
     children = processes.child_signal_descriptor()
+    # That it is ready and that its process runs is one message: each wakes two others up.
+    ready_message, given = {"at": "ready"}, (writable,)
     if order.get("process"):
-        _start(channel, runs, 0, order["process"], descriptors, [], program)
+        _start(channel, runs, 0, order["process"], descriptors, [], program, ready_message, given)
+    else:
+        messages.send(channel, ready_message, given)
+    os.close(writable)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(children, select.POLLIN)
@@ -155,8 +159,13 @@ def _start(
     descriptors: dict[int, int],
     entrances: list[int],
     program: bytes | None,
+    first: Mapping[str, Any] | None = None,
+    given: tuple[int, ...] = (),
 ) -> None:
-    """Start one run, which moves itself into its own cgroup first. Closes the descriptors."""
+    """Start one run, which moves itself into its own cgroup first. Closes its descriptors.
+
+    With the message about it goes what `first` says, and what is `given` with that.
+    """
     report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not entrances and payload.can_spawn(process):
@@ -168,6 +177,8 @@ def _start(
                 payload.enter(process, descriptors, entrances, program, report_end)
     except StepFailed as error:
         os.close(report)
+        if first:
+            messages.send(channel, dict(first), given)
         messages.send(
             channel,
             {
@@ -185,7 +196,8 @@ def _start(
     else:
         pidfd = processes.pidfd_open(pid)
         runs[pid] = (number, report)
-        messages.send(channel, {"at": "forked", "run": number}, (pidfd,))
+        message = {"at": "forked", "run": number, **(first or {})}
+        messages.send(channel, message, (*given, pidfd))
         os.close(pidfd)
     for descriptor in (*descriptors.values(), *entrances, report_end):
         os.close(descriptor)

@@ -523,36 +523,35 @@ class Launcher:
         owner = self._owners.get(held.id)
         if at == "ready":
             held.ready = True
-            held.writable = descriptors.pop()
+            held.writable = os.dup(descriptors[0])
             self._tell("created", held)
-            self._answer(
-                owner,
-                {
-                    "event": "created",
-                    "id": held.id,
-                    "pid": held.pid,
-                    "limits": held.limits,
-                    "groups": held.group.paths(),
-                },
-            )
+            answer = {
+                "event": "created",
+                "id": held.id,
+                "pid": held.pid,
+                "limits": held.limits,
+                "groups": held.group.paths(),
+            }
+            if "run" in message:
+                self._on_start(held, held.runs[0], descriptors[1])
+            self._answer(owner, answer, tuple(descriptors[1:]))
         elif at == "failed":
             held.order["failed"] = message
         elif at == "forked":
             run = held.runs.get(message["run"])
-            if run is None:
-                return
-            held.forked(run, descriptors[0])
-            self._tell("started", held, run=run.number)
-            if run.timeout is not None:
-                deadline = time.monotonic() + run.timeout
-                heapq.heappush(self._deadlines, (deadline, held.id, run.number))
-            self._answer(
-                run.client,  # type: ignore[arg-type] # Held does not know what a client is
-                {"event": "started", "run": run.number},
-                (descriptors[0],),
-            )
+            if run is not None:
+                self._on_start(held, run, descriptors[0])
+                answer = {"event": "started", "run": run.number}
+                self._answer(run.client, answer, (descriptors[0],))  # type: ignore[arg-type] # Held does not know what a client is
         elif at == "exited":
             self._on_exit(held, message)
+
+    def _on_start(self, held: Held, run: Run, leader: int) -> None:
+        held.forked(run, leader)
+        self._tell("started", held, run=run.number)
+        if run.timeout is not None:
+            deadline = time.monotonic() + run.timeout
+            heapq.heappush(self._deadlines, (deadline, held.id, run.number))
 
     def _on_exit(self, held: Held, message: dict[str, Any]) -> None:
         run = held.runs.pop(message["run"], None)
@@ -735,4 +734,5 @@ def main() -> None:
     # Forks share what lives for ever and never look through it for garbage: fewer pages to copy.
     gc.collect()
     gc.freeze()
+    processes.argument_area()  # asked here, where /proc is the host's, for every pid 1 to know
     launcher.serve()
