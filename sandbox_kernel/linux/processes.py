@@ -191,7 +191,7 @@ def child_signal_descriptor() -> int:
 
 @functools.cache
 def argument_area() -> tuple[int, int]:
-    """Return the first address of this process's arguments and the one after them, (0, 0) if unknown.
+    """Return the first address of this process's arguments and the one after them, (0, 0): unknown.
 
     Fields arg_start and arg_end of /proc/PID/stat, proc(5). A fork has them where its parent had.
     """
