@@ -138,6 +138,19 @@ input_request = msgspec.json.Decoder(InputRequest)
 shutdown = msgspec.json.Decoder(Shutdown)
 kernel_info = msgspec.json.Decoder(KernelInfo)
 payload = msgspec.json.Decoder(Payload)
+FROM_INSIDE: dict[str, msgspec.json.Decoder[Any]] = {
+    "status": status,
+    "execute_input": execute_input,
+    "stream": stream,
+    "display_data": display,
+    "update_display_data": display,
+    "execute_result": display,
+    "comm_open": comm,
+    "comm_msg": comm,
+    "comm_close": comm,
+    "input_request": input_request,
+}
+"""The types of which a part is looked at. Not `error`: its size is looked at first."""
 fields = msgspec.json.Decoder(dict[str, Raw])
 raw_list = msgspec.json.Decoder(list[Raw])
 encode = msgspec.json.Encoder().encode

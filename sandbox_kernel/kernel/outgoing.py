@@ -126,8 +126,7 @@ class Outgoing:
         """A message on the inner stdin: the code waits for a line."""
         try:
             message = self._reader.read(received.frames)
-            content = contents.input_request.decode(message.content)
-        except (errors.BadMessage, msgspec.MsgspecError, UnicodeError):
+        except errors.BadMessage:
             self.drop("unreadable")
             return
         request = self._ledger.find(message.parent.msg_id)
@@ -142,7 +141,9 @@ class Outgoing:
         ):
             self.drop("question not allowed")
             return
-        self._voice.ask(request, {"prompt": content.prompt, "password": content.password})
+        self._voice.ask(
+            request, {"prompt": message.found.prompt, "password": message.found.password}
+        )
 
     # -- replies ----------------------------------------------------------------------------------
 
@@ -188,7 +189,7 @@ class Outgoing:
     # -- iopub ------------------------------------------------------------------------------------
 
     def _status(self, _: str, message: Message, request: Request | None) -> None:
-        state = contents.status.decode(message.content).execution_state
+        state = message.found.execution_state
         if request is None or state == "starting" or getattr(request, state):
             self.drop("status out of turn")
             return
@@ -214,20 +215,19 @@ class Outgoing:
         ):
             self.drop("input out of turn")
             return
-        count = contents.execute_input.decode(message.content).execution_count
+        count = message.found.execution_count
         self.execution_count = count
         self._hooks.show_input(request, count)
 
     def _stream(self, kind: str, message: Message, request: Request | None) -> None:
-        found = contents.stream.decode(message.content)
-        if bytes(memoryview(found.text)[:1]) != b'"':
+        if bytes(memoryview(message.found.text)[:1]) != b'"':
             self.drop("content malformed")
             return
         self._output(kind, message, request)
 
     def _display(self, kind: str, message: Message, request: Request | None) -> None:
-        found = contents.display.decode(message.content)
-        display_id = found.transient.display_id if found.transient else None
+        transient = message.found.transient
+        display_id = transient.display_id if transient else None
         if kind == "update_display_data":
             if display_id is None or display_id not in self._displays:
                 self.drop("display not owned")
@@ -263,7 +263,7 @@ class Outgoing:
         self._voice.publish(kind, renamed or message.content, request)
 
     def _comm(self, kind: str, message: Message, request: Request | None) -> None:
-        comm_id = contents.comm.decode(message.content).comm_id
+        comm_id = message.found.comm_id
         if not self._within_limit(request, message.size):
             return
         content = message.content

@@ -234,7 +234,7 @@ class Relay:
         if inside.failure is not None or not (inside.plan and inside.process and inside.channels):
             self._fail(inside.failure or errors.ContainerError("the container did not start"))
             return
-        reader = Reader(self._inner_signer, replays=False)
+        reader = Reader(self._inner_signer, replays=False, shapes=contents.FROM_INSIDE)
         self._outgoing = Outgoing(
             self._voice, self._ledger, reader,
             limit=inside.plan.output_limit, hooks=self, widgets=self._widgets,

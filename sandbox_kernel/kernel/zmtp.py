@@ -8,6 +8,7 @@ The protocol: https://rfc.zeromq.org/spec/23/ .
 
 from __future__ import annotations
 
+import mmap
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from .wire import Buffer
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
 MOST_FRAMES = 1024
+HUGE = 4 << 20
+"""Bytes of a frame from which on huge pages pay: each small page costs a fault of its own."""
 AT_ONCE = 1 << 20
 """Bytes that one call of `read` takes in, so that no channel keeps the loop from the others."""
 
@@ -197,7 +200,7 @@ class Link:
         else:
             self._size += size
         self._cut = self._cut or not fits
-        self._body = memoryview(bytearray(size)) if fits and not self._cut else None
+        self._body = _room(size) if fits and not self._cut else None
         return used
 
     def _end_of_frame(self, messages: list[Received]) -> None:
@@ -224,3 +227,12 @@ class Link:
         for name, value in ((b"Socket-Type", self._kind.encode()), (b"Identity", self._identity)):
             command += bytes((len(name),)) + name + len(value).to_bytes(4, "big") + value
         return command
+
+
+def _room(size: int) -> memoryview:
+    """Memory for a frame; of a large one, no more is taken than has come."""
+    if size < HUGE:
+        return memoryview(bytearray(size))
+    mapped = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapped.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapped)
