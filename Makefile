@@ -62,7 +62,7 @@ clean:
 # -- what the commands above stand on ------------------------------------------------------------
 
 .venv/.ready-to-run: pyproject.toml | packages .venv
-	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[lab,systemd]' \
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[lab]' \
 		nbclient
 	$(BIN)/sandbox-kernel install --sys-prefix
 	@touch $@

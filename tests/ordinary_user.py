@@ -142,7 +142,7 @@ def _install(place: Path) -> None:
     python = str(environment / "bin/python")
     subprocess.run([uv, "venv", "--quiet", "--python", SYSTEM_PYTHON, environment], check=True)
     install = [uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode"]
-    subprocess.run([*install, f"{REPOSITORY}[systemd,arrow]", *REQUIREMENTS], check=True)
+    subprocess.run([*install, f"{REPOSITORY}[arrow]", *REQUIREMENTS], check=True)
     shutil.copytree(
         REPOSITORY / "tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__")
     )

@@ -167,17 +167,19 @@ def _landlock() -> Check:
 
 
 def _groups() -> Iterator[Check]:
-    from sandbox_kernel.runtime import cgroups
+    from sandbox_kernel.runtime import client
 
     try:
-        driver = cgroups.choose()
-        support = driver.support()
+        about = client.shared().about  # found by the process that would have to hold them
+        support = about["support"]
     except (OSError, SandboxError) as error:
         yield Check("control groups", "weak", str(error), "no limit can be held", "see the text")
         return
     held = [limit for limit, why in support.items() if not why]
     if held:
-        yield Check("control groups", "good", f"{driver.name}: {', '.join(held)}", "limits hold")
+        yield Check(
+            "control groups", "good", f"{about['driver']}: {', '.join(held)}", "limits hold"
+        )
     together: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
     for limit, why in support.items():

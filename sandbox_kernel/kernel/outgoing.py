@@ -20,7 +20,7 @@ from . import contents
 from .requests import Ledger, Request
 from .voice import Voice, failure
 from .widgets import Widgets
-from .wire import DELIMITER, Message, Parent, Reader
+from .wire import DELIMITER, Message, Parent, Reader, Signer
 from .zmtp import Received
 
 COST = 512
@@ -36,13 +36,14 @@ Report = Callable[[str], None]
 
 
 class Outgoing:
-    """The checks. `hooks`: what the relay does when a cell begins or ends, or the probe answers."""
+    """The checks. `signer`: with the inside's key. `hooks`: what the relay does when a cell begins
+    or ends, or the probe answers."""
 
     def __init__(
         self,
         voice: Voice,
         ledger: Ledger,
-        reader: Reader,
+        signer: Signer,
         *,
         limit: int,
         hooks: Any,
@@ -50,7 +51,7 @@ class Outgoing:
     ) -> None:
         self._voice = voice
         self._ledger = ledger
-        self._reader = reader
+        self._reader = Reader(signer, replays=False, shapes=contents.FROM_INSIDE)
         self._limit = limit
         self._hooks = hooks
         self._widgets = widgets

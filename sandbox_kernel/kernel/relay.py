@@ -234,9 +234,8 @@ class Relay:
         if inside.failure is not None or not (inside.plan and inside.process and inside.channels):
             self._fail(inside.failure or errors.ContainerError("the container did not start"))
             return
-        reader = Reader(self._inner_signer, replays=False, shapes=contents.FROM_INSIDE)
         self._outgoing = Outgoing(
-            self._voice, self._ledger, reader,
+            self._voice, self._ledger, self._inner_signer,
             limit=inside.plan.output_limit, hooks=self, widgets=self._widgets,
         )  # fmt: skip
         self._interrupts = Interrupts(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox_kernel import errors
 from sandbox_kernel.linux import inotify, messages
 from sandbox_kernel.runtime import state
+from sandbox_kernel.runtime.cgroups import systemd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,15 +95,16 @@ class Channel:
 class Launcher:
     """A launcher process. `detached` ones live on until their last container ends."""
 
-    def __init__(self, *, detached: bool = False, parent: str | None = None) -> None:
+    def __init__(self, *, detached: bool = False) -> None:
         state.runtime_folder()  # raises here, with the remedy, rather than in the child
+        ask_systemd = systemd.is_wanted()
         self.name = secrets.token_hex(6)
         ours, theirs = _pair()
         words = [self.name]
         if detached:
             words.append("stays")
-        if parent:
-            words.append(f"parent={parent}")
+        if ask_systemd:
+            words.append("scope")
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -121,10 +123,21 @@ class Launcher:
             )
         self.pid = self._process.pid
         self._main = ours
+        if ask_systemd:
+            self._tell_scope()
         self._about: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self.hung_up = False
         """Whether it closed a channel, as its end does, since `alive` was asked."""
+
+    def _tell_scope(self) -> None:
+        """Get the launcher a place in the tree that systemd holds, or tell it why it has none."""
+        try:
+            message = {"parent": systemd.delegated_scope(self.pid, self.name)}
+        except errors.HostLacks as error:
+            message = {"lacks": str(error)}
+        with contextlib.suppress(OSError):  # it ended: `about` says so
+            messages.send(self._main, message)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import time
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
 from sandbox_kernel.runtime import identities, state
-from sandbox_kernel.runtime.cgroups import choose
+from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 
@@ -39,6 +39,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from sandbox_kernel.runtime.cgroups.contract import Driver
 
 RECIPE = ("config", "plan", "layers", "entries", "trees", "storage_size", "seccomp_program")
 MOST_RECIPES = 32
@@ -77,7 +79,7 @@ class Record:
 class Launcher:
     """The loop and its tables. Each descriptor that is waited for has a function to call."""
 
-    def __init__(self, main: socket.socket, name: str, *, stays: bool, parent: str | None) -> None:
+    def __init__(self, main: socket.socket, name: str, driver: Driver, *, stays: bool) -> None:
         self._ordinary = os.getuid() != 0
         runtime = state.runtime_folder()
         self._main = main
@@ -94,8 +96,7 @@ class Launcher:
         self._readers: dict[int, list[tuple[Client, Callable[[], dict[str, Any]]]]] = {}
         self._ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
-        # Before the user namespace is entered: the driver looks at who we are.
-        self._driver = choose(parent)
+        self._driver = driver
         if self._ordinary:
             self._ids = identities.become_root_of_own_namespace()
         else:
@@ -716,8 +717,20 @@ def _error(error: BaseException) -> dict[str, Any]:
     return answer
 
 
+def _scope_driver(channel: socket.socket) -> Driver:
+    """The driver for the scope that the program got from systemd for this process."""
+    received = messages.receive(channel)
+    if received is None:
+        sys.exit(1)
+    message = received[0]
+    return absent.Driver(message["lacks"]) if "lacks" in message else choose(message["parent"])
+
+
 def main() -> None:
-    """`launcher DESCRIPTOR NAME [stays] [parent=GROUP]`, as `client` starts it."""
+    """`launcher DESCRIPTOR NAME [stays] [scope]`, as `client` starts it.
+
+    With `scope`, the first message tells the group to be at home in (`parent`), or what it `lacks`.
+    """
     descriptor, name, *words = sys.argv[1:]
     channel = socket.socket(fileno=int(descriptor))
     channel.set_inheritable(False)
@@ -725,9 +738,10 @@ def main() -> None:
         # A terminal's Ctrl-C is for the program; the launcher ends when the program does.
         signal.signal(number, signal.SIG_IGN)
     processes.set_name("sandbox-launch")
-    parent = next((word[len("parent=") :] for word in words if word.startswith("parent=")), None)
     try:
-        launcher = Launcher(channel, name, stays="stays" in words, parent=parent)
+        # Before the user namespace is entered: the driver looks at who we are.
+        driver = _scope_driver(channel) if "scope" in words else choose()
+        launcher = Launcher(channel, name, driver, stays="stays" in words)
     except (SandboxError, OSError) as error:
         messages.send(channel, _error(error))
         sys.exit(1)

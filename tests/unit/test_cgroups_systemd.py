@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
+import errno
 import os
 import socket
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jeepney import DBusAddress, HeaderFields, Parser
@@ -45,7 +45,8 @@ def test_the_request_is_what_the_interface_takes() -> None:
 
 
 def test_no_bus_is_refused_with_the_remedy(runtime: Path) -> None:
-    with pytest.raises(errors.HostLacks, match=r"bus`: No such file or directory: log in through"):
+    remedy = "start the system's bus" if os.geteuid() == 0 else "log in through a session"
+    with pytest.raises(errors.HostLacks, match=f"bus`: No such file or directory: {remedy}"):
         systemd.delegated_scope(os.getpid(), "abc")
 
 
@@ -77,19 +78,43 @@ def test_another_user_s_bus_is_refused(runtime: Path, monkeypatch: pytest.Monkey
         systemd.delegated_scope(os.getpid(), "abc")
 
 
-def test_without_jeepney_it_says_what_to_install(
-    runtime: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owners", "mark", "wanted"),
+    [
+        pytest.param((0, 1000, 1000), None, True, id="of-the-manager-of-this-user"),
+        pytest.param((0, 1000, 1000), b"1", False, id="marked-by-systemd"),
+        pytest.param((0, 1000, 1000), b"0", True, id="marked-as-not-delegated"),
+        pytest.param((0, 0, 1000), None, False, id="given-by-root"),
+        pytest.param((0, 0, 0), None, True, id="of-a-session"),
+    ],
+)
+@pytest.mark.parametrize("leaf", ["", "/launcher"])
+def test_a_group_that_is_not_delegated_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    owners: tuple[int, ...],
+    mark: bytes | None,
+    wanted: bool,
+    leaf: str,
 ) -> None:
-    (runtime / "bus").touch()
-    real = builtins.__import__
+    """Users' groups as the kernel tells of them: who has each, and the mark on the last."""
+    user = tmp_path / "user.slice/user-1000.slice/user@1000.service/app.slice"
+    group = user / "terminal.scope"
+    (group / "launcher").mkdir(parents=True)
+    of = dict(zip((user.parent, user, group), owners, strict=True))
 
-    def without(name: str, *arguments: object, **more: object) -> object:
-        if name.partition(".")[0] == "jeepney":
-            raise ImportError(name)
-        return real(name, *arguments, **more)  # type: ignore[arg-type]
+    def stat(path: str) -> SimpleNamespace:
+        return SimpleNamespace(st_uid=of.get(Path(path), owners[-1]))
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "jeepney"]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(errors.HostLacks, match=r"pip install 'sandbox-kernel\[systemd\]'"):
-        systemd.delegated_scope(os.getpid(), "abc")
+    def getxattr(path: str, name: str) -> bytes:
+        if Path(path) != group or mark is None or name != "user.delegate":
+            raise OSError(errno.ENODATA, "no such mark")
+        return mark
+
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(mounted, "read", lambda: V2)
+    monkeypatch.setattr(mounted, "own_v2", lambda mount: f"{group}{leaf}")
+    fake = SimpleNamespace(geteuid=lambda: 1000, path=os.path, stat=stat, getxattr=getxattr)
+    monkeypatch.setattr(systemd, "os", fake)
+
+    assert systemd.is_wanted() is wanted

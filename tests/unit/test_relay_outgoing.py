@@ -59,7 +59,7 @@ class Outside:
             show_input=lambda request, count: None,
         )
         self.outgoing = Outgoing(
-            voice, self.ledger, wire.Reader(INNER, replays=False),
+            voice, self.ledger, INNER,
             limit=LIMIT, hooks=hooks, widgets=self.widgets,
         )  # fmt: skip
         self.cell = self.request("cell", "execute_request")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 TOP = "sandbox-kernel"
+LAUNCHER = "launcher"
+"""On v2, the leaf of a delegated group for the processes that were in it."""
 PAGE = 4096
 
 LIMITS = (

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuset", "io")
 INIT = "init"
-LAUNCHER = "launcher"
 
 LACKS_CONTROLLER = (
     "the {controller} controller is not delegated to `{top}`: "
@@ -70,8 +69,12 @@ def _place(mount: Mount, parent: str | None) -> str | _Reason:
         _make_with_controllers(mount.directory, top)
         return top
     own = mounted.own_v2(mount)
-    if own is not None and own.endswith("/" + LAUNCHER) and _is_ours(own[: -len(LAUNCHER) - 1]):
-        return own[: -len(LAUNCHER) - 1]
+    if (
+        own is not None
+        and own.endswith("/" + contract.LAUNCHER)
+        and _is_ours(own[: -len(contract.LAUNCHER) - 1])
+    ):
+        return own[: -len(contract.LAUNCHER) - 1]
     if own is not None and own != mount.directory and _is_ours(own):
         _move_to_leaf(own)
         return own
@@ -118,7 +121,7 @@ def _move_to_leaf(directory: str) -> None:
     """Move the processes of a delegated group to its leaf `launcher`. OSError."""
     if not files.read(f"{directory}/cgroup.procs"):
         return
-    leaf = f"{directory}/{LAUNCHER}"
+    leaf = f"{directory}/{contract.LAUNCHER}"
     files.make(leaf)
     while pids := files.read(f"{directory}/cgroup.procs").split():
         for pid in pids:
