@@ -1,7 +1,7 @@
 """Corpus group B, exhaustion: code in a container takes all that it can get.
 
-Each test has the number of its entry. 29 (the page cache of the host) is bounded where the host has
-the io controller of cgroup v2 and is described in docs/security.md for v1; 41's other half, wrong
+Each test has the number of its entry. How far 29 (the page cache of the host) is bounded, without
+the io controller of cgroup v2, is told in docs/security.md; 41's other half, wrong
 input of the relay, is in test_relay_wire.py; 42's is the relay's own, in test_kernel_life.py.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,41 @@ def test_b28_locked_and_swapped_memory_count_and_huge_pages_are_no_way_out(insid
     )
     assert ran.exit.reason == "out-of-memory"
     assert ran.output == ""
+
+
+# 29
+
+
+@USES_LIMITS
+def test_b29_a_flood_of_dirty_pages_is_charged_to_the_container_and_others_go_on(inside):
+    """Only where a folder of the host is mounted writable can pages of a disk be dirtied at all."""
+    flood = """
+        import os
+        file = os.open("/data/flood", os.O_CREAT | os.O_RDWR)
+        small = os.open("/data/small", os.O_CREAT | os.O_RDWR)
+        for number in range(320):
+            os.pwrite(file, b"x" * (1 << 20), number << 20)
+            os.pwrite(small, b"y", 0)
+            os.fsync(small)
+        """
+    # On a disk: what is written to a tmpfs is memory, see 32.
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp", prefix="sandbox-kernel-test-") as folder,
+        Container.create(plan(memory="64m", mount=[f"source={folder},target=/data"])) as held,
+        ThreadPoolExecutor() as pool,
+    ):
+        flooding = pool.submit(inside.run, held, flood, timeout=100)
+        while not Path(folder, "small").exists():
+            time.sleep(0.01)
+        begin = time.monotonic()
+        assert inside("print('here')").output == "here\n"
+        others = time.monotonic() - begin
+        ran = flooding.result()
+        peak = held.usage()["memory_peak_bytes"]
+        assert (ran.exit.status, ran.output) == (0, "")
+        assert Path(folder, "flood").stat().st_size == 320 * MIB
+    assert 32 * MIB < peak <= 64 * MIB
+    assert others < 10
 
 
 # 30, 31, 32
