@@ -44,7 +44,9 @@ def test_a_busy_cell_is_interrupted_and_its_variables_stay(kernel: Kernel) -> No
 
 
 def test_a_sigint_to_the_relay_interrupts_the_cell(kernel: Kernel) -> None:
-    cell = kernel.client.execute("print('on', flush=True)\nimport time; time.sleep(60)")
+    # Short sleeps: a signal just before a system call is seen only when the call is over.
+    waiting = "import time\nprint('on', flush=True)\nfor _ in range(600): time.sleep(0.1)"
+    cell = kernel.client.execute(waiting)
     kernel.wait_for("stream", "on")
     os.kill(kernel.pid, signal.SIGINT)
 

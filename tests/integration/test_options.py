@@ -59,8 +59,8 @@ TRIED: dict[str, list[tuple[list[str], str, str]]] = {
         "sed -n 's/^CapEff:.//p' /proc/self/status", "0000000000000000\n")],
     "security_opt": [
         ([], "sed -n 's/^Seccomp:.//p' /proc/self/status", "2\n"),
-        (["--security-opt=seccomp=unconfined"], "sed -n 's/^Seccomp:.//p' /proc/self/status",
-            "0\n"),
+        (["--security-opt=seccomp=unconfined"],
+            "sed -n 's/^NoNewPrivs:.//p; s/^Seccomp:.//p' /proc/self/status", "1\n0\n"),
         (["--security-opt=no-new-privileges"], "sed -n 's/^NoNewPrivs:.//p' /proc/self/status",
             "1\n"),
     ],
