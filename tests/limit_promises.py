@@ -43,6 +43,21 @@ def test_memory(sandbox: Sandbox) -> None:
     assert sandbox.run(EAT.format(200)).stdout == "ate\n"
 
 
+def test_memory_of_a_child_ends_all_of_the_container() -> None:
+    """Nobody waits for what the kernel took a part of."""
+    child_eats = f"""
+import os, time
+if not os.fork():
+    {EAT.format(256).replace(chr(10), chr(10) + "    ")}
+    os._exit(0)
+time.sleep(200)
+"""
+    begin = time.monotonic()
+    with pytest.raises(errors.OutOfMemory):
+        engine.run(child_eats, memory="64m").check()
+    assert time.monotonic() - begin < 100
+
+
 def test_memory_swap(sandbox: Sandbox) -> None:
     if lacks("memory_swap"):
         with pytest.raises(errors.LimitNotEnforceable, match="--memory-swap"):

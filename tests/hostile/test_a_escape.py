@@ -347,6 +347,14 @@ def test_a07_masked_entries_are_empty_and_stay_masked(inside):
 # 8, 9
 
 
+def test_a08_no_namespace_is_the_host_s(held):
+    kinds = [kind for kind in os.listdir("/proc/self/ns") if not kind.endswith("_for_children")]
+    assert len(kinds) >= 8
+    for kind in kinds:
+        ours, theirs = (os.readlink(f"/proc/{pid}/ns/{kind}") for pid in ("self", held.pid))
+        assert ours != theirs
+
+
 def test_a08_no_new_namespace(inside):
     flags = [
         seccomp_profile.CLONE_NEWUSER,
@@ -562,6 +570,54 @@ def test_a14_a_setuid_program_gains_nothing(inside, held):
     )
     none = "1000\nUid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n"
     assert ran.output == none * 2 + "refused\n" * 3 + "(1000, 1000, 1000)\n"
+
+
+def test_a14_every_mount_ignores_setuid_and_device_nodes(tmp_path):
+    """Whoever could make such a file, in an image or a folder, gains nothing by it."""
+    options = {}
+    mount = [f"source={tmp_path},target=/data", "type=tmpfs,target=/scratch"]
+    with Container.create(policy.plan("command line", mount=mount)) as held:
+        for line in Path(f"/proc/{held.pid}/mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            if not after.startswith("devtmpfs "):  # the nodes themselves: of the host, one by one
+                options[before.split()[4]] = set(before.split()[5].split(","))
+    assert {"/", "/usr", "/data", "/scratch", "/proc", "/sys", "/dev", "/dev/shm"} <= set(options)
+    lacking = {
+        place: {"nosuid", "nodev"} - had
+        for place, had in options.items()
+        if place not in ("/dev", "/dev/pts") and not place.startswith(("/proc/", "/sys/"))
+    }
+    assert not any(lacking.values()), lacking
+    for place in ("/proc", "/proc/sys", "/sys", "/dev/pts", "/dev/shm", "/dev/mqueue"):
+        assert {"nosuid", "noexec"} <= options[place], place
+
+
+@pytest.mark.root
+def test_a14_groups_of_the_caller_stay_outside():
+    """One who is in the group of a disk or of docker gives none of that to a container."""
+    words = [sys.executable, "-m", "sandbox_kernel.cli.main", "run", "host", "id", "-G"]
+    done = subprocess.run(
+        ["/usr/bin/setpriv", "--groups", "6,27,44", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0\n"
+
+
+def test_a14_a_crash_writes_no_core(inside):
+    """A handler of cores is a program of the host's root, with what is in the core as its input."""
+    told = inside.tell(
+        """
+        import resource, signal
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGQUIT)
+        _, state = os.waitpid(child, 0)
+        tell([resource.getrlimit(resource.RLIMIT_CORE), os.WTERMSIG(state), os.WCOREDUMP(state)])
+        """
+    )
+    assert told == [[0, 0], signal.SIGQUIT, False]
 
 
 # 15
