@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PROGRAMS = Path(sys.executable).parent
+# One run in fifty of a notebook with widgets stops at a reply that has come, with plain ipykernel
+# too: nbclient answers a comm by `Session.send` of jupyter_client, which writes through a shadow of
+# the asyncio socket and so can take the wake-up for what arrives meanwhile. The socket is readable,
+# and nobody reads it. A cell that is over its time for that is begun anew.
+ATTEMPTS = range(3)
+SECONDS_OF_CELL = 30
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +67,14 @@ def test_nbconvert_executes_a_notebook_of_pandas_and_one_of_matplotlib(tmp_path:
 
 
 def test_nbconvert_makes_a_page_of_a_notebook_that_it_executed(tmp_path: Path) -> None:
-    done = call(
-        "jupyter", "nbconvert", "--execute", "--to", "html", "--output-dir", str(tmp_path),
-        str(FOLDER / "slider.ipynb"), cwd=tmp_path,
-    )  # fmt: skip
+    for _ in ATTEMPTS:
+        done = call(
+            "jupyter", "nbconvert", "--execute", "--to", "html", "--output-dir", str(tmp_path),
+            f"--ExecutePreprocessor.timeout={SECONDS_OF_CELL}", str(FOLDER / "slider.ipynb"),
+            cwd=tmp_path,
+        )  # fmt: skip
+        if "CellTimeoutError" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "slider.html").read_text()
     assert "16 square metres" in page
@@ -90,9 +102,12 @@ def test_papermill_passes_parameters_and_keeps_what_failed(tmp_path: Path) -> No
 
 
 def test_nbclient_keeps_widgets_with_their_state_and_their_outputs() -> None:
-    notebook = nbformat.read(FOLDER / "slider.ipynb", as_version=4)
-
-    NotebookClient(notebook, timeout=60, kernel_name="sandbox-python3").execute()
+    for _ in ATTEMPTS:
+        notebook = nbformat.read(FOLDER / "slider.ipynb", as_version=4)
+        client = NotebookClient(notebook, timeout=SECONDS_OF_CELL, kernel_name="sandbox-python3")
+        with suppress(CellTimeoutError):
+            client.execute()
+            break
 
     view = outputs(notebook, 1)[0].data["application/vnd.jupyter.widget-view+json"]
     state = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
@@ -105,8 +120,6 @@ def test_nbclient_keeps_widgets_with_their_state_and_their_outputs() -> None:
 
 
 def test_nbclient_stops_at_an_error_and_says_where() -> None:
-    from nbclient.exceptions import CellExecutionError
-
     notebook = nbformat.read(FOLDER / "waves.ipynb", as_version=4)
     notebook.cells[2].source = "open('/root/.ssh/id_rsa')"
 
