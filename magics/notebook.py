@@ -14,8 +14,10 @@ from sandbox_kernel.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
     from sandbox_kernel.container import Container
+    from sandbox_kernel.widgets import Limits
 
 MOST_LOG = 1 << 20
+LAST_STATE_SECONDS = 5.0
 
 
 class Last(NamedTuple):
@@ -39,6 +41,7 @@ class Kept:
 
     def __init__(self, container: Container) -> None:
         self.container = container
+        self.views: list[Limits] = []
         self._log: deque[str] = deque()
         self._size = 0
 
@@ -95,10 +98,12 @@ class Notebook:
         return None
 
     def drop(self, name: str) -> None:
-        """Removes a kept container."""
+        """Removes a kept container; its views then show its last state, which stays."""
         kept = self.kept.pop(name, None)
         if kept is not None:
             kept.container.remove()
+            for view in kept.views:
+                view.wait_ended(LAST_STATE_SECONDS)
 
     def reuse(self, plan: ContainerPlan, options: Mapping[str, Any]) -> Kept | None:
         """The kept container of this name, with live limits changed as the options say.

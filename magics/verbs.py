@@ -94,7 +94,9 @@ def _top(notebook: Notebook, words: list[str]) -> bool:
     if len(words) != 1 or words[0].startswith("-") or not live.in_a_notebook():
         return False
     kept = notebook.find(words[0])
-    live.show(kept.container if kept else words[0])
+    shown = live.show(kept.container if kept else words[0])
+    if kept:
+        kept.views.append(shown)
     return True
 
 

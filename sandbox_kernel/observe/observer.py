@@ -51,6 +51,7 @@ class Observer:
         self._limits_due = 0.0
         self._writable: int | None = None
         self._lock = threading.Lock()
+        self._sampled = threading.Event()
         self._stop: int | None = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(
             target=self._run, args=(self._stop,), name=f"observe {container.name}", daemon=True
@@ -61,6 +62,15 @@ class Observer:
     def running(self) -> bool:
         """Whether samples still come."""
         return self._thread.is_alive()
+
+    def wait_sampled(self, seconds: float) -> bool:
+        """Whether the first sample was told, or none will come, within so many seconds."""
+        return self._sampled.wait(seconds)
+
+    def wait_ended(self, seconds: float) -> bool:
+        """Whether `ended` was called, and has returned, within so many seconds."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def stop(self, *, wait: bool = True) -> None:
         """No more samples after this returns, or soon. May be called twice, and by `told`."""
@@ -91,6 +101,7 @@ class Observer:
                 self._stop = None
             for descriptor in opened:
                 os.close(descriptor)
+            self._sampled.set()
             self._ended(why)
 
     def _sample_until(self, poll: select.poll) -> list[int]:
@@ -122,4 +133,5 @@ class Observer:
             self._limits_due = now.at + LIMITS_SECONDS
         before, self._before = self._before, now
         self._told(sample(before, now, self.limits, time.time()))
+        self._sampled.set()
         return True

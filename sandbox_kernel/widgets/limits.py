@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sandbox_kernel.container import Container
 
 
+FIRST_SECONDS = 1.0
+"""How long a view that is shown waits to have something to show."""
+
+
 class Limits(anywidget.AnyWidget):
     """Memory, CPU, processes and files of a container against their limits, while it lives.
 
@@ -56,6 +60,10 @@ class Limits(anywidget.AnyWidget):
             self._show()
         self._keep()
 
+    def wait_ended(self, seconds: float) -> bool:
+        """Waits for the end of a container that is ending; whether the last state is shown."""
+        return self._observer.wait_ended(seconds)
+
     def close(self) -> None:
         """Ends the view, as `stop`, and takes it out of the page."""
         if hasattr(self, "_observer"):
@@ -79,6 +87,7 @@ class Limits(anywidget.AnyWidget):
         """Shows it as an output that can be found again, when the last state is to stay in it."""
         from IPython.display import publish_display_data
 
+        self._observer.wait_sampled(FIRST_SECONDS)
         self._shown_as = self._shown_as or secrets.token_hex(8)
         data, metadata = self._repr_mimebundle_()
         publish_display_data(  # type: ignore[no-untyped-call]
