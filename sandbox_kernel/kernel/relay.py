@@ -46,6 +46,9 @@ MOST_TO_INSIDE = 64 << 20
 MOST_INPUT = 16 << 20
 PROBE_SECONDS = 0.02
 LEAVE_SECONDS = 1.0
+TOLD_SECONDS = 1.0
+"""Between the message that says why it ended and the end of the process. A server that sees the
+end first tells its clients to forget the cell, and they drop the reason."""
 TAIL = 8 << 10
 ERROR_STATUS = 1
 
@@ -687,6 +690,11 @@ class Relay:
                 inside.container.remove()
         if inside.settled.is_set() and inside.channels:
             inside.channels.close()
+        if self._status == ERROR_STATUS:
+            told = time.monotonic() + TOLD_SECONDS
+            while time.monotonic() < told:
+                self._outer.pump()
+                time.sleep(AGAIN_SECONDS)
         self._outer.close()
 
 
