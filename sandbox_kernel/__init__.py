@@ -7,19 +7,24 @@ TYPE_CHECKING = False  # not from `typing`, which is heavy for the launcher
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from sandbox_kernel import aio
     from sandbox_kernel.engine import Result, Run, Sandbox, run
+    from sandbox_kernel.mapping import Results, map  # noqa: A004 - named as what it stands for
 
 __version__ = "0.1.0"
-__all__ = ["Result", "Run", "Sandbox", "run"]
+__all__ = ["Result", "Results", "Run", "Sandbox", "aio", "map", "run"]
+
+_ROOMS = {"aio": "aio", "Results": "mapping", "map": "mapping"}
 
 
 def __getattr__(name: str) -> object:
-    """The public names of `engine`; importing it takes longer than most uses of this package."""
+    """The public names; importing what they need takes longer than most uses of this package."""
     if name not in __all__:
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
     import importlib
 
-    return getattr(importlib.import_module("sandbox_kernel.engine"), name)
+    room = importlib.import_module(f"sandbox_kernel.{_ROOMS.get(name, 'engine')}")
+    return room if name == "aio" else getattr(room, name)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -5,13 +5,15 @@
     >>> result.stdout
     '42\\n'
 
-Options are those of the command and the magics, with `_` for `-`. What the code does wrong is in
-the `Result`; what the caller or the machine does wrong is raised.
+`mapping` runs code once for each of many items, `aio` is all of it for asyncio. Options are those
+of the command and the magics, with `_` for `-`. What the code does wrong is in the `Result`; what
+the caller or the machine does wrong is raised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import keyword
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -19,29 +21,44 @@ from typing import Any
 from sandbox_kernel import errors, image, policy, settings
 from sandbox_kernel.container import Container, Process, ProcessSpec
 from sandbox_kernel.container import events as e
-from sandbox_kernel.container.cell import Bounds, Cell, CellRequest
+from sandbox_kernel.container.cell import Bounds, Cell, CellRequest, Idle
 from sandbox_kernel.policy import ContainerPlan
 
 MOST_VALUES = 16 << 30
+RETURNED = "return_value"
+"""The name of what a function returned, among the outputs. See `functions`."""
+
+Code = str | Callable[..., Any]
+"""Text, or a function that uses only its arguments; its source is what runs."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell did. `outputs` has the values asked for, by name."""
+    """What a cell did. It is data: the container is gone, or goes on without it."""
 
     status: int
+    """The exit status, or minus the number of the signal that ended it."""
     stdout: str
     stderr: str
     result: Mapping[str, Any] | None
     """The mime bundle of the last expression's value; `text` is its plain form."""
     displays: tuple[e.Display, ...]
+    """What `display()` and figures showed, in order, as mime bundles."""
     outputs: Mapping[str, Any]
+    """The values asked for, by name. One that is missing has an error that names it."""
     error: e.Error | None
+    """Name, text and traceback of what went wrong; None when nothing did."""
     usage: Mapping[str, Any]
+    """What the container used until then: `cpu_seconds`, `memory_peak_bytes`, `pids_peak`, ...;
+    None where the host has no counter."""
     notices: tuple[str, ...] = ()
     """Lines from outside: that output was cut, which default limits are not in force."""
     plan: ContainerPlan = field(default_factory=ContainerPlan, repr=False)
     container_id: str = ""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """The limits of the container as the kernel read them back: bytes, processors, processes."""
+    digest: str = ""
+    """Of the image: the same digest is the same image."""
 
     @property
     def ok(self) -> bool:
@@ -54,13 +71,26 @@ class Result:
         text = None if self.result is None else self.result.get("text/plain")
         return text if isinstance(text, str) else None
 
-    def check(self) -> Result:
-        """This result, or the error as an exception: `OutOfMemory`, ..., `CellRaised`."""
+    @property
+    def value(self) -> Any:
+        """What the function returned, where a function was run; else None."""
+        return self.outputs.get(RETURNED)
+
+    @property
+    def exception(self) -> errors.SandboxError | None:
+        """The error as an exception: `OutOfMemory`, ..., `CellRaised`; None when there is none."""
         if self.error is None:
-            return self
+            return None
         if self.error.failure is not None:
-            raise self.error.failure
-        raise errors.CellRaised(self.error.name, self.error.value, self.error.traceback)
+            return self.error.failure
+        return errors.CellRaised(self.error.name, self.error.value, self.error.traceback)
+
+    def check(self) -> Result:
+        """This result, or the error raised: `OutOfMemory`, ..., `CellRaised`."""
+        problem = self.exception
+        if problem is not None:
+            raise problem
+        return self
 
 
 class Run:
@@ -81,6 +111,22 @@ class Run:
             yield from self._cell.events(self._process)
         finally:
             self.close()
+
+    def steps(self) -> Iterator[e.Event | Idle]:
+        """The events without ever waiting: where there is none yet, what to wait for.
+
+        For an event loop. It does not close the run, which takes a moment: call `close` after it.
+        """
+        yield from self._cell.steps(self._process)
+
+    def limits(self) -> Mapping[str, Any]:
+        """The limits that are in force for it, read back from the kernel."""
+        if self._single:
+            return self.container.limits_at_start
+        try:
+            return self.container.limits()
+        except errors.NoSuchContainer:  # it is just ending, which the events will tell
+            return self.container.limits_at_start
 
     def interrupt(self) -> None:
         """SIGINT to the code; after the grace time, or at the second call, it is ended."""
@@ -126,7 +172,7 @@ def start(plan: ContainerPlan, request: CellRequest, container: Container | None
 
 
 def run(
-    code: str,
+    code: Code,
     image: str | None = None,
     *,
     inputs: Mapping[str, object] | None = None,
@@ -137,17 +183,62 @@ def run(
 ) -> Result:
     """Run code in a fresh container and wait for its end.
 
-    `inputs` are variables of the code, `outputs` names of variables to bring out: as JSON, numpy
-    arrays, Arrow tables or bytes. `program` runs the code by another program of the image, as its
-    standard input. With `check`, an error of the code is raised. Options: `memory="256m"`,
-    `timeout=30`, `cpus=0.5`, ...; see `sandbox-kernel run --help`.
+    `code` is text: `inputs` are variables of it, `outputs` names of variables to bring out. Or it
+    is a function: it is called with `inputs` as keyword arguments, and what it returns is
+    `result.value`. Only its source goes in, so it imports what it needs itself. Values cross as
+    JSON, numpy arrays, Arrow tables or bytes. `program` runs the text by another program of the
+    image, as its standard input.
 
-    Raises InvalidOption, NotAllowed, LimitNotEnforceable, ImageError, ValueNotTransferable.
+    Options, as `sandbox-kernel run --help` lists them: sizes in bytes or as text (`memory="256m"`),
+    times in seconds or as text (`timeout="500ms"`), `cpus=0.5`, `pids_limit=64`, ...
+
+    With `check`, an error of the code is raised. An exception here, Ctrl-C too, ends the container.
+
+    Raises InvalidOption, NotAllowed, LimitNotEnforceable, ImageError, ValueNotTransferable,
+    ContainerError.
     """
     plan = policy.plan(settings.PROGRAM, image=image, **options)
-    request = CellRequest(code=code, inputs=inputs or {}, outputs=_names(outputs), program=program)
+    request = cell_request(code, inputs, outputs, program)
     result = gather(start(plan, request), plan)
     return result.check() if check else result
+
+
+def cell_request(
+    code: Code,
+    inputs: Mapping[str, object] | None = None,
+    outputs: Sequence[str] = (),
+    program: str | None = None,
+    *,
+    item: str | None = None,
+) -> CellRequest:
+    """What to run, from what a caller gives. `item` names an input that is given later.
+
+    Raises InvalidOption for what does not fit together.
+    """
+    given = dict(inputs or {})
+    for name in (*given, *([] if item is None else [item])):
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise errors.InvalidOption("inputs", name, "names of variables")
+    if item in given:
+        raise errors.InvalidOption("inputs", item, "another name: each item has this one")
+    if isinstance(code, str):
+        if program is not None and (given or item is not None or outputs):
+            raise errors.InvalidOption("program", program, "code without inputs and outputs")
+        return CellRequest(code=code, inputs=given, outputs=_names(outputs), program=program)
+    if program is not None or outputs:
+        option, value = ("program", program) if program is not None else ("outputs", outputs)
+        raise errors.InvalidOption(option, value, "nothing: a function returns its value")
+    from sandbox_kernel import functions  # reads source, which takes longer to load than a cell
+
+    first = () if item is None else (item,)
+    source = functions.source_of(code, returned=RETURNED, positional=first, named=given)
+    return CellRequest(
+        code=source.code,
+        name=source.name,
+        first_line=source.first_line,
+        inputs=given,
+        outputs=(RETURNED,),
+    )
 
 
 class Sandbox:
@@ -157,24 +248,39 @@ class Sandbox:
     ...     sandbox.run("open('note', 'w').write('hi')")
     ...     sandbox.run("print(open('note').read())").stdout
     'hi\\n'
+
+    Threads may run cells in it at once. Raises as the function `run` does.
     """
 
     def __init__(self, image: str | None = None, **options: Any) -> None:
         self.plan = policy.plan(settings.PROGRAM, image=image, **options)
         self.container = Container.create(self.plan)
 
+    @property
+    def id(self) -> str:
+        """The container's id, as `sandbox-kernel ps` shows it."""
+        return self.container.id
+
+    @property
+    def digest(self) -> str:
+        """Of the image."""
+        return self.container.image.digest
+
     def run(
         self,
-        code: str,
+        code: Code,
         *,
         inputs: Mapping[str, object] | None = None,
         outputs: Sequence[str] = (),
         program: str | None = None,
         check: bool = False,
     ) -> Result:
-        """As the function `run`, in this container, in a control group below the container's."""
-        names = _names(outputs)
-        request = CellRequest(code=code, inputs=inputs or {}, outputs=names, program=program)
+        """As the function `run`, in this container, in a control group below the container's.
+
+        `timeout` of the sandbox is that of each run. A run that reaches the memory limit ends the
+        container, and later ones raise NoSuchContainer.
+        """
+        request = cell_request(code, inputs, outputs, program)
         result = gather(start(self.plan, request, self.container), self.plan)
         return result.check() if check else result
 
@@ -206,47 +312,67 @@ class Sandbox:
         self.close()
 
 
+class Gathered:
+    """The events of a run put together, one by one, until `result`."""
+
+    def __init__(self, running: Run, plan: ContainerPlan) -> None:
+        self._plan = plan
+        self._container = running.container
+        self._texts: dict[type, list[str]] = {e.Stdout: [], e.Stderr: []}
+        self._displays: list[e.Display] = []
+        self._notices = list(running.container.not_in_force)
+        self._outputs: dict[str, Any] = {}
+        self._result: Mapping[str, Any] | None = None
+        self._error: e.Error | None = None
+        self._finished = e.Finished(0, {})
+
+    def take(self, event: e.Event) -> None:
+        """One more event."""
+        match event:
+            case e.Stdout() | e.Stderr():
+                self._texts[type(event)].append(event.text)
+            case e.Display():
+                self._displays.append(event)
+            case e.Result():
+                self._result = event.data
+            case e.Error():
+                self._error = self._error or event
+            case e.Value():
+                self._outputs[event.name] = event.value
+            case e.Notice():
+                self._notices.append(event.text)
+            case e.Finished():
+                self._finished = event
+
+    def result(self, limits: Mapping[str, Any]) -> Result:
+        """What the run did, in a container with these limits."""
+        return Result(
+            status=self._finished.status,
+            stdout="".join(self._texts[e.Stdout]),
+            stderr="".join(self._texts[e.Stderr]),
+            result=self._result,
+            displays=tuple(self._displays),
+            outputs=self._outputs,
+            error=self._error,
+            usage=self._finished.usage,
+            notices=tuple(self._notices),
+            plan=self._plan,
+            container_id=self._container.id,
+            limits=limits,
+            digest=self._container.image.digest,
+        )
+
+
 def gather(running: Run, plan: ContainerPlan) -> Result:
     """All events of a run, put together."""
-    texts: dict[type, list[str]] = {e.Stdout: [], e.Stderr: []}
-    displays: list[e.Display] = []
-    notices = list(running.container.not_in_force)
-    outputs: dict[str, Any] = {}
-    result: Mapping[str, Any] | None = None
-    error: e.Error | None = None
-    finished = e.Finished(0, {})
     try:
+        limits = running.limits()
+        gathered = Gathered(running, plan)
         for event in running:
-            match event:
-                case e.Stdout() | e.Stderr():
-                    texts[type(event)].append(event.text)
-                case e.Display():
-                    displays.append(event)
-                case e.Result():
-                    result = event.data
-                case e.Error():
-                    error = error or event
-                case e.Value():
-                    outputs[event.name] = event.value
-                case e.Notice():
-                    notices.append(event.text)
-                case e.Finished():
-                    finished = event
+            gathered.take(event)
     finally:
         running.close()
-    return Result(
-        status=finished.status,
-        stdout="".join(texts[e.Stdout]),
-        stderr="".join(texts[e.Stderr]),
-        result=result,
-        displays=tuple(displays),
-        outputs=outputs,
-        error=error,
-        usage=finished.usage,
-        notices=tuple(notices),
-        plan=plan,
-        container_id=running.container.id,
-    )
+    return gathered.result(limits)
 
 
 def _names(outputs: Sequence[str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@
     │   ├── OutputCut                       more output than the limit; the rest was left out
     │   └── Killed                          ended from outside
     ├── CellRaised (RuntimeError)           code in a container raised an exception of its own
+    ├── ItemsFailed (RuntimeError)          some items of a `map` failed; names each
     ├── ValueNotTransferable (TypeError)    a variable can't cross between inside and outside
     └── BadMessage (ValueError)             a Jupyter message or its frames are not as they must be
 
@@ -28,6 +29,13 @@ Of the docstrings `docs/reference/errors.md` is made: when it is raised; "Do:" a
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False  # not from `typing`, which is heavy for the launcher
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MOST_NAMED = 5
 
 
 class SandboxError(Exception):
@@ -257,6 +265,26 @@ class CellRaised(SandboxError, RuntimeError):
         self.traceback = traceback
 
 
+class ItemsFailed(SandboxError, RuntimeError):
+    """Code that was run once for each of many items failed on some; the other results are there.
+
+    Do: look at the items that the message names; `failures` has the exception of each.
+
+    Attributes: `failures` (tuples of index, item in short, exception), `count` (of all items).
+    """
+
+    def __init__(self, failures: Sequence[tuple[int, str, Exception]], count: int) -> None:
+        lines = [
+            f"item {index} (`{item}`): {_line(problem)}"
+            for index, item, problem in failures[:_MOST_NAMED]
+        ]
+        if len(failures) > _MOST_NAMED:
+            lines.append(f"and {len(failures) - _MOST_NAMED} more")
+        super().__init__(f"{len(failures)} of {count} items failed: {'; '.join(lines)}")
+        self.failures = tuple(failures)
+        self.count = count
+
+
 class ValueNotTransferable(SandboxError, TypeError):
     """A variable can't cross between inside and outside.
 
@@ -284,6 +312,12 @@ def shown(value: object) -> str:
     text = str(value)
     clean = "".join(c if c.isprintable() else "�" for c in text[:200])
     return clean + ("…" if len(text) > 200 else "")
+
+
+def _line(problem: Exception) -> str:
+    """An exception in one line, named as it was named inside."""
+    named = isinstance(problem, CellRaised)
+    return shown(problem if named else f"{type(problem).__name__}: {problem}")
 
 
 def _size(count: int | None) -> str:

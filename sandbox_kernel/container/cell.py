@@ -20,10 +20,11 @@ import os
 import select
 import shlex
 import termios
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .. import errors
 from ..grammar import shown_size
@@ -69,6 +70,13 @@ class Bounds:
     pids: int | None = None
 
 
+class Idle(NamedTuple):
+    """A cell has nothing to say until the descriptor is readable or the seconds are over."""
+
+    descriptor: int
+    seconds: float | None
+
+
 class Cell:
     """A cell on its way: owns the outer ends of its pipes, and until `handed_over` the inner."""
 
@@ -81,6 +89,8 @@ class Cell:
         self._outputs: Outputs | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._own.append(self._wake)
+        # Reentrant: a signal handler interrupts in the thread that may just be closing.
+        self._closing = threading.RLock()
         self._interrupts = 0
         try:
             self._open()
@@ -139,23 +149,32 @@ class Cell:
     def interrupt(self) -> None:
         """SIGINT for the cell, and its end after the grace time; called again, its end at once.
 
-        May be called from any thread and from a signal handler.
+        May be called from any thread and from a signal handler, and when it is over.
         """
         self._interrupts += 1
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake, 1)
+        with self._closing, contextlib.suppress(OSError):
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         """Closes what is open; values that were read stay valid."""
         self.handed_over()
-        while self._own:
-            os.close(self._own.pop())
+        with self._closing:
+            self._wake = -1
+            while self._own:
+                os.close(self._own.pop())
         if self._outputs is not None:
             self._outputs.close()
 
     def events(self, process: Running) -> Iterator[e.Event]:
         """The events until the process has ended; the last is `Finished`."""
-        yield from _Run(self, process).events()
+        for step in _Run(self, process).steps(block=True):
+            if not isinstance(step, Idle):
+                yield step
+
+    def steps(self, process: Running) -> Iterator[e.Event | Idle]:
+        """The same events, and `Idle` where `events` would wait: then the caller waits."""
+        yield from _Run(self, process).steps(block=False)
 
 
 class _Run:
@@ -176,16 +195,25 @@ class _Run:
         self.deadline: float | None = None
         self.done_interrupts = 0
 
-    def events(self) -> Iterator[e.Event]:
-        poller = select.poll()
+    def steps(self, *, block: bool) -> Iterator[e.Event | Idle]:
+        with select.epoll() as poller:  # one descriptor that another loop can wait for
+            exit_ = yield from self._until_exit(poller, block=block)
+        yield from self._rest()
+        yield from self._end(exit_)
+
+    def _until_exit(
+        self, poller: select.epoll, *, block: bool
+    ) -> Generator[e.Event | Idle, None, Exit]:
         numbers = {self.streams[1].descriptor, self.streams[2].descriptor}
         if self.cell._frames >= 0:
             numbers.add(self.cell._frames)
         for number in (*numbers, self.cell._wake, self.process.fileno()):
-            poller.register(number, select.POLLIN)
+            poller.register(number, select.EPOLLIN)
         exit_: Exit | None = None
         while exit_ is None:
-            ready = {number for number, _ in poller.poll(self._patience())}
+            if not block:
+                yield Idle(poller.fileno(), self._patience())
+            ready = {number for number, _ in poller.poll(self._patience() if block else 0)}
             self._interrupt(self.cell._wake in ready)
             if self.process.fileno() in ready:
                 with contextlib.suppress(TimeoutError):  # the news was that it has started
@@ -201,13 +229,12 @@ class _Run:
             for number in [n for n in numbers if self._at_end(n)]:
                 poller.unregister(number)
                 numbers.discard(number)
-        yield from self._rest()
-        yield from self._end(exit_)
+        return exit_
 
-    def _patience(self) -> int | None:
+    def _patience(self) -> float | None:
         if self.deadline is None:
             return None
-        return max(0, round((self.deadline - time.monotonic()) * 1000) + 1)
+        return max(0.0, self.deadline - time.monotonic())
 
     def _interrupt(self, woken: bool) -> None:
         """Passes an interrupt on; ends the run if the first did nothing within the grace time."""
