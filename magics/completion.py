@@ -43,6 +43,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "show": grammar.SHOWN,
     "read_only": ("true", "false"),
     "keep": ("true", "false"),
+    "workers": ("1", "2", "4"),
 }
 NAMED = ("inspect", "limits", "logs", "top", "stop", "rm", "diff")
 
@@ -105,6 +106,10 @@ class Completer:
             before = typed.rpartition(",")[0]
             # The comma is one of IPython's delimiters, or it is part of the word.
             return [f"{before},{name}" if before and "," in token else name for name in names]
+        if flag.name == "map":
+            mappable = (list, tuple, range)
+            named = [(n, v) for n, v in self.shell.user_ns.items() if not n.startswith("_")]
+            return [name for name, value in named if isinstance(value, mappable)]
         if flag.name == "name":
             return list(self.notebook.kept)
         return list(flag.choices or VALUES.get(flag.name, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sandbox_kernel import arguments
@@ -17,7 +18,19 @@ PROGRAM = Flag("program", ("--program",), "COMMAND",
 SHOW = Flag("show", ("--show",), "WHAT",
     "After the cell, print usage, limits (read back) or plan. Several: a,b. In a notebook, "
     "limits also shows what is used of them while the cell runs.")  # fmt: skip
-CELL = (IN, OUT, PROGRAM, SHOW)
+MAP = Flag("map", ("--map",), "NAME",
+    "Run the cell once for each item of this list of the notebook, each time in a fresh container; "
+    "in the cell it is `item`. What `--out` names become lists in the same order.")  # fmt: skip
+WORKERS = Flag("workers", ("--workers",), "NUMBER",
+    "With --map: how many run at once. Default: as many as there are processors, and as the memory "
+    "has room for.")  # fmt: skip
+BACKGROUND = Flag("background", ("--background",), "",
+    "Return at once: `_container` is then a handle, with done, wait(), result, show(), "
+    "interrupt() and cancel(). It ends with the notebook's kernel.")  # fmt: skip
+HANDLE = Flag("handle", ("--handle",), "NAME",
+    "With --background: a variable for the handle, beside `_container`.")  # fmt: skip
+CELL = (IN, OUT, MAP, WORKERS, BACKGROUND, HANDLE, PROGRAM, SHOW)
+ITEM = "item"
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"
 
@@ -29,6 +42,8 @@ CELL_SUMMARY = (
 CELL_AFTER = """examples:
   %%container --memory 256m --timeout 30s
   %%container --in data --out mean,table
+  %%container --map names --out length
+  %%container --background --handle job --timeout 10m
   %%container --program sh --name work --keep --mount .:/work
 
 `_container` is what the last cell used. See also %container? and %sandbox?."""
@@ -46,6 +61,10 @@ class CellLine(NamedTuple):
     outputs: tuple[str, ...]
     program: str | None
     show: tuple[str, ...]
+    map: str | None
+    workers: int | None
+    background: bool
+    handle: str | None
     help: bool
 
 
@@ -76,7 +95,47 @@ def read_cell(line: str) -> CellLine:
     for word in show:
         if word not in SHOWN:
             raise InvalidOption("--show", word, f"one of {', '.join(SHOWN)}")
-    return CellLine(options, inputs, outputs, program, show, bool(own.get("help")))
+    background = bool(own.get("background"))
+    _refuse_misfits(own, inputs, background=background)
+    for option in ("map", "handle"):
+        if option in own:
+            _names(f"--{option}", [own[option]])
+    return CellLine(
+        options=options,
+        inputs=inputs,
+        outputs=outputs,
+        program=program,
+        show=show,
+        map=own.get("map"),
+        workers=_workers(own.get("workers")),
+        background=background,
+        handle=own.get("handle"),
+        help=bool(own.get("help")),
+    )
+
+
+def _refuse_misfits(own: Mapping[str, Any], inputs: tuple[str, ...], *, background: bool) -> None:
+    """Raises InvalidOption for flags that make no sense together."""
+    if "map" in own:
+        for name in ("program", "show", "background"):
+            if own.get(name):
+                raise InvalidOption(f"--{name}", own[name], "not with `--map`")
+        if ITEM in inputs:
+            raise InvalidOption("--in", ITEM, "another name: with `--map` each item has this one")
+    elif "workers" in own:
+        raise InvalidOption("--workers", own["workers"], "only with `--map`")
+    if background and own.get("show"):
+        raise InvalidOption("--show", own["show"], "not with `--background`: ask the handle later")
+    if "handle" in own and not background:
+        raise InvalidOption("--handle", own["handle"], "only with `--background`")
+
+
+def _workers(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not given.isdecimal() or not 1 <= len(given) <= 6 or int(given) < 1:
+        raise InvalidOption("--workers", given, "a whole number from 1")
+    return int(given)
 
 
 def _names(option: str, given: Any) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandbox_kernel import image, policy, settings
@@ -13,6 +14,7 @@ from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
+    from magics.background import Background
     from sandbox_kernel.container import Container
     from sandbox_kernel.widgets import Limits
 
@@ -63,6 +65,7 @@ class Notebook:
     def __init__(self) -> None:
         self.defaults: dict[str, Any] = {}
         self.kept: dict[str, Kept] = {}
+        self.background: list[Background] = []
         self.last: Last | None = None
         self.told: set[str] = set()
         atexit.register(self.close)
@@ -128,8 +131,17 @@ class Notebook:
             container.set_limits(**changes)
         return kept
 
+    def tell(self, lines: Iterable[str]) -> None:
+        """Once for each: a default limit that this machine can't hold."""
+        for line in lines:
+            if line not in self.told:
+                self.told.add(line)
+                print(f"container: {line}", file=sys.stderr)
+
     def close(self) -> None:
-        """Ends what this notebook keeps; runs at the end of its kernel."""
+        """Ends what this notebook keeps and runs; runs at the end of its kernel."""
+        for running in self.background:
+            running.cancel()
         for name in list(self.kept):
             self.drop(name)
 

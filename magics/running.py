@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,13 +34,12 @@ class Runner:
 
     def run(self, read: CellLine, cell: str) -> None:
         plan = self.notebook.plan(read.options)
-        request = CellRequest(
-            code=cell,
-            first_line=2,  # the magic's own line is the first of the notebook's cell
-            inputs=self._inputs(read),
-            outputs=read.outputs,
-            program=read.program,
-        )
+        if read.map is not None:
+            from magics import mapping
+
+            mapping.run(self.shell, self.notebook, plan, self._request(read, cell), read)
+            return
+        request = self._request(read, cell)
         kept = self.notebook.reuse(plan, read.options)
         if kept is None and plan.keep:
             container = Container.create(plan)
@@ -49,7 +47,10 @@ class Runner:
         elif kept is not None:
             plan = kept.container.plan
         running = engine.start(plan, request, kept.container if kept else None)
-        self._tell(running.container)
+        self.notebook.tell(running.container.not_in_force)
+        if read.background:
+            self._hand_over(running, plan, kept, read)
+            return
         view = self._show_live(running) if "limits" in read.show else None
         error, finished = self._follow(running, kept)
         if view is not None:
@@ -57,6 +58,27 @@ class Runner:
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
             raise shown.raised(error)
+
+    def _request(self, read: CellLine, cell: str) -> CellRequest:
+        return CellRequest(
+            code=cell,
+            first_line=2,  # the magic's own line is the first of the notebook's cell
+            inputs=self._inputs(read),
+            outputs=read.outputs,
+            program=read.program,
+        )
+
+    def _hand_over(
+        self, running: engine.Run, plan: ContainerPlan, kept: Kept | None, read: CellLine
+    ) -> None:
+        """The run goes on by itself, and the notebook gets a handle."""
+        from magics.background import Background
+
+        handle = Background(self.shell, running, plan, kept)
+        self.notebook.background = [one for one in self.notebook.background if not one.done]
+        self.notebook.background.append(handle)
+        for name in ("_container", *([read.handle] if read.handle else [])):
+            self.shell.user_ns[name] = handle
 
     def _inputs(self, read: CellLine) -> dict[str, object]:
         """The variables of the notebook that the cell gets."""
@@ -68,13 +90,6 @@ class Runner:
                 )
             found[name] = self.shell.user_ns[name]
         return found
-
-    def _tell(self, container: Container) -> None:
-        """Once for each: a default limit that this machine can't hold."""
-        for line in container.not_in_force:
-            if line not in self.notebook.told:
-                self.notebook.told.add(line)
-                print(f"container: {line}", file=sys.stderr)
 
     def _show_live(self, running: engine.Run) -> Limits | None:
         """What the cell uses against its limits, while it runs."""
