@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,6 @@ from sandbox_kernel.container import events as e
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
-
-SCRIPTS = ("application/javascript", "text/javascript")
 
 
 class Outlet:
@@ -37,14 +34,14 @@ class Outlet:
             case e.Display():
                 self._flush()
                 self.shell.display_pub.publish(
-                    data=portable(event.data),
+                    data=e.portable(event.data),
                     metadata=dict(event.metadata),
                     transient=dict(event.transient),
                     update=event.update,
                 )
             case e.Result():
                 self._flush()
-                self.shell.displayhook(Shown(portable(event.data), event.metadata))
+                self.shell.displayhook(Shown(e.portable(event.data), event.metadata))
             case e.Clear():
                 self._flush()
                 self.shell.display_pub.clear_output(wait=event.wait)  # type: ignore[no-untyped-call]
@@ -68,15 +65,6 @@ class Shown:
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         return self._data, self._metadata
-
-
-def portable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A mime bundle as Jupyter sends it: bytes in base64, no scripts."""
-    return {
-        mime: base64.b64encode(item).decode("ascii") if isinstance(item, bytes) else item
-        for mime, item in data.items()
-        if mime not in SCRIPTS
-    }
 
 
 def raised(error: e.Error) -> Exception:

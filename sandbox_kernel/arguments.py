@@ -45,10 +45,10 @@ _TMPFS = Flag("tmpfs", ("--tmpfs",), "TARGET[:size=SIZE]", "An empty file system
 
 
 def option_flags(names: Iterable[str] | None = None) -> tuple[Flag, ...]:
-    """The flags of the settings, in the order of the table."""
+    """The flags of the settings, in the order of the table; by default those of a container."""
     flags = []
     for name, option in settings.OPTIONS.items():
-        if names is not None and name not in names:
+        if name in settings.OF_A_KERNEL if names is None else name not in names:
             continue
         kind = option.kind
         default = option.default_text

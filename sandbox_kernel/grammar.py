@@ -44,6 +44,7 @@ RLIMITS = (
 
 NETWORKS = ("none", "host")
 RUNTIMES = ("embedded",)
+MODES = ("fresh",)
 SECURITY_OPTIONS = ("no-new-privileges", "seccomp=unconfined")
 
 

@@ -78,6 +78,7 @@ class ContainerPlan:
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
     runtime: str = "embedded"
+    mode: str = "fresh"
     sources: Mapping[str, str] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()
     """Limits that somebody asked for. They fail closed; a built-in default may be lacking."""
@@ -93,6 +94,8 @@ class ContainerPlan:
         """The rows to print. `in_force`: what the kernel reads back (`Container.limits`)."""
         rows = []
         for name, option in OPTIONS.items():
+            if name in settings.OF_A_KERNEL:
+                continue
             value = getattr(self, name)
             shown = option.show(value)
             state = ""

@@ -69,6 +69,7 @@ _SECURITY = Kind("OPTION", grammar.security_option, identity=str)
 _NETWORK = Kind("NETWORK", grammar.one_of(*grammar.NETWORKS))
 _RUNTIME = Kind("RUNTIME", grammar.one_of(*grammar.RUNTIMES))
 _IMAGE = Kind("IMAGE", grammar.image)
+_MODE = Kind("MODE", grammar.one_of(*grammar.MODES))
 
 
 class Option(TraitType[Any, Any]):
@@ -315,6 +316,13 @@ class Sandbox(HasTraits):
         help="no-new-privileges (always on) or seccomp=unconfined (no filter of system calls).",
     )
     runtime = Option(_RUNTIME, "embedded", group="isolation", help="What makes the container.")
+    mode = Option(
+        _MODE,
+        "fresh",
+        group="kernel",
+        help='Of "Sandbox Cells". fresh: each cell in a container of its own. carry: each in a '
+        "fork of the state after the last one, so that it can be undone.",
+    )
 
 
 class SandboxCeiling(HasTraits):
@@ -362,6 +370,8 @@ def _table(declared: type[HasTraits]) -> dict[str, Option]:
 
 OPTIONS: Mapping[str, Option] = _table(Sandbox)
 CEILINGS: Mapping[str, Option] = _table(SandboxCeiling)
+OF_A_KERNEL = frozenset(name for name, option in OPTIONS.items() if option.group == "kernel")
+"""Settings that say nothing about a container: `install` and the configuration have them."""
 LIMITS = frozenset(name for name, option in OPTIONS.items() if option.limit)
 
 

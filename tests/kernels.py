@@ -16,6 +16,7 @@ from jupyter_client.manager import KernelManager
 
 SECONDS = 30.0
 ARGV = [sys.executable, "-m", "sandbox_kernel", "-f", "{connection_file}"]
+CELLS = [sys.executable, "-m", "sandbox_kernel", "--cells", "-f", "{connection_file}"]
 
 
 class Kernel:
@@ -69,11 +70,11 @@ class Kernel:
 class Starting:
     """A kernel with these options of its kernelspec, on its way."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, argv: list[str] = ARGV, **options: object) -> None:
         self.manager = KernelManager()
         environment = {"SANDBOX_KERNEL_OPTIONS": json.dumps(options)} if options else {}
         self.manager._kernel_spec = KernelSpec(
-            argv=ARGV, language="python", display_name="Sandbox", interrupt_mode="message",
+            argv=argv, language="python", display_name="Sandbox", interrupt_mode="message",
             env=environment,
         )  # fmt: skip
         self.manager.start_kernel()
@@ -101,11 +102,18 @@ def started(**options: object) -> Iterator[Kernel]:
         yield kernel
 
 
-def install(folder: Path, name: str) -> None:
+@contextmanager
+def cells_started(**options: object) -> Iterator[Kernel]:
+    """The same for "Sandbox Cells"."""
+    with Starting(CELLS, **options).ready() as kernel:
+        yield kernel
+
+
+def install(folder: Path, name: str, argv: list[str] = ARGV) -> None:
     """A kernelspec in a folder of JUPYTER_PATH."""
     place = folder / "kernels" / name
     place.mkdir(parents=True)
-    spec = {"argv": ARGV, "language": "python", "display_name": name, "interrupt_mode": "message"}
+    spec = {"argv": argv, "language": "python", "display_name": name, "interrupt_mode": "message"}
     (place / "kernel.json").write_text(json.dumps(spec))
     os.environ["JUPYTER_PATH"] = str(folder)
 

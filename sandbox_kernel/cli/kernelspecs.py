@@ -1,6 +1,7 @@
 """`sandbox-kernel install` and `uninstall`: kernelspecs, from the templates in `kernelspec/`.
 
-The argv stays `[python, -m, sandbox_kernel, -f, {connection_file}]`, which every front end knows.
+The argv stays `[python, -m, sandbox_kernel, -f, {connection_file}]`, which every front end knows;
+"Sandbox Cells" has `--cells` before `-f`.
 The options of a kernelspec travel in its `env`, as JSON in SANDBOX_KERNEL_OPTIONS: jupyter_client
 fills in `{resource_dir}` in argv only. `PYTHONSAFEPATH` keeps the notebook's folder off the module
 path of the host side: `python -m` would look there first.
@@ -25,6 +26,8 @@ from sandbox_kernel.errors import InvalidOption, NotAllowed
 from sandbox_kernel.grammar import Mount
 
 NAME = "sandbox-python3"
+CELLS_NAME = "sandbox-cells-python3"
+DISPLAYED = {NAME: "Sandbox (Python 3)", CELLS_NAME: "Sandbox Cells (Python 3)"}
 _PLACES = (
     Flag("user", ("--user",), "", "For this user, whatever Python Jupyter runs with."),
     Flag("sys-prefix", ("--sys-prefix",), "", "Into the environment of this Python (the usual "
@@ -32,41 +35,60 @@ _PLACES = (
     Flag("prefix", ("--prefix",), "DIR", "Below DIR/share/jupyter/kernels."),
 )  # fmt: skip
 _KERNEL_NAME = Flag(
-    "kernel", ("--name",), "NAME", "The name of the kernelspec, in small letters.", default=NAME
+    "kernel",
+    ("--name",),
+    "NAME",
+    "The name of one kernelspec, in small letters. Without it, and "
+    f"without `--cells`, both kernels are installed: {NAME} and {CELLS_NAME}.",
 )
-_DISPLAY = Flag("display", ("--display-name",), "TEXT", "What the launcher of Jupyter shows.",
-    default="Sandbox (Python 3)")  # fmt: skip
+_DISPLAY = Flag("display", ("--display-name",), "TEXT", "What the launcher of Jupyter shows.")
+_CELLS = Flag("cells", ("--cells",), "", "The kernel that runs each cell by itself: see `--mode`.")
 
 
 def install(found: Parsed) -> int:
-    """Checks the options, writes the kernelspec, says where it is."""
-    name = _name(found.own.get("kernel", NAME))
-    display = found.own.get("display") or _display(name)
+    """Checks the options, writes the kernelspecs, says where they are."""
     typed = settings.read_options(found.options, settings.COMMAND_LINE)
+    cells = bool(found.own.get("cells"))
+    if "mode" in typed and not cells:
+        raise InvalidOption("--mode", typed["mode"], "`--cells` beside it, whose kernel has modes")
     plan = policy.plan(settings.KERNELSPEC, **typed)  # what each start would refuse is refused now
     image.resolve(plan.image)
-    folder = _destination(found.own, name)
-    _refuse_another_kernel(folder)
-    with tempfile.TemporaryDirectory(prefix="sandbox-kernel-") as place:
-        source = os.path.join(place, name)
-        _write(source, display, typed)
-        _install(source, name, found.own)
-    if found.own.get("format") == "json":
-        output.data({"name": name, "display_name": display, "folder": folder})
+    if found.own.get("kernel") or cells:
+        name = _name(found.own.get("kernel") or CELLS_NAME)
+        chosen = {name: (found.own.get("display") or _display(name, cells=cells), cells)}
     else:
-        print(f"installed kernel `{name}` ({display}) in {folder}")
+        chosen = {NAME: (found.own.get("display") or DISPLAYED[NAME], False)}
+        chosen[CELLS_NAME] = (DISPLAYED[CELLS_NAME], True)
+    folders = {name: _destination(found.own, name) for name in chosen}
+    for folder in folders.values():
+        _refuse_another_kernel(folder)
+    with tempfile.TemporaryDirectory(prefix="sandbox-kernel-") as place:
+        for name, (display, is_cells) in chosen.items():
+            source = os.path.join(place, name)
+            _write(source, display, typed, cells=is_cells)
+            _install(source, name, found.own)
+    rows = [
+        {"name": name, "display_name": display, "folder": folders[name]}
+        for name, (display, _) in chosen.items()
+    ]
+    if found.own.get("format") == "json":
+        output.data(rows)
+    for row in rows if found.own.get("format") != "json" else ():
+        print(f"installed kernel `{row['name']}` ({row['display_name']}) in {row['folder']}")
     return 0
 
 
 def uninstall(found: Parsed) -> int:
-    """Removes a kernelspec that `install` wrote, and nothing else."""
-    name = _name(found.rest[0] if found.rest else NAME)
-    folder = _installed(found.own, name)
-    if folder is None:
-        raise InvalidOption("NAME", name, "the name of an installed kernel: see `doctor`")
-    _refuse_another_kernel(folder)
-    shutil.rmtree(folder)
-    print(f"removed kernel `{name}` from {folder}")
+    """Removes kernelspecs that `install` wrote, and nothing else."""
+    names = [_name(found.rest[0])] if found.rest else list(DISPLAYED)
+    folders = {name: folder for name in names if (folder := _installed(found.own, name))}
+    if not folders:
+        raise InvalidOption("NAME", names[0], "the name of an installed kernel: see `doctor`")
+    for folder in folders.values():
+        _refuse_another_kernel(folder)
+    for name, folder in folders.items():
+        shutil.rmtree(folder)
+        print(f"removed kernel `{name}` from {folder}")
     return 0
 
 
@@ -78,9 +100,10 @@ def ours() -> dict[str, str]:
     return {name: folder for name, folder in sorted(found.items()) if _starts_us(folder)}
 
 
-def kernel_json(display: str, options: dict[str, Any]) -> dict[str, Any]:
+def kernel_json(display: str, options: dict[str, Any], *, cells: bool = False) -> dict[str, Any]:
     """The content of `kernel.json`: the template with what was chosen."""
-    template = resources.files("kernelspec").joinpath("kernel.json").read_text("utf-8")
+    file = "cells.json" if cells else "kernel.json"
+    template = resources.files("kernelspec").joinpath(file).read_text("utf-8")
     spec: dict[str, Any] = json.loads(template)
     spec["argv"] = [sys.executable if word == "{python}" else word for word in spec["argv"]]
     spec["display_name"] = display
@@ -91,14 +114,15 @@ def kernel_json(display: str, options: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def _write(folder: str, display: str, options: dict[str, Any]) -> None:
+def _write(folder: str, display: str, options: dict[str, Any], *, cells: bool) -> None:
     os.mkdir(folder, 0o755)
     with open(os.path.join(folder, "kernel.json"), "w", encoding="utf-8") as file:
-        json.dump(kernel_json(display, options), file, indent=2)
+        json.dump(kernel_json(display, options, cells=cells), file, indent=2)
         file.write("\n")
+    kind = "cells-" if cells else ""
     for logo in ("logo-svg.svg", "logo-32x32.png", "logo-64x64.png"):
         with open(os.path.join(folder, logo), "wb") as file:
-            file.write(resources.files("kernelspec").joinpath(logo).read_bytes())
+            file.write(resources.files("kernelspec").joinpath(kind + logo).read_bytes())
 
 
 def _install(source: str, name: str, own: dict[str, Any]) -> None:
@@ -164,8 +188,8 @@ def _name(text: str) -> str:
     return text
 
 
-def _display(name: str) -> str:
-    return "Sandbox (Python 3)" if name == NAME else f"Sandbox ({name})"
+def _display(name: str, *, cells: bool) -> str:
+    return DISPLAYED.get(name) or (f"Sandbox Cells ({name})" if cells else f"Sandbox ({name})")
 
 
 def _plain(value: object) -> object:
@@ -184,16 +208,16 @@ def _plain(value: object) -> object:
 _OPTIONS = tuple(name for name in settings.OPTIONS if name not in ("name", "keep", "entrypoint"))
 VERBS = {
     "install": Verb(
-        "install [--user | --sys-prefix | --prefix DIR] [--name NAME] [options]",
-        "Install a Jupyter kernel whose code runs in a container with these options.",
+        "install [--user | --sys-prefix | --prefix DIR] [--name NAME] [--cells] [options]",
+        "Install Jupyter kernels whose code runs in a container with these options.",
         install,
-        (*_PLACES, _KERNEL_NAME, _DISPLAY, FORMAT),
+        (*_PLACES, _KERNEL_NAME, _DISPLAY, _CELLS, FORMAT),
         options=_OPTIONS,
         most=0,
     ),
     "uninstall": Verb(
         "uninstall [--user | --sys-prefix | --prefix DIR] [NAME]",
-        f"Remove a kernel that `install` made; NAME is {NAME} if not given.",
+        "Remove a kernel that `install` made; without NAME, those that it makes without a name.",
         uninstall,
         _PLACES,
         most=1,

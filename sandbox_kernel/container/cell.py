@@ -58,6 +58,7 @@ class CellRequest:
     inputs: Mapping[str, object] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     program: str | None = None  # None: Python, by our runner; else the cell is its standard input
+    shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ class Cell:
             "name": self.request.name,
             "first_line": self.request.first_line,
             "outputs": list(self.request.outputs),
+            "shell_lines": self.request.shell_lines,
         }
         self._inner.append(pack(request, self.request.inputs))
         self.descriptors[4] = self._inner[-1]

@@ -6,6 +6,7 @@ bounded before anything is kept, and a frame that does not fit ends the listenin
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -156,6 +157,18 @@ Frame = (
     | RefusedFrame | DoneFrame
 )  # fmt: skip
 BUNDLES = (DisplayFrame, UpdateFrame, ResultFrame)
+
+
+SCRIPTS = ("application/javascript", "text/javascript")
+
+
+def portable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A mime bundle as Jupyter sends it: bytes in base64, no scripts."""
+    return {
+        mime: base64.b64encode(item).decode("ascii") if isinstance(item, bytes) else item
+        for mime, item in data.items()
+        if mime not in SCRIPTS
+    }
 
 
 class BrokenChannel(Exception):

@@ -17,6 +17,7 @@ from . import display, hooks
 PROGRAM, REQUEST, EVENTS, ANSWERS, VALUES = 3, 4, 5, 6, 7
 COROUTINE = 0x80  # CO_COROUTINE of the flags of a code object
 SHOW = "<show the last expression>"  # no program can use this name, or see it among its own
+COMMAND = "<run a command>"
 MOST_TEXT = 1 << 18
 RETURNS_NOTHING = (None, 0)
 
@@ -120,12 +121,23 @@ class Cell:
         try:
             return compile(self.text, self.name, "exec", flags, dont_inherit=True)
         except SyntaxError:
-            # The one magic that old notebooks can't do without means nothing here.
             lines = self.text.split("\n")
-            kept = ["" if line.startswith("%matplotlib") else line for line in lines]
+            kept = [self.as_python(line) for line in lines]
             if kept == lines:
                 raise
             return compile("\n".join(kept), self.name, "exec", flags, dont_inherit=True)
+
+    def as_python(self, line):
+        """A line that does not parse: IPython's `!command`, where the outside knows these; and the
+        one magic that old notebooks can't do without, which means nothing here."""
+        if line.startswith("%matplotlib"):
+            return ""
+        start = line.lstrip()
+        if not self.request["shell_lines"] or not start.startswith("!"):
+            return line
+        setattr(builtins, COMMAND, run_command)
+        indent = line[: len(line) - len(start)]
+        return indent + "__import__('builtins').__dict__[%r](%r)" % (COMMAND, start[1:])
 
     def is_quiet(self, last):
         lines = self.text.encode("utf-8", "surrogatepass").split(b"\n")[last.end_lineno - 1 :]
@@ -159,6 +171,14 @@ class Cell:
 
         header, text = failure.describe(problem, self.name, self.text)
         self.channel.send(header, text.encode("utf-8", "backslashreplace"))
+
+
+def run_command(text):
+    """A line `!command`: its outputs are the cell's, its status is not an error, as in IPython."""
+    import subprocess
+
+    channels.flush()
+    subprocess.call(["/bin/sh", "-c", text])
 
 
 def main_module():

@@ -198,7 +198,7 @@ WAYS = [name for name, kind in vars(Ways).items() if callable(kind) and kind.__d
 
 
 def test_every_option_has_wrong_values() -> None:
-    assert set(WRONG) == set(settings.OPTIONS)
+    assert set(WRONG) == set(settings.OPTIONS) - settings.OF_A_KERNEL
 
 
 @pytest.mark.parametrize("option", WRONG)
@@ -294,6 +294,8 @@ def test_whatever_a_kernelspec_holds_it_is_settings_or_one_line(text: str) -> No
         (["plan", "host", "scratch"], "sandbox-kernel plan"),
         (["install", "--memory", "banana"], "256m or 1.5g"),
         (["install", "--kernel-name=x"], "there is no such option"),
+        (["install", "--cells", "--mode", "sideways"], "one of fresh"),
+        (["install", "--mode", "fresh"], "`--cells` beside it"),
         (["install", "--name=../x"], "1 to 63 small letters"),
         (["install", "--user", "--sys-prefix"], "one place, not two"),
         (["uninstall", "nobody"], "the name of an installed kernel"),

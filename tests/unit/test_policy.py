@@ -253,4 +253,4 @@ def test_the_plan_prints_each_value_with_source_and_state(nothing_set: Settings)
     assert rows["memory"] == ("memory", "64 MiB", "magic", "yes")
     assert rows["cpus"].in_force == "no"
     assert rows["timeout"].value == "-"
-    assert set(rows) == set(settings.OPTIONS)
+    assert set(rows) == set(settings.OPTIONS) - settings.OF_A_KERNEL
