@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import containers, kernels, sizes
+from benchmarks import containers, kernels, mapping, sizes
 from benchmarks.pairs import Pair, Size
 from sandbox_kernel.runtime import client
 
 SETS: dict[str, Callable[[int], Iterator[Pair | Size]]] = {
     "containers": containers.cold_runs,
     "kernels": kernels.pairs,
+    "map": mapping.pairs,
     "sizes": sizes.sizes,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
