@@ -46,12 +46,13 @@ def run(
 
     def on_result(index: int, result: Result) -> None:
         nonlocal following
-        progress.step(failed=not result.ok)
+        progress.make_room()
         notebook.tell(line for line in result.notices if NOT_IN_FORCE in line)
         waiting[index] = result
         while following in waiting:
             _show(outlet, following, items[following], waiting.pop(following))
             following += 1
+        progress.step(failed=not result.ok)
 
     try:
         results = mapping.run_each(

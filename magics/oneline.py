@@ -25,7 +25,8 @@ def one_line() -> Iterator[None]:
         yield
     except errors.SandboxError as problem:
         if not hasattr(problem, "_render_traceback_"):
-            shown_as(problem, [colored(f"{type(problem).__name__}: {problem}")])
+            notes = " ".join(getattr(problem, "__notes__", ()))
+            shown_as(problem, [colored(f"{type(problem).__name__}: {problem} {notes}".rstrip())])
         raise problem.with_traceback(None) from None
 
 

@@ -50,6 +50,12 @@ class Progress:
             sys.stderr.write(f"\r{self.text()}\x1b[K")
             sys.stderr.flush()
 
+    def make_room(self) -> None:
+        """Something else is going to be printed: in a terminal the line gives way to it."""
+        if self._bar is None and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
     def close(self) -> None:
         """No more come. What stays is text: a widget would need its kernel."""
         if self._display is not None:
@@ -57,7 +63,7 @@ class Progress:
             plain = {"text/plain": self.text()}
             self._display.update(plain, raw=True)
         elif sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
+            self.make_room()
             print(self.text(), file=sys.stderr)
 
     def text(self) -> str:

@@ -102,8 +102,8 @@ def map(  # noqa: A001 - it does what the builtin does
 
     `code` is text, with the item as its variable `name`; or a function, which is called with the
     item, and with `inputs` as keyword arguments. `inputs`, `outputs` and options are those of
-    `run`, the same for every item. `items` may be endless in itself: it is read as far as there
-    are workers.
+    `run`, the same for every item. `items` is read as the workers need more, not
+    all at once.
 
     `workers` run at once: by default as many as there are processors, and never more than the
     available memory holds at the limit of `memory`. Without such a limit, each gets its share of

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pexpect
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
@@ -90,6 +92,37 @@ def test_items_that_fail_are_named_and_the_others_have_values() -> None:
     assert "line 3, in <module>" in "\n".join(failed.traceback)
     assert "magics" not in "\n".join(failed.traceback)
     assert outputs[2][0].data["text/plain"] == "[2.0, None, 0.5]"
+
+
+def test_an_item_that_can_not_cross_is_named_in_one_line() -> None:
+    outputs = executed("things = [1, object()]", "%%container --map things\nitem")
+
+    failed = error(outputs[1])
+    assert failed.ename == "ValueNotTransferable"
+    (line,) = failed.traceback
+    assert "It was item 1 (`<object object" in line
+
+
+def test_in_a_terminal_a_line_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    words = ["--simple-prompt", "--no-banner", "--colors=NoColor", "--quick"]
+    terminal = pexpect.spawn(
+        sys.executable, ["-m", "IPython", *words], encoding="utf-8", timeout=60, echo=False
+    )
+    cell = "container', '--map numbers', 'print(1 / item)"
+    for line in ("%load_ext sandbox_kernel", "numbers = [1, 0, 2]"):
+        terminal.expect(r"In \[\d+\]: ")
+        terminal.sendline(line)
+    terminal.expect(r"In \[\d+\]: ")
+    terminal.sendline(f"get_ipython().run_cell_magic('{cell}')")
+
+    terminal.expect(r"\r3/3 items, 1 failed, ")
+    terminal.expect(r"\n.*ItemsFailed.*1 of 3 items failed: item 1 \(`0`\)")
+    terminal.sendline("exit")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
 
 
 WRONG = (
