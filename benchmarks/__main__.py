@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import containers, kernels, mapping, sizes
+from benchmarks import containers, kernels, mapping, sizes, values
 from benchmarks.pairs import Pair, Size
 from sandbox_kernel.runtime import client
 
@@ -20,6 +20,7 @@ SETS: dict[str, Callable[[int], Iterator[Pair | Size]]] = {
     "kernels": kernels.pairs,
     "map": mapping.pairs,
     "sizes": sizes.sizes,
+    "values": values.pairs,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
 

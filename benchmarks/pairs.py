@@ -51,8 +51,12 @@ def measure(
     bound: float,
     rounds: int,
     warm: int = 3,
+    check: Callable[[], None] = lambda: None,
 ) -> Pair:
-    """Both in turn, `rounds` times each, after `warm` rounds that do not count."""
+    """Both in turn, `rounds` times each, after `warm` rounds that do not count.
+
+    `check` is called after each of the two, outside of the time.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(-warm, rounds):
         # Who begins changes, so that neither always finds the caches of the other.
@@ -60,6 +64,7 @@ def measure(
             begin = time.perf_counter()
             (ours, theirs)[index]()
             took = time.perf_counter() - begin
+            check()
             if number >= 0:
                 seconds[index].append(took)
     return Pair(what, peer, tuple(seconds[0]), tuple(seconds[1]), bound)
