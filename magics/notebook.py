@@ -140,6 +140,9 @@ class Notebook:
 
     def close(self) -> None:
         """Ends what this notebook keeps and runs; runs at the end of its kernel."""
+        for running in self.background:  # all are told before one is waited for
+            running.interrupt()
+            running.interrupt()
         for running in self.background:
             running.cancel()
         for name in list(self.kept):
