@@ -276,6 +276,14 @@ def capability(value: object, option: str) -> str:
     return text
 
 
+def module(value: object, option: str) -> str:
+    """`numpy`, `matplotlib.pyplot`: the dotted name of a module."""
+    text = value if isinstance(value, str) else ""
+    if len(text) > 200 or not all(part.isidentifier() for part in text.split(".")):
+        _refuse(option, value, "the name of a module, such as numpy or matplotlib.pyplot")
+    return text
+
+
 def security_option(value: object, option: str) -> str:
     """docker's spellings, of those that mean something here."""
     text = "no-new-privileges" if value == "no-new-privileges=true" else value

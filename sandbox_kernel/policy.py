@@ -79,6 +79,8 @@ class ContainerPlan:
     security_opt: tuple[str, ...] = ()
     runtime: str = "embedded"
     mode: str = "fresh"
+    warm: tuple[str, ...] = ()
+    cold: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()
     """Limits that somebody asked for. They fail closed; a built-in default may be lacking."""
@@ -422,7 +424,7 @@ def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: 
             values[name], sources[name] = ceiling.value, f"ceiling of {ceiling.where}"
     default_memory = host.available_memory() * MEMORY_SHARE
     if "memory" not in values:
-        values["memory"] = int(default_memory) // PAGE * PAGE
+        values["memory"] = _rounded(int(default_memory))
         ceiling = within.ceilings.get("memory")
         if ceiling and ceiling.value and ceiling.value < values["memory"]:
             values["memory"], sources["memory"] = ceiling.value, f"ceiling of {ceiling.where}"
@@ -432,6 +434,12 @@ def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: 
         if ceiling and ceiling.value and ceiling.value < values["storage_size"]:
             values["storage_size"] = ceiling.value
             sources["storage_size"] = f"ceiling of {ceiling.where}"
+
+
+def _rounded(size: int) -> int:
+    """Down to a sixteenth, so that plans made one after another are the same plan."""
+    step = max(PAGE, 1 << max(0, size.bit_length() - 5))
+    return size // step * step
 
 
 def _check_swap(values: Mapping[str, Any]) -> None:

@@ -322,6 +322,17 @@ class Sandbox(HasTraits):
         group="kernel",
         help='Of "Sandbox Cells". fresh: each cell in a container of its own. carry: each in a '
         "fork of the state after the last one, so that it can be undone.",
+    warm = Option(
+        Kind("MODULE", grammar.module, identity=str),
+        (),
+        group="start",
+        help="A module that is imported before a cell asks for it, once for many containers.",
+    )
+    cold = Option(
+        _SWITCH,
+        False,
+        group="start",
+        help="Start from nothing: no ready container, no interpreter that was forked.",
     )
 
 

@@ -10,6 +10,8 @@ import leftovers
 import ordinary_user as ordinary
 import pytest
 
+from sandbox_kernel.runtime import client
+
 FOLDERS_THAT_USE_THE_MACHINE = {"integration", "hostile", "browser", "cgroup2"}
 
 
@@ -33,9 +35,11 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if not folders & FOLDERS_THAT_USE_THE_MACHINE or "PYTEST_XDIST_WORKER" in os.environ:
         yield
         return
+    client.stop_pool()
     root = leftovers.keeper_pid()
     before = leftovers.take(root, program=os.getpid())
     yield
+    client.stop_pool()
     left = leftovers.settled(root, before, program=os.getpid())
     assert not left, "left on the machine:\n" + "\n".join(left)
 

@@ -243,9 +243,13 @@ _ALL = 0xFFFFFFFF
 _Condition = tuple[int, int]  # mask and value: (argument & mask) == value
 
 
-def profile(capabilities: Collection[str] = ()) -> Profile:
-    """The `linux.seccomp` object for a container that holds these capabilities."""
+def profile(capabilities: Collection[str] = (), also: Collection[str] = ()) -> Profile:
+    """The `linux.seccomp` object for a container that holds these capabilities.
+
+    `also`: calls that are refused to others, for a process of ours (see `runtime.templates`).
+    """
     added = {call for name in capabilities for call in BY_CAPABILITY.get(name, "").split()}
+    added |= set(also)
     allowed = sorted({call for group in ALLOWED for call in group.calls} | added)
     refused = {call for group in REFUSED for call in group.calls} - added - {"unshare"}
     rules: list[Rule] = [

@@ -18,6 +18,7 @@ from typing import Any
 
 from sandbox_kernel import bundle, errors, image, policy, settings
 from sandbox_kernel.bundle import Bundle
+from sandbox_kernel.container import warm
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
@@ -103,7 +104,8 @@ class Container:
         detached: bool,
     ) -> Container:
         support = launcher.about["support"]
-        effective, not_in_force = _enforceable(plan, tuple(sorted(support.items())))
+        enforceable = functools.partial(_enforceable, support=tuple(sorted(support.items())))
+        effective, not_in_force = enforceable(plan)
         made = _order(effective, resolved)
         container_id = secrets.token_hex(6)
         order: dict[str, Any] = {
@@ -123,6 +125,11 @@ class Container:
             },
         }
         descriptors: tuple[int, ...] = ()
+        wish = None
+        if process and not detached:
+            wish = warm.wish(effective, resolved, process, enforceable=enforceable)
+        if wish:
+            order["warm"] = wish.order()
         if process:
             order.update(_launch(made["config"]["process"], process), single=True)
             descriptors = tuple(process.descriptors.values())
@@ -131,7 +138,11 @@ class Container:
             channel.ask("create", order, descriptors)
             answer, received = channel.hear(CREATE_SECONDS)
             if answer["event"] == "recipe-wanted":
-                channel.ask("create", {**made, **order}, descriptors)
+                more: dict[str, Any] = dict(made)
+                if wish:
+                    more["template"] = wish.recipe
+                    descriptors = (*descriptors, wish.program())
+                channel.ask("create", {**more, **order}, descriptors)
                 answer, received = channel.hear(CREATE_SECONDS)
         except errors.StepFailed as error:
             channel.close()
@@ -139,6 +150,7 @@ class Container:
         except BaseException:
             channel.close()
             raise
+        container_id = answer["id"]  # its own, when it was there before it was asked for
         container = cls(
             container_id=container_id,
             name=plan.name,

@@ -11,6 +11,7 @@ import os
 from .values import SEALS
 
 MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
+TEMPLATE = (*MODULES, "kernel", "template")
 PACKAGE = "sandbox_inside"
 # `-c` and not a file name: a path in the container could be replaced by what is in it.
 _START = (
@@ -21,6 +22,9 @@ _START = (
 )
 START = _START % "cell"
 START_KERNEL = _START % "kernel"
+START_TEMPLATE = _START % "template"
+STARTS = {"cell": START}
+"""What can be forked from a template: the module that runs, and how it starts by itself."""
 
 
 @functools.cache

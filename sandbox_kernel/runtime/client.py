@@ -167,6 +167,23 @@ class Launcher:
                 self._process.wait(END_SECONDS)
         return self._process.poll() is None
 
+    def stop_pool(self) -> None:
+        """End its templates, and the containers that nobody has; returns when they are gone."""
+        channel = self.connect()
+        try:
+            channel.request("pool", {"do": "stop"})
+        finally:
+            channel.close()
+
+    def pool(self) -> list[dict[str, Any]]:
+        """Its templates: modules, state, how many containers are ready and in use."""
+        channel = self.connect()
+        try:
+            templates: list[dict[str, Any]] = channel.request("pool", {"do": "status"})["templates"]
+            return templates
+        finally:
+            channel.close()
+
     def let_go(self) -> None:
         """A detached launcher goes on without us."""
         self.about  # noqa: B018 - it must have taken over before we leave
@@ -215,6 +232,15 @@ def shared() -> Launcher:
         if _shared is None or _shared[0] != os.getpid() or not _shared[1].alive():
             _shared = (os.getpid(), Launcher())
         return _shared[1]
+
+
+def stop_pool() -> None:
+    """End what the launcher of this process keeps ready. Nothing happens when there is none."""
+    with _shared_lock:
+        known = _shared
+    if known and known[0] == os.getpid() and known[1].alive():
+        with contextlib.suppress(errors.LauncherGone):
+            known[1].stop_pool()
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

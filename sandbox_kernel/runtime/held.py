@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.runtime.cgroups.contract import Driver, Group
     from sandbox_kernel.runtime.feed import Feed
+    from sandbox_kernel.runtime.templates import Nest
 
 
 class Sources:
@@ -152,6 +153,10 @@ DEVICES = {
 }
 
 
+NEST_SLOTS = 64
+"""Ranges of ids that a nest has (see `templates`); the first is the template's own."""
+
+
 class Run:
     """One process tree in a held container: who waits for it and what it may use."""
 
@@ -183,6 +188,7 @@ class Held:
         sources: Sources,
         reserve: identities.Reserve | None,
         ids: int,
+        nest: Nest | None = None,
     ) -> None:
         self.id: str = order["id"]
         self.order = order
@@ -201,9 +207,14 @@ class Held:
         """Descriptors that are read into the log -> 1 or 2."""
         self.last_exit: dict[str, Any] | None = None
         self._next_run = 1
+        self.namespaces: dict[str, int] = {}
+        """Descriptors of its namespaces, where pid 1 was asked for them; ours until `end`."""
+        self.ranges: list[int] | None = None
+        """First host ids of its ranges, as root: one, or as many as a nest has slots."""
         self._reserve = reserve
         self._ids = ids
-        self._first: int | None = None
+        self._nest = nest
+        self._slot = -1
         self._sources = sources
         self.single = bool(order.get("single"))
         # Pid 1 is made first: while it gets rid of what it inherited, the rest is made here.
@@ -229,12 +240,19 @@ class Held:
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
-        if self._reserve:
-            self._first = self._reserve.take()
         with theirs:
             try:
+                self._take_ids()
                 with step("clone", "namespaces"):
-                    pid, pidfd = processes.clone(self.order["flags"])
+                    if self._nest:
+                        pid, pidfd = self._nest.clone(
+                            self.order["flags"],
+                            self._slot,
+                            self._ids,
+                            lambda: be_init(theirs, self.order),
+                        )
+                    else:
+                        pid, pidfd = processes.clone(self.order["flags"])
             except BaseException:
                 ours.close()
                 self._give_back()
@@ -242,6 +260,18 @@ class Held:
             if pid == 0:
                 be_init(theirs, self.order)
         return ours, pid, pidfd
+
+    def _take_ids(self) -> None:
+        """Ranges of the host's ids, or a slot of the nest, which has some."""
+        if self._nest:
+            self._slot = self._nest.take()
+            first = self._nest.first(self._slot)
+            self.ranges = None if first is None else [first]
+        elif self._reserve:
+            count = NEST_SLOTS if self.order.get("nest") else 1
+            self.ranges = []
+            for _ in range(count):
+                self.ranges.append(self._reserve.take())
 
     def let_go(self, descriptors: dict[int, int]) -> None:
         """Give pid 1 all that the container consists of. Closes the descriptors of the first run.
@@ -254,8 +284,9 @@ class Held:
             given += trees.values()
             entrances = self.group.entrances()
             given += entrances
-            with step("write id maps of", self.id):
-                identities.write_maps(self.pid, self._first, self._ids)
+            if not self._nest:
+                with step("write id maps of", self.id):
+                    identities.write_maps(self.pid, self.ranges, self._ids)
             self._map_trees(trees)
             with step("start", "init"):
                 messages.send(
@@ -303,7 +334,7 @@ class Held:
         """As root: show layers and the caller's own folders with the ids of the container."""
         if not self._reserve:
             return
-        first = self._first or 0
+        (first, *_) = self.ranges or [0]
         mounted = self.order["config"].get("mounts", ())
         for name, tree in trees.items():
             kind, _, index = name.partition(" ")
@@ -417,6 +448,9 @@ class Held:
             os.close(self.writable)
         for run in self.runs.values():
             self.end_run(run)
+        for descriptor in self.namespaces.values():
+            os.close(descriptor)
+        self.namespaces.clear()
         self.group.kill()
         self.group.remove()
         self._give_back()
@@ -431,20 +465,25 @@ class Held:
         self.channel.close()
 
     def _give_back(self) -> None:
-        if self._reserve and self._first is not None:
-            self._reserve.give_back(self._first)
+        if self._nest:
+            if self._slot >= 0:
+                self._nest.give_back(self._slot)
+        elif self._reserve:
+            for first in self.ranges or ():
+                self._reserve.give_back(first)
+        self.ranges = None
 
 
 def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe with what is the same for every container of it worked out.
 
-    Adds `flags` of clone3(2), `cgroup_namespace`, `network_namespace`, the bytes of the seccomp
-    `program`, and `bounding`, a mask of capabilities.
+    Adds `flags` of clone3(2), the `kinds` of namespaces, `cgroup_namespace`, `network_namespace`,
+    the bytes of the seccomp `program`, and `bounding`, a mask of capabilities.
     """
     config = recipe["config"]
-    kinds = {entry["type"] for entry in config["linux"]["namespaces"]}
+    kinds = [entry["type"] for entry in config["linux"]["namespaces"]]
     flags = 0
-    for kind in kinds - {"cgroup"}:
+    for kind in set(kinds) - {"cgroup"}:
         if processes.has_namespace(kind):
             flags |= processes.FLAG_OF_NAMESPACE[kind]
         elif kind != "time":  # of Linux 5.6, and only a clock's offsets are in it
@@ -457,6 +496,7 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
         **recipe,
         "trees": [{**tree, "key": json.dumps(tree, sort_keys=True)} for tree in recipe["trees"]],
         "flags": flags,
+        "kinds": [kind for kind in kinds if kind == "cgroup" or processes.has_namespace(kind)],
         "cgroup_namespace": "cgroup" in kinds,
         "network_namespace": "network" in kinds,
         "program": None if program is None else base64.b64decode(program),

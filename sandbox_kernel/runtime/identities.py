@@ -20,6 +20,10 @@ import signal
 from sandbox_kernel.errors import HostLacks
 from sandbox_kernel.linux import processes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 RANGE = 65536
 # Above the ranges that /etc/subuid and systemd-nspawn hand out (systemd, UIDS-GIDS.md: 524288 to
 # 1879048191), below 2**31, where old programs start to see negative numbers.
@@ -73,10 +77,15 @@ class Reserve:
         )
 
 
-def write_maps(pid: int, first: int | None, count: int) -> None:
-    """Map ids 0..count-1 of a new user namespace to `first`.. of ours (None: to the same ids)."""
+def write_maps(pid: int, firsts: Sequence[int] | None, count: int) -> None:
+    """Map the ids of a new user namespace, `count` for each of `firsts`, which are ids of ours.
+
+    None: `count` ids, each to the same one.
+    """
     for name in ("uid_map", "gid_map"):
-        text = _same(name, count) if first is None else DIGITS_OF_MAP.format(0, first, count)
+        text = _same(name, count) if firsts is None else ""
+        for index, first in enumerate(firsts or ()):
+            text += DIGITS_OF_MAP.format(index * count, first, count)
         _write(f"/proc/{pid}/{name}", text)
 
 

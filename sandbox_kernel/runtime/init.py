@@ -6,8 +6,9 @@ signals from inside do not reach a pid 1 that has no handler for them (pid_names
 when the launcher ends, by two independent ways: the parent-death signal, and the end of its
 channel; with it ends every process of the pid namespace.
 
-Messages to the launcher (`at`): ready (with `run`: forked, too), failed, forked, exited. From the
-launcher: first all that the container consists of, then runs (`do`: run).
+Messages to the launcher (`at`): ready (with `run`: forked, too), failed, forked, exited, orphan (in
+a nest, see `templates`: who ended was none of its runs). From the launcher: first all that the
+container consists of, then runs (`do`: run).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sandbox_kernel.runtime.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any, NoReturn
 
     Run = tuple[int, int]  # number of the run, report descriptor
@@ -125,12 +126,16 @@ def _hold(
     program: bytes | None = order["program"]
     children = processes.child_signal_descriptor()
     # That it is ready and that its process runs is one message: each wakes two others up.
-    ready_message, given = {"at": "ready"}, (writable,)
+    ready_message: dict[str, Any] = {"at": "ready"}
+    namespaces = _own_namespaces(order["kinds"]) if order.get("wants_namespaces") else {}
+    ready_message["namespaces"] = list(namespaces)
+    given = (writable, *namespaces.values())
     if order.get("process"):
         _start(channel, runs, 0, order["process"], descriptors, [], program, ready_message, given)
     else:
         messages.send(channel, ready_message, given)
-    os.close(writable)
+    for descriptor in given:
+        os.close(descriptor)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(children, select.POLLIN)
@@ -138,7 +143,7 @@ def _hold(
         ready = {descriptor for descriptor, _ in poll.poll()}
         if children in ready:
             os.read(children, 4096)
-            _reap(channel, runs)
+            _reap(channel, runs, tells_orphans=bool(order.get("nest")))
         if channel.fileno() in ready:
             received = messages.receive(channel)
             if received is None:
@@ -204,7 +209,7 @@ def _start(
     descriptors.clear()
 
 
-def _reap(channel: socket.socket, runs: dict[int, Run]) -> None:
+def _reap(channel: socket.socket, runs: dict[int, Run], *, tells_orphans: bool) -> None:
     while True:
         try:
             pid, state = os.waitpid(-1, os.WNOHANG)
@@ -213,6 +218,8 @@ def _reap(channel: socket.socket, runs: dict[int, Run]) -> None:
         if pid == 0:
             return
         if pid not in runs:
+            if tells_orphans:  # children of a template, that are inside their containers
+                messages.send(channel, {"at": "orphan", "pid": pid, **_ended(state)})
             continue  # an orphan of some run
         number, report = runs.pop(pid)
         message: dict[str, Any] = {"at": "exited", "run": number}
@@ -223,8 +230,16 @@ def _reap(channel: socket.socket, runs: dict[int, Run]) -> None:
         os.close(report)
         if said:
             message["failure"] = json.loads(said)
-        if os.WIFSIGNALED(state):
-            message["signal"] = os.WTERMSIG(state)
-        else:
-            message["status"] = os.WEXITSTATUS(state)
-        messages.send(channel, message)
+        messages.send(channel, {**message, **_ended(state)})
+
+
+def _ended(state: int) -> dict[str, int]:
+    """What wait(2) said."""
+    if os.WIFSIGNALED(state):
+        return {"signal": os.WTERMSIG(state)}
+    return {"status": os.WEXITSTATUS(state)}
+
+
+def _own_namespaces(kinds: Iterable[str]) -> dict[str, int]:
+    """Descriptors of the namespaces that this process is in. Nobody else may open them."""
+    return {kind: processes.own_namespace(kind) for kind in kinds}

@@ -9,8 +9,8 @@ for one thing at a time; the container or run that it made belongs to it, and en
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
 Requests (`op`): create, run, limits, usage, stop, kill, kill-run, wait, remove, list, inspect,
-logs, events, writable. Answers (`event`): created, started, exited, limits, usage, stopping,
-removed, list, inspect, logs, events, writable, recipe-wanted, error.
+logs, events, writable, pool. Answers (`event`): created, started, exited, limits, usage, stopping,
+removed, list, inspect, logs, events, writable, pool, recipe-wanted, error.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -34,6 +34,7 @@ from sandbox_kernel.runtime import identities, state
 from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
+from sandbox_kernel.runtime.pool import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox_kernel.runtime.cgroups.contract import Driver
+    from sandbox_kernel.runtime.templates import Nest, Template
 
 RECIPE = ("config", "plan", "layers", "entries", "trees", "storage_size", "seccomp_program")
 MOST_RECIPES = 32
@@ -110,14 +112,15 @@ class Launcher:
         sources = f"{self._folder.path}/sources"
         os.mkdir(sources, 0o700)
         self._sources = Sources(sources)
+        self._pool = Pool(self)
         # The folder itself is needed no more; the mounts on it hold on to it in this namespace.
         self._listen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         before = os.umask(0o077)  # whatever the caller's is: the socket is for its owner
         self._listen.bind(f"{self._folder.path}/control.sock")
         os.umask(before)
         self._listen.listen(16)
-        self._watch(self._listen.fileno(), self._accept)
-        self._watch(main.fileno(), self._hear_main)
+        self.watch(self._listen.fileno(), self._accept)
+        self.watch(main.fileno(), self._hear_main)
         support = self._driver.support()
         messages.send(
             main,
@@ -143,29 +146,36 @@ class Launcher:
                         handler()
                 self._end_overdue()
         finally:
-            for held in list(self._containers.values()):
+            # A nest can't end before the containers in it have, and we are who reaps those.
+            for held in sorted(self._containers.values(), key=_is_nest):
                 held.kill("the launcher ended")
+            for held in sorted(self._containers.values(), key=_is_nest):
                 self._end(held)
             self._listen.close()
             mounts.detach(f"{self._folder.path}/sources")
             os.rmdir(f"{self._folder.path}/sources")
             self._folder.remove()
 
-    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Call the handler whenever the descriptor is readable."""
         self._handlers[descriptor] = handler
         self._epoll.register(descriptor, select.EPOLLIN)
 
-    def _forget(self, descriptor: int) -> None:
+    def forget(self, descriptor: int) -> None:
+        """Wait for it no more; before it is closed."""
         if self._handlers.pop(descriptor, None):
             self._epoll.unregister(descriptor)
 
     def _time_left(self) -> float:
-        if not self._deadlines:
-            return -1
-        return max(0.0, self._deadlines[0][0] - time.monotonic())
+        dues = [self._pool.next_tick] if self._pool.next_tick is not None else []
+        if self._deadlines:
+            dues.append(self._deadlines[0][0])
+        return max(0.0, min(dues) - time.monotonic()) if dues else -1
 
     def _end_overdue(self) -> None:
         now = time.monotonic()
+        if self._pool.next_tick is not None and self._pool.next_tick <= now:
+            self._pool.tick()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, container, number = heapq.heappop(self._deadlines)
             held = self._containers.get(container)
@@ -181,8 +191,9 @@ class Launcher:
     def _hear_main(self) -> None:
         received = _receive(self._main)
         if received is None:
-            self._forget(self._main.fileno())
+            self.forget(self._main.fileno())
             self._main.close()
+            self._pool.stop("its program ended")
             if not self._stays:
                 self._records.clear()
                 for held in list(self._containers.values()):
@@ -203,7 +214,7 @@ class Launcher:
     def _add_client(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         client = Client(channel)
-        self._watch(channel.fileno(), lambda: self._hear(client))
+        self.watch(channel.fileno(), lambda: self._hear(client))
 
     def _hear(self, client: Client) -> None:
         try:
@@ -230,7 +241,7 @@ class Launcher:
                 os.close(descriptor)
 
     def _drop(self, client: Client) -> None:
-        self._forget(client.channel.fileno())
+        self.forget(client.channel.fileno())
         client.channel.close()
         if client.run:
             held, run = client.run
@@ -258,19 +269,17 @@ class Launcher:
         if name and any(row["name"] == name for row in self._rows()):
             raise StepFailed("create", name, "a container of this name exists: remove it first")
         recipe = self._recipe_of(message)
-        if recipe is None:
+        warm = message.get("warm")
+        if recipe is None or (warm and not self._pool.knows(warm["key"], message, owned)):
             self._answer(client, {"event": "recipe-wanted"})
             return
         message = {**message, **recipe}
-        held = Held(
-            message,
-            log=Feed(MOST_OUTPUT),
-            driver=self._driver,
-            launcher=self._folder.name,
-            sources=self._sources,
-            reserve=self._reserve,
-            ids=self._ids,
-        )
+        if not (warm and self._pool.take(client, message, owned)):
+            self.create_cold(client, message, owned)
+
+    def create_cold(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """A container whose process is started by its pid 1."""
+        held = self._new(message, None)
         process = message.get("process")
         if process:
             numbers = dict(zip(message["numbers"], owned, strict=True))
@@ -283,19 +292,71 @@ class Launcher:
         else:
             numbers = {}
         message["created"] = time.time()
+        self._let_go(held, numbers)
+        self._owners[held.id] = client
+        if not message.get("outlives"):
+            client.held = held
+
+    def _new(self, order: dict[str, Any], nest: Nest | None) -> Held:
+        return Held(
+            order,
+            log=Feed(MOST_OUTPUT),
+            driver=self._driver,
+            launcher=self._folder.name,
+            sources=self._sources,
+            reserve=self._reserve,
+            ids=self._ids,
+            nest=nest,
+        )
+
+    def _let_go(self, held: Held, numbers: dict[int, int]) -> None:
         try:
             held.let_go(numbers)
         except BaseException:
             held.end()
             raise
         self._containers[held.id] = held
-        self._owners[held.id] = client
-        if not message.get("outlives"):
-            client.held = held
-        self._watch(held.channel.fileno(), lambda: self._hear_init(held))
-        self._watch(held.pidfd, lambda: self._end(held))
+        self._owners[held.id] = None
+        self.watch(held.channel.fileno(), lambda: self._hear_init(held))
+        self.watch(held.pidfd, lambda: self._end(held))
         if held.oom_fd >= 0:
-            self._watch(held.oom_fd, lambda: self._hear_oom(held))
+            self.watch(held.oom_fd, lambda: self._hear_oom(held))
+
+    # --- what the pool needs
+
+    def make(self, order: dict[str, Any], nest: Nest | None, numbers: dict[int, int]) -> Held:
+        """A container that belongs to nobody yet. Closes the descriptors of its process."""
+        try:
+            held = self._new(order, nest)
+        except BaseException:
+            for descriptor in numbers.values():
+                os.close(descriptor)
+            raise
+        if numbers:
+            held.runs[0] = Run(0, None, None, None)
+        self._let_go(held, numbers)
+        return held
+
+    def bind(self, held: Held, client: Client, run: Run) -> None:
+        """From now on it is the client's, and ends with his channel."""
+        self._owners[held.id] = client
+        client.held = held
+        client.run = (held, run)
+
+    def started(self, held: Held, run: Run, leader: int, client: Client) -> None:
+        """A client's process runs in a container that was ready."""
+        self._tell("created", held)
+        self._on_start(held, run, leader)
+        held.limits = held.group.limits()
+        self._answer(client, _created(held), (leader,))
+
+    def exited(self, held: Held, message: dict[str, Any]) -> None:
+        """A client's process ended."""
+        self._on_exit(held, message)
+
+    def tell_template(self, kind: str, template: Template, **details: Any) -> None:
+        """One more event, about a template."""
+        self._tell(kind, template.held, **details)
 
     def _recipe_of(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """What of an order depends on plan and image alone: it came with it, or with another."""
@@ -370,8 +431,15 @@ class Launcher:
     def _list(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         self._answer(client, {"event": "list", "containers": self._rows()})
 
+    def _tell_pool(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """`do`: status, stop (answered when all that only waited is gone)."""
+        if message["do"] == "stop":
+            self._pool.stop("the pool was stopped", lambda: self._answer(client, {"event": "pool"}))
+        else:
+            self._answer(client, {"event": "pool", "templates": self._pool.status()})
+
     def _rows(self) -> list[dict[str, Any]]:
-        rows = [_row(held) for held in self._containers.values()]
+        rows = [_row(held) for held in self._containers.values() if not self._pool.only_waits(held)]
         return [*rows, *(record.row for record in self._records.values())]
 
     def _inspect(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
@@ -460,7 +528,7 @@ class Launcher:
         def read() -> None:
             self._read_output(held, source)
 
-        self._watch(source, read)
+        self.watch(source, read)
 
     def _read_output(self, held: Held, source: int) -> bool:
         """Read once; False when there is nothing more for now, or ever."""
@@ -472,7 +540,7 @@ class Launcher:
             held.log.append((held.outputs[source], data), len(data))
             self._wake_readers(held.log)
         else:
-            self._forget(source)
+            self.forget(source)
             del held.outputs[source]
             os.close(source)
         return bool(data)
@@ -483,7 +551,7 @@ class Launcher:
             while self._read_output(held, source):
                 pass
             if source in held.outputs:
-                self._forget(source)
+                self.forget(source)
                 del held.outputs[source]
                 os.close(source)
 
@@ -510,7 +578,7 @@ class Launcher:
         except BlockingIOError:
             return
         if received is None:
-            self._forget(held.channel.fileno())
+            self.forget(held.channel.fileno())
             return
         message, descriptors = received
         try:
@@ -525,17 +593,15 @@ class Launcher:
         if at == "ready":
             held.ready = True
             held.writable = os.dup(descriptors[0])
+            kinds = message["namespaces"]
+            spaces, rest = descriptors[1 : 1 + len(kinds)], descriptors[1 + len(kinds) :]
+            held.namespaces = dict(zip(kinds, map(os.dup, spaces), strict=True))
+            if self._pool.container_ready(held):
+                return
             self._tell("created", held)
-            answer = {
-                "event": "created",
-                "id": held.id,
-                "pid": held.pid,
-                "limits": held.limits,
-                "groups": held.group.paths(),
-            }
             if "run" in message:
-                self._on_start(held, held.runs[0], descriptors[1])
-            self._answer(owner, answer, tuple(descriptors[1:]))
+                self._on_start(held, held.runs[0], rest[0])
+            self._answer(owner, _created(held), tuple(rest))
         elif at == "failed":
             held.order["failed"] = message
         elif at == "forked":
@@ -546,6 +612,9 @@ class Launcher:
                 self._answer(run.client, answer, (descriptors[0],))  # type: ignore[arg-type] # Held does not know what a client is
         elif at == "exited":
             self._on_exit(held, message)
+            self._pool.interpreter_ended(held)
+        elif at == "orphan":
+            self._pool.reaped(held, message)
 
     def _on_start(self, held: Held, run: Run, leader: int) -> None:
         held.forked(run, leader)
@@ -607,10 +676,10 @@ class Launcher:
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
-        self._forget(held.channel.fileno())
-        self._forget(held.pidfd)
+        self.forget(held.channel.fileno())
+        self.forget(held.pidfd)
         if held.oom_fd >= 0:
-            self._forget(held.oom_fd)
+            self.forget(held.oom_fd)
         self._end_outputs(held)
         if held.order.get("record") and held.ready:
             row = _row(held)
@@ -636,6 +705,11 @@ class Launcher:
             _let_go(run)
         if client_held := owner:
             client_held.held = None
+        self._pool.ended(held)
+
+
+def _is_nest(held: Held) -> bool:
+    return bool(held.order.get("nest"))
 
 
 def _let_go(run: Run) -> None:
@@ -660,6 +734,7 @@ _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], N
     "logs": Launcher._logs,
     "events": Launcher._hear_events,
     "writable": Launcher._writable,
+    "pool": Launcher._tell_pool,
 }
 
 
@@ -670,6 +745,16 @@ def _why_not_made(held: Held) -> StepFailed:
         "why": f"it ended before it was ready ({held.reason or 'killed'})",
     }
     return StepFailed(said["step"], said["subject"], said["why"], said.get("errno") or 0)
+
+
+def _created(held: Held) -> dict[str, Any]:
+    return {
+        "event": "created",
+        "id": held.id,
+        "pid": held.pid,
+        "limits": held.limits,
+        "groups": held.group.paths(),
+    }
 
 
 def _row(held: Held) -> dict[str, Any]:

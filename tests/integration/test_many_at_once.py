@@ -79,12 +79,14 @@ def test_200_cells_from_8_threads_leak_nothing() -> None:
     failed: list[BaseException] = []
     _work(shells, 10 * THREADS, failed)  # what is made once is made now
     gc.collect()
+    client.stop_pool()
     before = [Held.by(os.getpid()), Held.by(launcher)]
 
     _work(shells, CELLS, failed)
 
     assert not failed
     gc.collect()
+    client.stop_pool()
     Held.by(os.getpid()).at_most(before[0], grown=8 * MEBIBYTE)
     # Python takes memory by the mebibyte, and the last events are kept.
     Held.by(launcher).at_most(before[1], grown=5 * MEBIBYTE // 2)

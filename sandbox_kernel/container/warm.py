@@ -1,0 +1,132 @@
+"""Which template a process may be forked from: said by plan and image, or that there is none.
+
+A template is for one image, one set of variables and one filter (see `runtime.templates`); its nest
+gets none of the caller's mounts and has limits of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from sandbox_kernel import bundle
+from sandbox_kernel.bundle import seccomp_profile
+from sandbox_kernel.container import program
+from sandbox_kernel.container.process import ProcessSpec
+from sandbox_kernel.image import Image
+from sandbox_kernel.linux import seccomp
+from sandbox_kernel.policy import ContainerPlan
+
+NEST_MEMORY = 2 << 30
+NEST_PIDS = 256
+NEST_STORAGE = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """The template that a process is forked from, if it is there: what the launcher is told."""
+
+    key: str
+    main: str
+    modules: tuple[str, ...]
+    recipe: dict[str, Any]
+    """How the nest is made, with the process that becomes the template."""
+
+    def order(self) -> dict[str, Any]:
+        """The part of it that goes with each request."""
+        return {"key": self.key, "main": self.main, "modules": list(self.modules)}
+
+    def program(self) -> int:
+        """The descriptor of what the template runs; ours to keep."""
+        return program.program(program.TEMPLATE)
+
+
+def wish(
+    plan: ContainerPlan,
+    image: Image,
+    process: ProcessSpec,
+    *,
+    enforceable: Callable[[ContainerPlan], tuple[ContainerPlan, object]],
+) -> Wish | None:
+    """The template for this process; None where it has to start by itself.
+
+    Another program than our runners, another user than root, capabilities, the host's network: the
+    template can't give its child what it hasn't got itself.
+    """
+    if plan.cold or plan.runtime != "embedded" or plan.network != "none" or plan.keep:
+        return None
+    if plan.cap_add or plan.user not in (None, "0", "root") or process.user or process.logged:
+        return None
+    if "seccomp=unconfined" in plan.security_opt or process.transfer or plan.entrypoint:
+        return None
+    if str(image.config.get("User") or "0") not in ("0", "root"):
+        return None
+    main = next(
+        (name for name, start in program.STARTS.items() if process.argv[1:] == ("-c", start)), None
+    )
+    if main is None or process.argv[0] != image.interpreter:
+        return None
+    return _wish(main, plan.warm, enforceable(_nest(plan))[0], image, _stamp(image))
+
+
+def _nest(plan: ContainerPlan) -> ContainerPlan:
+    """The plan of a template's own container: nothing of the caller but what its modules see."""
+    return ContainerPlan(
+        image=plan.image,
+        memory=NEST_MEMORY,
+        memory_swap=NEST_MEMORY,
+        pids_limit=NEST_PIDS,
+        storage_size=NEST_STORAGE,
+        ulimit=plan.ulimit,
+        env=plan.env,
+        sources={},
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _wish(
+    main: str, modules: tuple[str, ...], plan: ContainerPlan, image: Image, stamp: str
+) -> Wish:
+    made = bundle.make(plan, image)
+    profile = seccomp_profile.profile(also=("setns",))
+    config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
+    config["linux"].pop("seccomp", None)
+    process = {**config["process"], "args": [image.interpreter, "-c", program.START_TEMPLATE]}
+    recipe: dict[str, Any] = {
+        "config": config,
+        "plan": {},
+        "layers": list(made.layers),
+        "entries": list(image.entries),
+        "trees": list(image.trees),
+        "storage_size": made.storage_size,
+        "seccomp_program": base64.b64encode(seccomp.program(profile)).decode(),
+        "process": process,
+    }
+    text = json.dumps([recipe, modules, image.digest, stamp], sort_keys=True, default=str)
+    return Wish(hashlib.sha256(text.encode()).hexdigest(), main, modules, recipe)
+
+
+def _stamp(image: Image) -> str:
+    """Changes when packages are installed in the image `host`, which is the machine's own files."""
+    if image.layers:
+        return image.digest
+    found = []
+    for path in _package_folders():
+        try:
+            found.append(f"{path} {os.stat(path).st_mtime_ns}")
+        except OSError:
+            found.append(f"{path} -")
+    return "\n".join(found)
+
+
+@functools.cache
+def _package_folders() -> tuple[str, ...]:
+    import sysconfig
+
+    return tuple(sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")}))

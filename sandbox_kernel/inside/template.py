@@ -1,0 +1,238 @@
+"""An interpreter with modules imported that forks, once for each container, a child that enters it.
+
+It runs no caller's code and holds no capability. The child gets the namespaces of one container as
+descriptors, and by the owner rule of user_namespaces(7) it may join that container's user
+namespace and then the others. There it gives everything up, says that it is there, and waits: who
+checks it is the launcher, and only then comes what it is to run. Why this is safe, and for what it
+is not, stands in `runtime/templates.py`.
+
+The outside says one thing at a time over descriptor 4, and what comes is from the launcher alone.
+"""
+
+import array
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+
+CONTROL = 4
+PACKET = 1 << 16
+MOST_DESCRIPTORS = 64
+# include/uapi/linux/prctl.h, include/uapi/linux/capability.h, include/uapi/linux/seccomp.h
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECCOMP_MODE_FILTER = 2
+CAPABILITY_VERSION_3 = 0x20080522
+LAST_CAPABILITY = 63
+
+libc = ctypes.CDLL(None, use_errno=True)
+prctl = libc.prctl
+prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
+
+
+def check(result):
+    """Raises OSError for a C function that failed."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def main():
+    """Imports what it is told to, then forks on request until the outside has gone."""
+    os.close(3)
+    control = socket.socket(fileno=CONTROL)
+    control.set_inheritable(False)
+    message, _ = receive(control)
+    for name in message["modules"]:
+        why = import_module(name)
+        if why:
+            send(control, {"refused": name, "why": why})
+            os._exit(1)
+    from . import cell, channel, display, failure, hooks, values  # noqa: F401 - for the children
+
+    # What a cell is to get fresh must not have been used here.
+    filters = bytes.fromhex(message["filter"]) if message["filter"] else None
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end at once, by themselves
+    send(control, {"ready": True, "pid": os.getpid()})
+    while True:
+        received = receive(control)
+        if received is None:
+            os._exit(0)
+        order, descriptors = received
+        try:
+            pid = os.fork()
+        except OSError as error:
+            send(control, {"failed": order["container"], "why": str(error)})
+        else:
+            if pid == 0:
+                child(control, order, descriptors, filters)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def import_module(name):
+    """Why the module can't be part of a template; None when it is imported."""
+    try:
+        __import__(name)
+    except BaseException as error:
+        return "%s: %s" % (type(error).__name__, str(error)[:500])
+    if threads() == 1:
+        return None
+    # OpenBLAS, for one, ends its threads before a fork, and starts them again when it needs them.
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    left = threads() - 1
+    if left == 0:
+        return None
+    return "it starts %d thread%s that a fork would lose" % (left, "" if left == 1 else "s")
+
+
+def threads():
+    """How many threads this process has, also those that Python does not know."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def send(channel, message):
+    channel.send(json.dumps(message).encode())
+
+
+def receive(channel):
+    """The next message and its descriptors; None at the end."""
+    space = socket.CMSG_SPACE(4 * MOST_DESCRIPTORS)
+    body, control, _, _ = channel.recvmsg(PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    numbers = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    if not body:
+        return None
+    if body == b"memfd":
+        memory = numbers.pop()
+        body = os.pread(memory, os.fstat(memory).st_size, 0)
+        os.close(memory)
+    return json.loads(body), list(numbers)
+
+
+def child(control, order, descriptors, filters):
+    """Enters the container, waits there for what it is to run, and runs it. Never returns."""
+    step = "start"
+    try:
+        control.close()
+        own = descriptors[0]
+        count = len(order["namespaces"])
+        namespaces = descriptors[1 : 1 + count]
+        step = "enter the cgroup"
+        for entrance in descriptors[1 + count :]:
+            os.write(entrance, b"0")
+        for index, descriptor in enumerate(namespaces):
+            kind, flag = order["namespaces"][index]
+            step = "join the %s namespace" % kind
+            check(libc.setns(descriptor, flag))
+        step = "fork"
+        if os.fork():
+            os._exit(0)  # the pid namespace is its child's
+        step = "become root of the container"
+        os.setsid()
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        step = "give up capabilities"
+        give_up()
+        check(prctl(PR_SET_DUMPABLE, 1, None, 0, 0))  # as after execve(2)
+        step = "close descriptors"
+        os.closerange(3, own)
+        os.closerange(own + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        if filters is not None:
+            step = "install the filter"
+            install(filters)
+        channel = socket.socket(fileno=own)
+        step = "say that it is there"
+        send(channel, {"here": order["container"]})
+        received = receive(channel)
+    except BaseException as error:
+        try:
+            socket.socket(fileno=descriptors[0]).send(
+                json.dumps({"failed": step, "why": repr(error)}).encode()
+            )
+        finally:
+            os._exit(1)
+    if received is None:
+        os._exit(0)
+    run(channel, *received)
+
+
+def give_up():
+    """No capability in any set, and none that could come back."""
+    for number in range(LAST_CAPABILITY + 1):
+        if prctl(PR_CAPBSET_DROP, number, None, 0, 0) < 0:
+            break  # the kernel knows no more
+    check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, None, 0, 0))
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    check(libc.capset(header, (ctypes.c_uint32 * 6)()))
+
+
+def install(program):
+    """The container's own filter, on top of the template's."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    header = Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0))
+
+
+def run(channel, order, descriptors):
+    """Becomes what the outside asked for."""
+    numbers = order["numbers"]
+    own = channel.detach()
+    above = max([own, *numbers, *descriptors]) + 1
+    moved = [duplicate_above(descriptor, above) for descriptor in descriptors]
+    os.close(own)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for index, descriptor in enumerate(moved):
+        os.dup2(descriptor, numbers[index], inheritable=True)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["directory"])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    new_seeds()
+    module = __import__("sandbox_inside." + order["main"], fromlist=["main"])
+    sys.modules.pop(__name__, None)
+    module.main()
+    os._exit(0)
+
+
+def duplicate_above(descriptor, least):
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+
+
+def new_seeds():
+    """Random numbers of its own. The seed of `hash` can't be changed: it is the template's."""
+    modules = sys.modules
+    if "random" in modules:
+        modules["random"].seed()
+    if "numpy.random" in modules:
+        modules["numpy.random"].seed()
+    if "tempfile" in modules:
+        modules["tempfile"]._name_sequence = None
+    if "uuid" in modules:
+        modules["uuid"]._last_timestamp = None
+        modules["uuid"]._node = None
+    if "_ssl" in modules:
+        # OpenSSL sees a fork by the process number, which is the same in many containers.
+        modules["_ssl"].RAND_add(os.urandom(32), 32.0)

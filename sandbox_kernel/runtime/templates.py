@@ -1,0 +1,369 @@
+"""Templates in the launcher: interpreters that fork children into containers, and ready containers.
+
+A template is `inside/template.py`, run by the image's Python in a container of its own, the *nest*.
+The containers for its children are made inside the nest: their user namespace is a child of the
+nest's, made by the template's user id, and so is their pid namespace. By the owner rule of
+user_namespaces(7) a child of the template may therefore join them without holding any capability
+before. A container is *ready* when such a child sits in it and waits; a cell then costs a message.
+
+The threats, and what stands against each
+-----------------------------------------
+
+*A cell against its template.* The cell is a fork of it, so it may know all that the template
+knows: modules of the image, and this file's counterpart. There is no secret in it. The cell lives
+in another user, pid, mount, network and IPC namespace; the pid namespace is below the template's,
+so the template has no number there and can't be named, signalled or traced. The socket to the
+launcher is closed in the child before it joins.
+
+*A cell against its siblings.* They share pages of memory that no process can write: each write
+makes a copy. Shared are also the layout of the address space and the seed of `hash`; who wants
+neither says `--cold`. `random`, `numpy.random`, `uuid`, `tempfile` and OpenSSL get new seeds.
+Nothing else is common: namespaces, groups, ids and files are the container's own.
+
+*A cell against the launcher.* It has no descriptor that leads there. The socket over which its
+program came is closed before the program runs, and the launcher reads from it only until then.
+
+*A hostile image in the template.* Its modules run in the nest when they are imported: with no
+capability, no network, no file of the caller's, under limits and the filter, as any cell. What it
+could try more is to let a child skip a step: not to enter the group, to keep a descriptor, to stay
+without a filter. So the launcher believes no word of a child. Before anything of the caller's goes
+to it, the launcher reads from the kernel which process speaks (SCM_CREDENTIALS), that it is in the
+container's own groups and namespaces, that it holds no capability and can't gain one, that its
+filters are there, that it has one thread, its declared descriptors alone and no memory that is
+shared with the template. A child that differs in one point is ended, and so is its template.
+The namespaces of a container stay reachable for its template, though; an image whose own Python is
+hostile could follow a child into its container. It gains what it had: the image's Python runs
+every cell of that container anyway. It could carry data from one cell to a later one of the same
+user, image and policy. Templates are therefore never shared between users, images or policies, and
+for an image that is not trusted there is `--cold`.
+
+*Threads in a template* would hold locks for ever in a fork. A module that starts one is refused,
+with its name, and imported by each cell that needs it.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections import deque
+
+from sandbox_kernel.errors import HostLacks, StepFailed
+from sandbox_kernel.linux import messages, processes
+from sandbox_kernel.runtime import identities
+from sandbox_kernel.runtime.held import NEST_SLOTS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from sandbox_kernel.runtime.held import Held
+
+CONTROL = 4
+"""The template's end of its socket, as `inside/template.py` has it."""
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+_PACKET = 1 << 16
+
+
+class Nest:
+    """The namespaces of a template's container, in which others are made."""
+
+    def __init__(self, user: int, pid: int, ranges: list[int] | None) -> None:
+        self.user = user
+        self.pid = pid
+        self.ranges = ranges
+        """First host id of each slot; None where all ids are the same (an ordinary user)."""
+        self._free = list(range(1, NEST_SLOTS))
+
+    def take(self) -> int:
+        """A slot for one more container. Raises HostLacks when all are taken."""
+        if not self._free:
+            raise HostLacks(f"make one more container in the nest: it has {NEST_SLOTS - 1} already")
+        return self._free.pop()
+
+    def give_back(self, slot: int) -> None:
+        """Its container is gone."""
+        self._free.append(slot)
+
+    def first(self, slot: int) -> int | None:
+        """The first host id of a slot."""
+        return None if self.ranges is None else self.ranges[slot]
+
+    def clone(
+        self, flags: int, slot: int, count: int, be_child: Callable[[], None]
+    ) -> tuple[int, int]:
+        """Pid 1 of a container in this nest, a child of ours: its pid and a pidfd.
+
+        Two helpers: one makes the user namespace outside the nest's pid namespace, so that the
+        template can't reach it while it has no ids yet. The other is in that pid namespace, as who
+        makes one below it must be; neither it nor pid 1 is ever dumpable. Raises StepFailed.
+        """
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        helpers = [os.fork()]
+        if helpers[0] == 0:
+            self._help(theirs, flags, slot, count, be_child)
+        theirs.close()
+        try:
+            pidfd = -1
+            while pidfd < 0 or len(helpers) < 2:  # who is done first is not known
+                received = messages.receive(ours)
+                said, descriptors = received or ({"why": "a helper ended"}, [])
+                if "why" in said:
+                    raise StepFailed("clone", "namespaces in the nest", said["why"])
+                if "helper" in said:
+                    helpers.append(said["helper"])
+                else:
+                    (pidfd,) = descriptors
+        finally:
+            ours.close()
+            for helper in helpers:
+                os.waitpid(helper, 0)
+        return processes.pid_of(pidfd), pidfd
+
+    def _help(
+        self,
+        channel: socket.socket,
+        flags: int,
+        slot: int,
+        count: int,
+        be_child: Callable[[], None],
+    ) -> NoReturn:
+        try:
+            processes.setns(self.user, processes.CLONE_NEWUSER)
+            _become_root()
+            user = self._user_namespace(slot, count)
+            processes.setns(self.pid, processes.CLONE_NEWPID)
+            processes.setns(user, processes.CLONE_NEWUSER)
+            _become_root()
+            processes.prctl(processes.PR_SET_DUMPABLE, 0)
+            helper, _ = processes.clone_sibling(0)
+            if helper:
+                messages.send(channel, {"helper": helper})
+                os._exit(0)
+            pid, pidfd = processes.clone_sibling(flags & ~processes.CLONE_NEWUSER)
+            if pid == 0:
+                channel.close()
+                be_child()
+            messages.send(channel, {"made": True}, [pidfd])
+            os._exit(0)
+        except BaseException as error:
+            messages.send(channel, {"why": repr(error)})
+        os._exit(1)
+
+    def _user_namespace(self, slot: int, count: int) -> int:
+        """A child of the nest's user namespace, with the ids of the slot."""
+        # The maps of a process that is not dumpable belong to root of the machine.
+        processes.prctl(processes.PR_SET_DUMPABLE, 1)
+        pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+        if pid == 0:
+            while True:
+                signal.pause()
+        try:
+            firsts = None if self.ranges is None else (slot * identities.RANGE,)
+            identities.write_maps(pid, firsts, count)
+            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            processes.send_signal(pidfd, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+
+
+def _become_root() -> None:
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+class Ready:
+    """A container in a nest on its way: made, entered, checked; then it waits, or has a caller."""
+
+    __slots__ = ("base_usage", "channel", "claim", "held", "pid", "pidfd", "recipe", "template")
+
+    def __init__(self, template: Template, held: Held, recipe: str) -> None:
+        self.template = template
+        self.held = held
+        self.recipe = recipe
+        self.channel: socket.socket | None = None
+        """Ours to the child that waits in it; None before the container is made."""
+        self.pid = -1
+        """The child as the nest numbers it."""
+        self.pidfd = -1
+        self.claim: Callable[[], None] | None = None
+        """What to do as soon as it waits: somebody came before it was ready."""
+
+
+class Template:
+    """One interpreter with its nest, the containers in it, and what it was made for."""
+
+    def __init__(self, key: str, held: Held, control: socket.socket, modules: list[str]) -> None:
+        self.key = key
+        self.held = held
+        self.control = control
+        self.modules = modules
+        self.nest: Nest | None = None
+        self.running = False
+        """Whether it has imported everything and forks."""
+        self.over = False
+        self.ready: dict[str, deque[Ready]] = {}
+        self.on_the_way: dict[str, Ready] = {}
+        """By container: made or entered just now."""
+        self.inside: dict[int, Ready] = {}
+        """By the number of the child in the nest."""
+        self.containers: set[str] = set()
+        self.used = time.monotonic()
+        self.demand: dict[str, Demand] = {}
+
+
+class Demand:
+    """How many containers of one kind were wanted lately, and how to make one more."""
+
+    __slots__ = ("making", "order", "used", "wanted")
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.order = order
+        self.wanted = 1
+        self.making = 0
+        self.used = time.monotonic()
+
+
+def fork_request(held: Held, child: socket.socket) -> tuple[dict[str, Any], list[int], list[int]]:
+    """What a template is told to fork a child into `held`: message, descriptors, those to close."""
+    entrances = held.group.entrances()
+    message = {
+        "container": held.id,
+        "namespaces": [(kind, processes.FLAG_OF_NAMESPACE[kind]) for kind in held.namespaces],
+    }
+    given = [child.fileno(), *held.namespaces.values(), *entrances]
+    return message, given, entrances
+
+
+def hear_child(channel: socket.socket) -> tuple[dict[str, Any], int] | None:
+    """What the child in a container says, and its number here, which the kernel vouches for.
+
+    None at the end. Raises ValueError for what is no message, OSError.
+    """
+    import json
+
+    space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * 8)
+    body, control, _, _ = channel.recvmsg(_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    pid = -1
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            for number in numbers:
+                os.close(number)
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+    if not body:
+        return None
+    message = json.loads(body)
+    if not isinstance(message, dict):
+        raise ValueError("a message is a JSON object")
+    return message, pid
+
+
+def check_child(held: Held, nest: Held, pid: int, *, filters: int) -> int:
+    """That a process is in the container as it has to be; its number in the nest.
+
+    Raises StepFailed, which names what differs. All of it is read from the kernel.
+    """
+    facts = _status(pid)
+    wanted = {
+        "NoNewPrivs": "1",
+        "Threads": "1",
+        "CapInh": _NOTHING,
+        "CapPrm": _NOTHING,
+        "CapEff": _NOTHING,
+        "CapBnd": _NOTHING,
+        "CapAmb": _NOTHING,
+    }
+    if filters:
+        wanted |= {"Seccomp": "2", "Seccomp_filters": str(filters)}
+    for name, value in wanted.items():
+        if facts.get(name) != value:
+            raise _differs(f"{name} is {facts.get(name)}, not {value}")
+    for kind, descriptor in held.namespaces.items():
+        here, there = os.fstat(descriptor), os.stat(f"/proc/{pid}/ns/{FILE_OF[kind]}")
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise _differs(f"its {kind} namespace is another")
+    _check_groups(held, pid)
+    _check_descriptors(pid)
+    _check_memory(nest, pid)
+    return int(facts["NSpid"].split()[-2])
+
+
+_NOTHING = "0" * 16
+FILE_OF = {"mount": "mnt", "network": "net"} | {
+    kind: kind for kind in ("user", "pid", "ipc", "uts", "cgroup", "time")
+}
+
+
+def _differs(how: str) -> StepFailed:
+    return StepFailed("check", "the process that a template has forked", how)
+
+
+def _status(pid: int) -> dict[str, str]:
+    """/proc/PID/status, proc(5)."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _check_groups(held: Held, pid: int) -> None:
+    """It is in each group of the container: the kernel lists it there."""
+    number = b"%d" % pid
+    for path in held.group.paths().values():
+        with open(f"{path}/cgroup.procs", "rb") as file:
+            if number not in file.read().split():
+                raise _differs(f"it is not in the group {path}")
+
+
+def _check_descriptors(pid: int) -> None:
+    """Nothing is open but /dev/null three times, and the socket to us."""
+    others = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        target = os.stat(f"/proc/{pid}/fd/{name}")
+        if int(name) > 2:
+            others.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+        elif target.st_rdev != os.makedev(1, 3):
+            raise _differs(f"its descriptor {name} is not /dev/null")
+    if len(others) != 1 or not others[0].startswith("socket:"):
+        raise _differs(f"open in it are {', '.join(sorted(others))}")
+
+
+def _check_memory(nest: Held, pid: int) -> None:
+    """No memory is shared, so that nothing that is written in it is seen elsewhere.
+
+    A file of the image that is mapped to be read, such as the C library's cache of converters, is
+    no such memory: it lies on a read-only mount.
+    """
+    writable = os.fstat(nest.writable).st_dev
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split(maxsplit=5)
+            mode, device, path = fields[1], fields[3], fields[5].rstrip() if fields[5:] else ""
+            if mode[3] != "s":
+                continue
+            major, minor = (int(part, 16) for part in device.split(":"))
+            reachable = "w" in mode or path.endswith("(deleted)") or path.startswith("/dev/")
+            if reachable or os.makedev(major, minor) == writable or not path:
+                raise _differs(f"memory of {path or 'no file'} is shared")
+
+
+def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:
+    """Tell the child in a ready container what to run. Raises OSError if it is gone."""
+    assert ready.channel is not None
+    messages.send(ready.channel, order, descriptors)
+    ready.channel.close()
+    ready.channel = None
+
+
+def listening(channel: socket.socket) -> bool:
+    """Whether the child in a ready container is still there."""
+    return not select.select([channel], [], [], 0)[0]
