@@ -80,6 +80,7 @@ class ContainerPlan:
     runtime: str = "embedded"
     mode: str = "fresh"
     warm: tuple[str, ...] = ()
+    holder: bool = True
     cold: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()

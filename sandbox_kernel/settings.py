@@ -328,6 +328,12 @@ class Sandbox(HasTraits):
         group="start",
         help="A module that is imported before a cell asks for it, once for many containers.",
     )
+    holder = Option(
+        _SWITCH,
+        True,
+        group="start",
+        help="Keep a kernel ready for the next start, in a process that ends when nobody uses it.",
+    )
     cold = Option(
         _SWITCH,
         False,

@@ -28,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
         leftovers.keep()
 
 
+def _stop_what_waits() -> None:
+    """Ready containers are kept on purpose, between tests they would be counted as left."""
+    client.stop_pool()
+    client.stop_holder()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that uses the machine and leaves something on it."""
@@ -35,11 +41,11 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if not folders & FOLDERS_THAT_USE_THE_MACHINE or "PYTEST_XDIST_WORKER" in os.environ:
         yield
         return
-    client.stop_pool()
+    _stop_what_waits()
     root = leftovers.keeper_pid()
     before = leftovers.take(root, program=os.getpid())
     yield
-    client.stop_pool()
+    _stop_what_waits()
     left = leftovers.settled(root, before, program=os.getpid())
     assert not left, "left on the machine:\n" + "\n".join(left)
 

@@ -23,7 +23,7 @@ from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client
-from sandbox_kernel.runtime.client import Channel, Launcher
+from sandbox_kernel.runtime.client import Channel, Holder, Launcher
 
 CREATE_SECONDS = 60.0
 
@@ -68,7 +68,7 @@ class Container:
         plan: ContainerPlan,
         *,
         process: ProcessSpec | None = None,
-        launcher: Launcher | None = None,
+        launcher: Launcher | Holder | None = None,
         detached: bool = False,
     ) -> Container:
         """Make a container, with its first process or held empty.
@@ -99,50 +99,18 @@ class Container:
         plan: ContainerPlan,
         resolved: Image,
         process: ProcessSpec | None,
-        launcher: Launcher,
+        launcher: Launcher | Holder,
         *,
         detached: bool,
     ) -> Container:
-        support = launcher.about["support"]
-        enforceable = functools.partial(_enforceable, support=tuple(sorted(support.items())))
-        effective, not_in_force = enforceable(plan)
-        made = _order(effective, resolved)
-        container_id = secrets.token_hex(6)
-        order: dict[str, Any] = {
-            "recipe": made["recipe"],
-            "id": container_id,
-            "name": plan.name,
-            "outlives": plan.keep or detached,
-            "record": detached and process is not None,
-            "hostname": plan.hostname or container_id,
-            "about": {
-                "image": plan.image,
-                "digest": resolved.digest,
-                "command": list(process.argv) if process else [],
-                "program": os.path.basename(sys.argv[0] or "python"),
-                "owner": os.getpid(),
-                "not_in_force": list(not_in_force),
-            },
-        }
-        descriptors: tuple[int, ...] = ()
-        wish = None
-        if process and not detached:
-            wish = warm.wish(effective, resolved, process, enforceable=enforceable)
-        if wish:
-            order["warm"] = wish.order()
-        if process:
-            order.update(_launch(made["config"]["process"], process), single=True)
-            descriptors = tuple(process.descriptors.values())
+        order = _Order(plan, resolved, process, launcher, detached=detached)
+        descriptors = tuple(process.descriptors.values()) if process else ()
         channel = launcher.connect()
         try:
-            channel.ask("create", order, descriptors)
+            channel.ask("create", order.message, descriptors)
             answer, received = channel.hear(CREATE_SECONDS)
             if answer["event"] == "recipe-wanted":
-                more: dict[str, Any] = dict(made)
-                if wish:
-                    more["template"] = wish.recipe
-                    descriptors = (*descriptors, wish.program())
-                channel.ask("create", {**more, **order}, descriptors)
+                channel.ask("create", order.whole(), (*descriptors, *order.programs))
                 answer, received = channel.hear(CREATE_SECONDS)
         except errors.StepFailed as error:
             channel.close()
@@ -160,15 +128,29 @@ class Container:
             limits=answer["limits"],
             groups=answer["groups"],
             connect=launcher.connect,
-            base=made["config"]["process"],
+            base=order.made["config"]["process"],
             owner=channel,
-            not_in_force=not_in_force,
+            not_in_force=order.not_in_force,
         )
         if process:
             # That it was started came with the same message, unless it was not.
             pidfd = received.pop() if received else -1
             container.process = Process(channel, container_id, launcher.connect, pidfd)
         return container
+
+    @staticmethod
+    def expect(plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder) -> None:
+        """Have a container ready for a process like this one, soon. Raises as `create`."""
+        order = _Order(plan, image.resolve(plan.image), process, launcher, detached=False)
+        if not order.programs:
+            return
+        channel = launcher.connect()
+        try:
+            channel.ask("pool", {"do": "warm", "order": order.whole()}, order.programs)
+            for descriptor in channel.hear(CREATE_SECONDS)[1]:
+                os.close(descriptor)
+        finally:
+            channel.close()
 
     def run(self, process: ProcessSpec, *, outlives: bool = False) -> Process:
         """Start one more process in the container, in a cgroup of its own below the container's.
@@ -306,6 +288,61 @@ class Container:
             if self._control is None:
                 self._control = self._connect()
             return self._control.request(operation, {"container": self.id, **message})
+
+
+class _Order:
+    """What a launcher is told to make a container."""
+
+    def __init__(
+        self,
+        plan: ContainerPlan,
+        resolved: Image,
+        process: ProcessSpec | None,
+        launcher: Launcher | Holder,
+        *,
+        detached: bool,
+    ) -> None:
+        support = tuple(sorted(launcher.about["support"].items()))
+        enforceable = functools.partial(_enforceable, support=support)
+        effective, self.not_in_force = enforceable(plan)
+        self.made = _order(effective, resolved)
+        container_id = secrets.token_hex(6)
+        self.message: dict[str, Any] = {
+            "recipe": self.made["recipe"],
+            "id": container_id,
+            "name": plan.name,
+            "outlives": plan.keep or detached,
+            "record": detached and process is not None,
+            "hostname": plan.hostname or container_id,
+            "about": {
+                "image": plan.image,
+                "digest": resolved.digest,
+                "command": list(process.argv) if process else [],
+                "program": os.path.basename(sys.argv[0] or "python"),
+                "owner": os.getpid(),
+                "not_in_force": list(self.not_in_force),
+            },
+        }
+        self._wish = None
+        if process:
+            self.message.update(_launch(self.made["config"]["process"], process), single=True)
+            kept = isinstance(launcher, Holder)
+            if not detached:
+                self._wish = warm.wish(
+                    effective, resolved, process, enforceable=enforceable, kept=kept
+                )
+        if self._wish:
+            self.message["warm"] = self._wish.order()
+
+    def whole(self) -> dict[str, Any]:
+        """The message with what the launcher may not know yet."""
+        template = {"template": self._wish.recipe} if self._wish else {}
+        return {**self.made, **template, **self.message}
+
+    @property
+    def programs(self) -> tuple[int, ...]:
+        """What goes with the whole message: the program of a template."""
+        return (self._wish.program(),) if self._wish else ()
 
 
 def _enforceable(

@@ -23,7 +23,7 @@ _START = (
 START = _START % "cell"
 START_KERNEL = _START % "kernel"
 START_TEMPLATE = _START % "template"
-STARTS = {"cell": START}
+STARTS = {"cell": START, "kernel": START_KERNEL}
 """What can be forked from a template: the module that runs, and how it starts by itself."""
 
 

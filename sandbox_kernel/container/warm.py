@@ -53,11 +53,13 @@ def wish(
     process: ProcessSpec,
     *,
     enforceable: Callable[[ContainerPlan], tuple[ContainerPlan, object]],
+    kept: bool,
 ) -> Wish | None:
     """The template for this process; None where it has to start by itself.
 
     Another program than our runners, another user than root, capabilities, the host's network: the
-    template can't give its child what it hasn't got itself.
+    template can't give its child what it hasn't got itself. A kernel is started once by a program,
+    so only what is `kept` between programs has a template for one.
     """
     if plan.cold or plan.runtime != "embedded" or plan.network != "none" or plan.keep:
         return None
@@ -70,9 +72,23 @@ def wish(
     main = next(
         (name for name, start in program.STARTS.items() if process.argv[1:] == ("-c", start)), None
     )
-    if main is None or process.argv[0] != image.interpreter:
+    if main is None or process.argv[0] != image.interpreter or (main == "kernel" and not kept):
         return None
-    return _wish(main, plan.warm, enforceable(_nest(plan))[0], image, _stamp(image))
+    modules = KERNEL_MODULES if main == "kernel" else plan.warm
+    return _wish(main, modules, enforceable(_nest(plan))[0], image, _stamp(image))
+
+
+KERNEL_MODULES = (
+    "ipykernel.kernelapp",
+    "ipykernel.iostream",
+    "ipykernel.ipkernel",
+    "ipykernel.zmqshell",
+    "ipykernel.debugger",
+    "IPython.core.completer",
+    "matplotlib_inline",
+    "comm",
+)
+"""What a kernel imports before it can answer; one that the image lacks is left out."""
 
 
 def _nest(plan: ContainerPlan) -> ContainerPlan:

@@ -635,6 +635,7 @@ class Relay:
         self._ready = True
         self._probe_again = None
         self._info = info.merged(self._info, self._probe_info)
+        self._inside.answers.set()
         while self._early:
             self._admit(*self._early.popleft())
 
@@ -692,9 +693,11 @@ class Relay:
             inside.channels.close()
         if self._status == ERROR_STATUS:
             told = time.monotonic() + TOLD_SECONDS
-            while time.monotonic() < told:
+            while (left := told - time.monotonic()) > 0:
                 self._outer.pump()
-                time.sleep(AGAIN_SECONDS)
+                wait = AGAIN_SECONDS if self._outer.congested else left
+                if self._outer.iopub.poll(math.ceil(wait * 1000)):
+                    self._receive_subscription()
         self._outer.close()
 
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sandbox_kernel import errors
@@ -33,11 +34,15 @@ def plan() -> ContainerPlan:
 def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[Container, Process]:
     """A container whose first process is the image's ipykernel, on these descriptors.
 
+    The warm holder has one ready, if there is a holder; else it is made by a launcher of our own,
+    which ends with us.
+
     Raises what `Container.create` raises, and ImageError for an image without a known Python.
     """
     from sandbox_kernel import image
     from sandbox_kernel.container import Container, ProcessSpec
     from sandbox_kernel.container.program import START_KERNEL, program
+    from sandbox_kernel.runtime import client
 
     interpreter = image.resolve(plan.image).interpreter
     if interpreter is None:
@@ -49,10 +54,31 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
         argv=(interpreter, "-c", START_KERNEL),
         descriptors={**descriptors, PROGRAM: program(("kernel",))},
     )
-    container = Container.create(plan, process=spec)
+    holder = None if plan.cold else client.find_holder()
+    try:
+        container = Container.create(plan, process=spec, launcher=holder)
+    except errors.LauncherGone:
+        if holder is None:
+            raise
+        container = Container.create(plan, process=spec)
     if container.process is None:
         raise errors.ContainerError(f"start a kernel in `{plan.image}`: no process was started")
     return container, container.process
+
+
+def keep_one_ready(plan: ContainerPlan) -> None:
+    """Let the warm holder have a kernel ready for the next start; it is started if need be."""
+    from sandbox_kernel import image
+    from sandbox_kernel.container import Container, ProcessSpec
+    from sandbox_kernel.container.program import START_KERNEL
+    from sandbox_kernel.runtime import client
+
+    interpreter = image.resolve(plan.image).interpreter or ""
+    # The next kernel is none the slower than this one without it, so nobody need be told.
+    with suppress(errors.SandboxError, OSError, TimeoutError):
+        holder = client.start_holder()
+        if holder:
+            Container.expect(plan, ProcessSpec(argv=(interpreter, "-c", START_KERNEL)), holder)
 
 
 def configuration(key: str) -> int:
@@ -76,6 +102,8 @@ class Inside:
         self.errors_read, self._errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.settled = threading.Event()
+        self.answers = threading.Event()
+        """Set by the relay when the kernel inside has answered for the first time."""
 
     def start(self) -> None:
         """Runs in a thread of its own: an image may take long, and Jupyter asks meanwhile."""
@@ -105,3 +133,6 @@ class Inside:
                 self.channels.handed_over()
             self.settled.set()
             os.eventfd_write(self.wake, 1)
+        if self.container and self.plan and self.plan.holder and not self.plan.cold:
+            self.answers.wait()  # the next kernel can wait, this one's user does
+            keep_one_ready(self.plan)

@@ -95,7 +95,7 @@ class Channel:
 class Launcher:
     """A launcher process. `detached` ones live on until their last container ends."""
 
-    def __init__(self, *, detached: bool = False) -> None:
+    def __init__(self, *, detached: bool = False, holder: bool = False) -> None:
         state.runtime_folder()  # raises here, with the remedy, rather than in the child
         ask_systemd = systemd.is_wanted()
         self.name = secrets.token_hex(6)
@@ -103,6 +103,8 @@ class Launcher:
         words = [self.name]
         if detached:
             words.append("stays")
+        if holder:
+            words.append("holder")
         if ask_systemd:
             words.append("scope")
         with theirs:
@@ -169,20 +171,11 @@ class Launcher:
 
     def stop_pool(self) -> None:
         """End its templates, and the containers that nobody has; returns when they are gone."""
-        channel = self.connect()
-        try:
-            channel.request("pool", {"do": "stop"})
-        finally:
-            channel.close()
+        _stop_pool_of(self)
 
     def pool(self) -> list[dict[str, Any]]:
         """Its templates: modules, state, how many containers are ready and in use."""
-        channel = self.connect()
-        try:
-            templates: list[dict[str, Any]] = channel.request("pool", {"do": "status"})["templates"]
-            return templates
-        finally:
-            channel.close()
+        return _pool_of(self)
 
     def let_go(self) -> None:
         """A detached launcher goes on without us."""
@@ -221,6 +214,60 @@ def watch_launchers() -> int:
     return inotify.watch_created(f"{state.runtime_folder()}/launchers")
 
 
+class Holder:
+    """The warm holder of this user: a launcher that keeps templates between programs (D2)."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        channel = open_control(folder)
+        try:
+            self.about = channel.request("about", {})
+        finally:
+            channel.close()
+
+    def connect(self) -> Channel:
+        """A new channel. What is made over it ends with it. Raises LauncherGone."""
+        return open_control(self.folder)
+
+    def pool(self) -> list[dict[str, Any]]:
+        """As `Launcher.pool`."""
+        return _pool_of(self)
+
+    def stop(self) -> None:
+        """It drops what it keeps, and ends with the last container that somebody has."""
+        _stop_pool_of(self)
+
+
+def find_holder() -> Holder | None:
+    """The warm holder of this user, None when there is none."""
+    runtime = state.runtime_folder()
+    name = state.holder(runtime)
+    if name is None:
+        return None
+    try:
+        return Holder(f"{runtime}/launchers/{name}")
+    except (errors.SandboxError, TimeoutError):
+        return None  # it is ending
+
+
+def start_holder() -> Holder | None:
+    """The warm holder, started if there is none."""
+    found = find_holder()
+    if found is None:
+        launcher = Launcher(detached=True, holder=True)
+        launcher.let_go()
+        found = find_holder()
+    return found
+
+
+def stop_holder() -> None:
+    """End the warm holder of this user; returns when all that only waited in it is gone."""
+    holder = find_holder()
+    if holder is not None:
+        with contextlib.suppress(errors.LauncherGone):
+            holder.stop()
+
+
 _shared: tuple[int, Launcher] | None = None
 _shared_lock = threading.Lock()
 
@@ -232,6 +279,23 @@ def shared() -> Launcher:
         if _shared is None or _shared[0] != os.getpid() or not _shared[1].alive():
             _shared = (os.getpid(), Launcher())
         return _shared[1]
+
+
+def _stop_pool_of(launcher: Launcher | Holder) -> None:
+    channel = launcher.connect()
+    try:
+        channel.request("pool", {"do": "stop"})
+    finally:
+        channel.close()
+
+
+def _pool_of(launcher: Launcher | Holder) -> list[dict[str, Any]]:
+    channel = launcher.connect()
+    try:
+        templates: list[dict[str, Any]] = channel.request("pool", {"do": "status"})["templates"]
+        return templates
+    finally:
+        channel.close()
 
 
 def stop_pool() -> None:

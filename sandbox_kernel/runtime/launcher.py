@@ -9,8 +9,8 @@ for one thing at a time; the container or run that it made belongs to it, and en
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
 Requests (`op`): create, run, limits, usage, stop, kill, kill-run, wait, remove, list, inspect,
-logs, events, writable, pool. Answers (`event`): created, started, exited, limits, usage, stopping,
-removed, list, inspect, logs, events, writable, pool, recipe-wanted, error.
+logs, events, writable, pool, about. Answers (`event`): created, started, exited, limits, usage,
+stopping, removed, list, inspect, logs, events, writable, pool, recipe-wanted, error.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -30,7 +30,7 @@ import time
 
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
-from sandbox_kernel.runtime import identities, state
+from sandbox_kernel.runtime import identities, pool, state
 from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
@@ -51,6 +51,11 @@ MOST_OUTPUT = 1 << 20
 MOST_EVENTS = 1000
 # Positions that stand for "the first that is kept" and "only what comes".
 FIRST, COMING = 0, -1
+HOLDER_SECONDS = 600.0
+"""How long a warm holder stays that nobody uses (D2)."""
+MOST_KERNELS = 2
+"""How many of a kind a holder has ready: a kernel is larger than a cell, and rarer."""
+IDLE_CHECK_SECONDS = 5.0
 
 # struct ucred of unix(7): pid, uid, gid
 _UCRED_SIZE = 12
@@ -81,7 +86,9 @@ class Record:
 class Launcher:
     """The loop and its tables. Each descriptor that is waited for has a function to call."""
 
-    def __init__(self, main: socket.socket, name: str, driver: Driver, *, stays: bool) -> None:
+    def __init__(
+        self, main: socket.socket, name: str, driver: Driver, *, stays: bool, holds: bool = False
+    ) -> None:
         self._ordinary = os.getuid() != 0
         runtime = state.runtime_folder()
         self._main = main
@@ -109,10 +116,17 @@ class Launcher:
         # Asked when a group was seen: its launcher may have started during this very sweep.
         self._driver.sweep(lambda other: other == name or state.is_live(runtime, other))
         self._folder = state.LauncherFolder(runtime, name)
+        self._holder = state.become_holder(runtime, name) if holds else None
+        self._holds = self._holder is not None
+        self._idle_since = time.monotonic()
         sources = f"{self._folder.path}/sources"
         os.mkdir(sources, 0o700)
         self._sources = Sources(sources)
-        self._pool = Pool(self)
+        self._pool = (
+            Pool(self, idle=HOLDER_SECONDS, demand=HOLDER_SECONDS, most=MOST_KERNELS)
+            if self._holds
+            else Pool(self, idle=pool.IDLE_SECONDS, demand=pool.DEMAND_SECONDS, most=pool.MOST)
+        )
         # The folder itself is needed no more; the mounts on it hold on to it in this namespace.
         self._listen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         before = os.umask(0o077)  # whatever the caller's is: the socket is for its owner
@@ -122,24 +136,21 @@ class Launcher:
         self.watch(self._listen.fileno(), self._accept)
         self.watch(main.fileno(), self._hear_main)
         support = self._driver.support()
-        messages.send(
-            main,
-            {
-                "event": "ready",
-                "ids": self._ids,
-                "driver": self._driver.name,
-                "support": support,
-                "swept": gone,
-                "folder": self._folder.path,
-            },
-        )
+        self._about = {
+            "ids": self._ids,
+            "driver": self._driver.name,
+            "support": support,
+            "swept": gone,
+            "folder": self._folder.path,
+        }
+        messages.send(main, {"event": "ready", **self._about})
 
     # --- the loop
 
     def serve(self) -> None:
         """Until the program lets go of the first socket (or, detached, of the last container)."""
         try:
-            while self._main.fileno() >= 0 or self._containers or self._records:
+            while self._main.fileno() >= 0 or self._containers or self._records or self._holds:
                 for descriptor, _ in self._epoll.poll(self._time_left()):
                     handler = self._handlers.get(descriptor)
                     if handler:
@@ -168,6 +179,8 @@ class Launcher:
 
     def _time_left(self) -> float:
         dues = [self._pool.next_tick] if self._pool.next_tick is not None else []
+        if self._holds:
+            dues.append(time.monotonic() + IDLE_CHECK_SECONDS)
         if self._deadlines:
             dues.append(self._deadlines[0][0])
         return max(0.0, min(dues) - time.monotonic()) if dues else -1
@@ -176,6 +189,8 @@ class Launcher:
         now = time.monotonic()
         if self._pool.next_tick is not None and self._pool.next_tick <= now:
             self._pool.tick()
+        if self._holds:
+            self._end_when_idle(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             _, container, number = heapq.heappop(self._deadlines)
             held = self._containers.get(container)
@@ -186,6 +201,21 @@ class Launcher:
             elif number in held.runs:
                 held.kill_run(held.runs[number], "timed-out")
 
+    def _end_when_idle(self, now: float) -> None:
+        """A holder that nobody uses has no reason to be."""
+        if any(not self._pool.only_waits(held) for held in self._containers.values()):
+            self._idle_since = now
+        elif now - max(self._idle_since, self._pool.last_use) > HOLDER_SECONDS:
+            self._stop_holding()
+
+    def _stop_holding(self) -> None:
+        """Ends with the last container that somebody has."""
+        self._holds = False
+        if self._holder is not None:
+            os.close(self._holder)
+            self._holder = None
+        self._pool.stop("the holder ended")
+
     # --- channels
 
     def _hear_main(self) -> None:
@@ -193,7 +223,8 @@ class Launcher:
         if received is None:
             self.forget(self._main.fileno())
             self._main.close()
-            self._pool.stop("its program ended")
+            if not self._holds:
+                self._pool.stop("its program ended")
             if not self._stays:
                 self._records.clear()
                 for held in list(self._containers.values()):
@@ -431,9 +462,21 @@ class Launcher:
     def _list(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         self._answer(client, {"event": "list", "containers": self._rows()})
 
+    def _tell_about(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        self._answer(client, {"event": "about", **self._about})
+
     def _tell_pool(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """`do`: status, stop (answered when all that only waited is gone)."""
-        if message["do"] == "stop":
+        """`do`: status, warm (an order will come), stop (answered when all that waited is gone)."""
+        if message["do"] == "warm":
+            order = message["order"]
+            recipe = self._recipe_of(order)
+            if recipe is None or not self._pool.knows(order["warm"]["key"], order, owned):
+                self._answer(client, {"event": "recipe-wanted"})
+                return
+            self._pool.expect({**order, **recipe})
+            self._answer(client, {"event": "pool"})
+        elif message["do"] == "stop":
+            self._stop_holding()
             self._pool.stop("the pool was stopped", lambda: self._answer(client, {"event": "pool"}))
         else:
             self._answer(client, {"event": "pool", "templates": self._pool.status()})
@@ -735,6 +778,7 @@ _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], N
     "events": Launcher._hear_events,
     "writable": Launcher._writable,
     "pool": Launcher._tell_pool,
+    "about": Launcher._tell_about,
 }
 
 
@@ -812,7 +856,7 @@ def _scope_driver(channel: socket.socket) -> Driver:
 
 
 def main() -> None:
-    """`launcher DESCRIPTOR NAME [stays] [scope]`, as `client` starts it.
+    """`launcher DESCRIPTOR NAME [stays] [holder] [scope]`, as `client` starts it.
 
     With `scope`, the first message tells the group to be at home in (`parent`), or what it `lacks`.
     """
@@ -826,7 +870,7 @@ def main() -> None:
     try:
         # Before the user namespace is entered: the driver looks at who we are.
         driver = _scope_driver(channel) if "scope" in words else choose()
-        launcher = Launcher(channel, name, driver, stays="stays" in words)
+        launcher = Launcher(channel, name, driver, stays="stays" in words, holds="holder" in words)
     except (SandboxError, OSError) as error:
         messages.send(channel, _error(error))
         sys.exit(1)

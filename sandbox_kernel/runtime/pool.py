@@ -39,7 +39,7 @@ IDLE_SECONDS = 120.0
 DEMAND_SECONDS = 20.0
 """After which containers of a kind that nobody wanted are dropped."""
 TICK_SECONDS = 1.0
-MOST_READY = 8
+MOST = 8
 MOST_TEMPLATES = 4
 MOST_ORDERS = 32
 MANY = 2
@@ -53,7 +53,10 @@ REFUSED_SECONDS = 30.0
 class Pool:
     """All templates of one launcher, and what is in their nests."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, *, idle: float, demand: float, most: int) -> None:
+        self._most = most
+        self._idle = idle
+        self._demand = demand
         self._launcher = launcher
         self._templates: dict[str, Template] = {}
         self._by_nest: dict[str, Template] = {}
@@ -67,6 +70,7 @@ class Pool:
         self._asked: dict[str, int] = {}
         self._stopped: list[Callable[[], None]] = []
         self.next_tick: float | None = None
+        self.last_use = time.monotonic()
 
     # --- requests
 
@@ -92,14 +96,16 @@ class Pool:
         """Run a request in a warm container. False: it has to be made cold."""
         warm = message["warm"]
         template = self._template(warm, message)
-        if template is None or not template.running:
+        if template is None:
             return False
-        template.used = time.monotonic()
+        template.used = self.last_use = time.monotonic()
         recipe = message["recipe"]
         demand = template.demand.get(recipe)
         if demand is None:
             demand = template.demand[recipe] = Demand(_blank(message))
         demand.used = template.used
+        if not template.running:
+            return False
         waiting = template.ready.get(recipe, deque())
         hostname = message["hostname"] if message["hostname"] != message["id"] else None
         while waiting and hostname is None:
@@ -110,7 +116,7 @@ class Pool:
                 return True
             self._discard(ready, "its process is gone")
         # Nobody waits: one is made for this caller, and next time there is one more.
-        demand.wanted = min(MOST_READY, demand.wanted + 1)
+        demand.wanted = min(self._most, demand.wanted + 1)
         numbers = list(owned)
         owned.clear()
         order = dict(message)
@@ -122,9 +128,14 @@ class Pool:
         ready.claim = _Claim(self, ready, client, message, numbers)
         return True
 
-    def start(self, message: dict[str, Any]) -> Template | None:
-        """The template of a request, which is started if it is not there."""
-        return self._template(message["warm"], message)
+    def expect(self, message: dict[str, Any]) -> None:
+        """Have a container ready for requests like this one."""
+        self._asked[message["warm"]["key"]] = MANY
+        template = self._template(message["warm"], message)
+        if template is not None:
+            template.used = self.last_use = time.monotonic()
+            template.demand.setdefault(message["recipe"], Demand(_blank(message)))
+            self._want(template, message["recipe"])
 
     def status(self) -> list[dict[str, Any]]:
         """What there is, for `pool status`."""
@@ -182,7 +193,7 @@ class Pool:
         self._failed.pop(key, None)
         # Who asks once may never ask again, and importing takes a while.
         self._asked[key] = self._asked.get(key, 0) + 1
-        if self._asked[key] < MANY and not message.get("warm_up"):
+        if self._asked[key] < MANY:
             return None
         while len(self._templates) >= MOST_TEMPLATES:
             self._retire(min(self._templates.values(), key=_last_use), "newer templates")
@@ -215,6 +226,7 @@ class Pool:
             ours.close()
             raise
         template = Template(key, held, ours, modules)
+        template.message = {name: message[name] for name in ("about", "program")}
         self._templates[key] = self._by_nest[held.id] = template
         messages.send(ours, {"modules": modules, "filter": (message["program"] or b"").hex()})
         launcher.watch(ours.fileno(), lambda: self._hear_template(template))
@@ -245,6 +257,11 @@ class Pool:
             self._refused.setdefault(template.key, {})[name] = why
             self._launcher.tell_template("module-refused", template, module=name, why=why)
             self._retire(template, f"module `{name}` can't be in it: {why}")
+            rest = [module for module in template.modules if module != name]
+            try:
+                self._start(template.key, rest, template.message).demand = template.demand
+            except (SandboxError, OSError) as error:
+                self._fail(template.key, str(error))
         elif "failed" in message:
             ready = template.on_the_way.get(str(message["failed"]))
             if ready is not None:
@@ -459,11 +476,11 @@ class Pool:
         now = time.monotonic()
         short = available() < LEAST_AVAILABLE
         for template in list(self._templates.values()):
-            if short or now - template.used > IDLE_SECONDS:
+            if short or now - template.used > self._idle:
                 self._retire(template, "memory is short" if short else "nobody used it")
                 continue
             for recipe, demand in list(template.demand.items()):
-                if now - demand.used > DEMAND_SECONDS:
+                if now - demand.used > self._demand:
                     del template.demand[recipe]
                     for ready in list(template.ready.pop(recipe, ())):
                         self._discard(ready, "nobody wanted it")
@@ -488,6 +505,10 @@ class _Claim:
         self._owned = owned
 
     def __call__(self) -> None:
+        if self._client.channel.fileno() < 0:  # he did not wait
+            self._close()
+            self._pool._discard(self._ready, "its caller has gone")
+            return
         self._pool._give(self._ready, self._client, self._message, self._owned)
         self._close()
 

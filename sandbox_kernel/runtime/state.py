@@ -1,6 +1,7 @@
 """What lies on disk while containers live: one folder for each launcher, held by a lock.
 
     <runtime folder>/               0700, ours
+        holder                      names the warm holder, which has its lock (D2)
         ids/                        locks of id ranges (`identities.Reserve`)
         launchers/<launcher>/lock   flock(2) held by the launcher as long as it lives
         launchers/<launcher>/control.sock
@@ -93,6 +94,35 @@ def is_live(runtime: str, name: str) -> bool:
         return not _is_free(f"{runtime}/launchers/{name}")
     finally:
         os.close(guard)
+
+
+def become_holder(runtime: str, name: str) -> int | None:
+    """Make the launcher `name` the warm holder of its user: a lock to keep, None: there is one."""
+    lock = os.open(f"{runtime}/holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, name.encode(), 0)
+    return lock
+
+
+def holder(runtime: str) -> str | None:
+    """The launcher that is the warm holder now."""
+    try:
+        lock = os.open(f"{runtime}/holder", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        name = os.pread(lock, 64, 0).decode("ascii", "replace")
+        return name if name.isalnum() and is_live(runtime, name) else None
+    finally:
+        os.close(lock)
+    return None
 
 
 def sweep(runtime: str) -> list[str]:

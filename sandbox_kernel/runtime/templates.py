@@ -218,6 +218,8 @@ class Template:
         self.containers: set[str] = set()
         self.used = time.monotonic()
         self.demand: dict[str, Demand] = {}
+        self.message: dict[str, Any] = {}
+        """What of the first request its start depends on."""
 
 
 class Demand:

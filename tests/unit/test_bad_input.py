@@ -65,6 +65,9 @@ WRONG: dict[str, list[str]] = {
     "cap_drop": ["banana", ""],
     "security_opt": ["seccomp=/my/profile.json", "label=disable", "apparmor=unconfined", ""],
     "runtime": ["banana", "runc;id", ""],
+    "warm": ["", "num py", "1st", "os;system", "../os"],
+    "holder": ["maybe"],
+    "cold": ["maybe"],
 }  # fmt: skip
 
 
