@@ -322,6 +322,7 @@ class Sandbox(HasTraits):
         group="kernel",
         help='Of "Sandbox Cells". fresh: each cell in a container of its own. carry: each in a '
         "fork of the state after the last one, so that it can be undone.",
+    )
     warm = Option(
         Kind("MODULE", grammar.module, identity=str),
         (),
