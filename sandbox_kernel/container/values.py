@@ -28,7 +28,7 @@ CAN = (
     "numpy arrays without objects, Arrow tables, data frames"
 )
 FRAMES = {
-    ("pandas", "DataFrame"), ("polars", "DataFrame"),
+    ("pandas", "DataFrame"), ("pandas", "Series"), ("polars", "DataFrame"), ("polars", "Series"),
     ("pyarrow", "Table"), ("pyarrow", "RecordBatch"),
 }  # fmt: skip
 
@@ -157,13 +157,21 @@ def _packed_table(name: str, value: Any, library: str) -> Packed:
     try:
         import pyarrow
     except ImportError:
-        why = "data frames cross by Arrow: install pyarrow in the notebook's environment"
+        why = "data frames cross by Arrow: install `pyarrow` in the notebook's environment"
         raise ValueNotTransferable(name, _kind(value), why) from None
+    details: dict[str, Any] = {"library": library}
     try:
+        if type(value).__name__ == "Series":
+            details |= {"series": True, "named": value.name is not None}
+            value = value.to_frame()
         if library == "pandas":
             table = pyarrow.Table.from_pandas(value)
         elif library == "polars":
-            table = value.to_arrow()
+            if sys.modules["polars"].Object in value.dtypes:
+                raise TypeError("a column of objects")
+            # Of the types that every Arrow has: texts as views came late to the format.
+            level = getattr(sys.modules["polars"], "CompatLevel", None)
+            table = value.to_arrow(**({"compat_level": level.oldest()} if level else {}))
         else:
             single = isinstance(value, pyarrow.RecordBatch)
             table = pyarrow.Table.from_batches([value]) if single else value
@@ -174,13 +182,18 @@ def _packed_table(name: str, value: Any, library: str) -> Packed:
     def write_to(sink: Any) -> None:
         with pyarrow.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
+            if not table.num_rows:  # categories travel with rows: give it a batch of none
+                none = [
+                    c.chunk(0) if c.num_chunks else pyarrow.array([], c.type) for c in table.columns
+                ]
+                writer.write_batch(pyarrow.RecordBatch.from_arrays(none, schema=table.schema))
 
     def write(descriptor: int, offset: int) -> None:
         write_to(pyarrow.PythonFile(_Place(descriptor, offset), mode="w"))
 
     counted = pyarrow.MockOutputStream()
     write_to(counted)
-    return "arrow", {"library": library}, counted.size(), write
+    return "arrow", details, counted.size(), write
 
 
 class _Place:
@@ -217,9 +230,9 @@ def _check(name: str, whole: object, value: object, above: tuple[int, ...], dept
     elif depth > DEEP:
         why = f"it is nested more than {DEEP} deep"
     elif isinstance(value, dict):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            why = f"a key of type `{_kind(wrong)}` is not str; {CAN}"
+        wrong = [key for key in value if not isinstance(key, str)][:1]
+        if wrong:
+            why = f"a key of type `{_kind(wrong[0])}` is not str; {CAN}"
     if why:
         raise ValueNotTransferable(name, _kind(whole), why)
     items: Iterable[object] = ()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_JSON = 256 << 20
 MOST_HEADER = 10_000
+CODES = {"int8", "int16", "int32", "int64"}  # what pandas numbers categories with
 FREE_ROWS = 1 << 20  # rows that need no bytes (null columns) are counted up to here
 
 
@@ -25,18 +26,31 @@ class Wrong(Exception):
 def parse(name: str, form: str, data: memoryview, details: Mapping[str, Any]) -> Any:
     """The value in `data`, which has to be whole and nothing more."""
     parsers = {"json": _json, "bytes": _bytes, "npy": _array, "arrow": _arrow}
+    kind = _kind(form, details)
     if form not in parsers:
-        raise ValueNotTransferable(name, form, "no such format")
+        raise ValueNotTransferable(name, kind, "no such format")
     try:
         return parsers[form](data, details)
     except Wrong as problem:
-        raise ValueNotTransferable(name, form, str(problem)) from None
+        raise ValueNotTransferable(name, kind, str(problem)) from None
     except ImportError as problem:
-        why = f"{problem}: install it in the environment of the notebook"
-        raise ValueNotTransferable(name, form, why) from None
+        why = f"install `{problem.name}` in the environment of the notebook ({problem})"
+        raise ValueNotTransferable(name, kind, why) from None
     except Exception as problem:  # the libraries' parsers raise of every kind on hostile bytes
         why = f"its bytes are not well formed ({type(problem).__name__})"
-        raise ValueNotTransferable(name, form, why) from None
+        raise ValueNotTransferable(name, kind, why) from None
+
+
+def _kind(form: str, details: Mapping[str, Any]) -> str:
+    """The type that the value is to have, for an error about it."""
+    if form == "arrow":
+        series = bool(details.get("series"))
+        match details.get("library"):
+            case "pandas" | "polars" as library:
+                return f"{library}.{'Series' if series else 'DataFrame'}"
+            case _:
+                return "pyarrow.Table"
+    return {"npy": "numpy.ndarray"}.get(form, form)
 
 
 def _json(data: memoryview, details: Mapping[str, Any]) -> Any:
@@ -91,14 +105,41 @@ def _arrow(data: memoryview, details: Mapping[str, Any]) -> Any:
     free = sum(1 for field in table.schema if pyarrow.types.is_null(field.type))
     if table.num_rows > max(FREE_ROWS, 8 * len(data)) or free * table.num_rows > FREE_ROWS:
         raise Wrong(f"{table.num_rows} rows are more than its bytes can hold")
-    library = details.get("library")
-    if library == "pandas":
-        return table.to_pandas()
-    if library == "polars":
-        import polars
+    match details.get("library"):
+        case "pandas":
+            return _pandas(table, details)
+        case "polars":
+            return _polars(table, details)
+        case _:
+            return table
 
-        return polars.from_arrow(table)
-    return table
+
+def _pandas(table: Any, details: Mapping[str, Any]) -> Any:
+    import pyarrow
+
+    # The metadata may name a type of pandas for a column. For a category that could be one that
+    # writes its texts out, each as often as it occurs: a few bytes would be as large as they like.
+    about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+    for column in about.get("columns", ()):
+        place = table.schema.get_field_index(column["field_name"])
+        is_category = place >= 0 and pyarrow.types.is_dictionary(table.schema.field(place).type)
+        if is_category and column["numpy_type"] not in CODES:
+            raise Wrong("metadata that does not fit its columns")
+    frame = table.to_pandas()
+    if not details.get("series"):
+        return frame
+    series = frame.iloc[:, 0]
+    return series if details.get("named") else series.rename(None)
+
+
+def _polars(table: Any, details: Mapping[str, Any]) -> Any:
+    import polars
+
+    try:
+        frame: Any = polars.from_arrow(table)
+    except polars.exceptions.PanicException as problem:  # is no Exception
+        raise Wrong("no well-formed Arrow stream (PanicException)") from problem
+    return frame.to_series(0) if details.get("series") else frame
 
 
 def _check_type(kind: pyarrow.DataType, depth: int = 0) -> None:
@@ -108,13 +149,19 @@ def _check_type(kind: pyarrow.DataType, depth: int = 0) -> None:
     if depth > 32:
         raise Wrong("types nested more than 32 deep")
     if types.is_dictionary(kind):
+        if depth:  # pandas would write the texts out, each as often as it occurs
+            raise Wrong("categories within another type")
         _check_type(kind.value_type, depth + 1)
     elif (
         types.is_list(kind)
         or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
         or types.is_struct(kind)
         or types.is_map(kind)
     ):
+        # What takes no bytes could be there any number of times.
+        if kind.num_fields == 0 or (types.is_fixed_size_list(kind) and kind.list_size == 0):
+            raise Wrong(f"columns of type `{kind}` are not taken: convert them in the cell")
         for index in range(kind.num_fields):
             child = kind.field(index).type
             if types.is_null(child):
@@ -125,7 +172,7 @@ def _check_type(kind: pyarrow.DataType, depth: int = 0) -> None:
         or types.is_string(kind) or types.is_large_string(kind)
         or types.is_binary(kind) or types.is_large_binary(kind)
     ):  # fmt: skip
-        raise Wrong(f"columns of type `{kind}` are not taken")
+        raise Wrong(f"columns of type `{kind}` are not taken: convert them in the cell")
 
 
 def _messages(data: memoryview) -> Iterator[memoryview]:

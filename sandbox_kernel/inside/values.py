@@ -26,7 +26,15 @@ def take(descriptor, entries):
     whole = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     view = memoryview(whole)
     for name, form, offset, length, details in entries:
-        yield name, READERS[form](view[offset : offset + length], details)
+        try:
+            value = READERS[form](view[offset : offset + length], details)
+        except ImportError as problem:
+            raise ImportError(
+                "the input `%s` needs `%s` in the container, and the image lacks it (%s)"
+                % (name, problem.name, problem),
+                name=problem.name,
+            ) from None
+        yield name, value
 
 
 def read_json(data, details):
@@ -60,11 +68,16 @@ def read_arrow(data, details):
     table = pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_all()
     library = details.get("library")
     if library == "pandas":
-        return table.to_pandas()
+        frame = table.to_pandas()
+        if not details.get("series"):
+            return frame
+        series = frame.iloc[:, 0]
+        return series if details.get("named") else series.rename(None)
     if library == "polars":
         import polars
 
-        return polars.from_arrow(table)
+        frame = polars.from_arrow(table)
+        return frame.to_series(0) if details.get("series") else frame
     return table
 
 
@@ -203,11 +216,19 @@ def to_arrow(value):
         import pyarrow
     except ImportError:
         raise Refused("data frames cross by Arrow, and the image has no pyarrow") from None
+    details = {"library": module}
     try:
+        if name == "Series":
+            details.update(series=True, named=value.name is not None)
+            value = value.to_frame()
         if module == "pandas":
             table = pyarrow.Table.from_pandas(value)
         elif module == "polars":
-            table = value.to_arrow()
+            if sys.modules["polars"].Object in value.dtypes:
+                raise TypeError("a column of objects")
+            # Of the types that every Arrow has: texts as views came late to the format.
+            level = getattr(sys.modules["polars"], "CompatLevel", None)
+            table = value.to_arrow(**({"compat_level": level.oldest()} if level else {}))
         else:
             table = value if name == "Table" else pyarrow.Table.from_batches([value])
     except (pyarrow.ArrowException, TypeError, ValueError) as problem:
@@ -218,11 +239,11 @@ def to_arrow(value):
     def write(descriptor, offset):
         write_table(pyarrow, pyarrow.PythonFile(Place(descriptor, offset), mode="w"), table)
 
-    return "arrow", {"library": module}, write, counted.size()
+    return "arrow", details, write, counted.size()
 
 
 FRAMES = {
-    ("pandas", "DataFrame"), ("polars", "DataFrame"),
+    ("pandas", "DataFrame"), ("pandas", "Series"), ("polars", "DataFrame"), ("polars", "Series"),
     ("pyarrow", "Table"), ("pyarrow", "RecordBatch"),
 }  # fmt: skip
 
@@ -230,6 +251,11 @@ FRAMES = {
 def write_table(pyarrow, sink, table):
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
+        if not table.num_rows:  # categories travel with rows: give it a batch of none
+            none = [
+                c.chunk(0) if c.num_chunks else pyarrow.array([], c.type) for c in table.columns
+            ]
+            writer.write_batch(pyarrow.RecordBatch.from_arrays(none, schema=table.schema))
 
 
 class Place:
