@@ -10,6 +10,7 @@
     ├── ContainerError (RuntimeError)       a container could not be made, entered or ended
     │   ├── StepFailed                      ... one named step of it failed on one named object
     │   ├── NoSuchContainer (LookupError)   no container of that name or id
+    │   ├── StateLost                       the state that cells left for the next ones is gone
     │   └── LauncherGone                    the launcher died; its containers died with it
     ├── CellFailed (RuntimeError)           code ended badly; says why, with limit and peak
     │   ├── OutOfMemory (MemoryError)
@@ -145,6 +146,13 @@ class NoSuchContainer(ContainerError, LookupError):
     """No live container has this name or id.
 
     Do: `sandbox-kernel ps` lists those that live.
+    """
+
+
+class StateLost(ContainerError):
+    """The state that the cells of a notebook left for the next ones is gone, or part of it.
+
+    Do: run the cells again that made it; the next one begins with what the message says.
     """
 
 

@@ -44,7 +44,7 @@ RLIMITS = (
 
 NETWORKS = ("none", "host")
 RUNTIMES = ("embedded",)
-MODES = ("fresh",)
+MODES = ("fresh", "carry")
 SECURITY_OPTIONS = ("no-new-privileges", "seccomp=unconfined")
 
 

@@ -170,6 +170,10 @@ class Container:
             raise
         return Process(channel, self.id, self._connect)
 
+    def connect(self) -> Channel:
+        """A channel of the caller's to its launcher. Raises LauncherGone."""
+        return self._connect()
+
     def limits(self) -> dict[str, Any]:
         """The limits in force, read back from the kernel now; keys as the plan's fields."""
         limits: dict[str, Any] = self._request("limits", {})["limits"]

@@ -25,6 +25,8 @@ START_KERNEL = _START % "kernel"
 START_TEMPLATE = _START % "template"
 STARTS = {"cell": START, "kernel": START_KERNEL}
 """What can be forked from a template: the module that runs, and how it starts by itself."""
+START_CARRY = _START % "carry"
+CARRY_MODULES = (*MODULES, "carry")
 
 
 @functools.cache

@@ -160,6 +160,19 @@ def pid_of(pidfd: int) -> int:
     return -1
 
 
+def inner_pid_of(pidfd: int) -> int | None:
+    """The process behind a pidfd as its own pid namespace numbers it; None: gone, or in ours.
+
+    Source: /proc/self/fdinfo/N, line "NSpid:" (pidfd_open(2), NOTES): from our namespace down.
+    """
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("NSpid:"):
+                numbers = [int(word) for word in line[6:].split()]
+                return numbers[-1] if len(numbers) > 1 and numbers[-1] > 1 else None
+    return None
+
+
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument. Raises OSError."""
     c.check(

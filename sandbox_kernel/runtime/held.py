@@ -23,7 +23,7 @@ import stat
 
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import capabilities, messages, mounts, paths, processes
-from sandbox_kernel.runtime import identities, rootfs
+from sandbox_kernel.runtime import cells, identities, rootfs
 from sandbox_kernel.runtime.init import be_init
 from sandbox_kernel.runtime.rootfs import step
 
@@ -206,6 +206,7 @@ class Held:
         self.outputs: dict[int, int] = {}
         """Descriptors that are read into the log -> 1 or 2."""
         self.last_exit: dict[str, Any] | None = None
+        self.cells: dict[int, cells.Cell] = {}
         self._next_run = 1
         self.namespaces: dict[str, int] = {}
         """Descriptors of its namespaces, where pid 1 was asked for them; ours until `end`."""
@@ -451,6 +452,7 @@ class Held:
         for descriptor in self.namespaces.values():
             os.close(descriptor)
         self.namespaces.clear()
+        cells.let_go(self)
         self.group.kill()
         self.group.remove()
         self._give_back()

@@ -6,9 +6,9 @@ signals from inside do not reach a pid 1 that has no handler for them (pid_names
 when the launcher ends, by two independent ways: the parent-death signal, and the end of its
 channel; with it ends every process of the pid namespace.
 
-Messages to the launcher (`at`): ready (with `run`: forked, too), failed, forked, exited, orphan (in
-a nest, see `templates`: who ended was none of its runs). From the launcher: first all that the
-container consists of, then runs (`do`: run).
+Messages to the launcher (`at`): ready (with `run`: forked, too), failed, forked, moved, exited,
+orphan (in a nest, see `templates`: who ended was none of its runs). From the launcher: first all
+that the container consists of, then runs and cells (`do`: run, move).
 """
 
 from __future__ import annotations
@@ -149,6 +149,9 @@ def _hold(
             if received is None:
                 return
             message, passed = received
+            if message["do"] == "move":
+                _move(channel, message, passed)
+                continue
             count = len(message["numbers"])
             numbers = dict(zip(message["numbers"], passed[:count], strict=True))
             entrances = passed[count:]
@@ -207,6 +210,18 @@ def _start(
     for descriptor in (*descriptors.values(), *entrances, report_end):
         os.close(descriptor)
     descriptors.clear()
+
+
+def _move(channel: socket.socket, message: Mapping[str, Any], entrances: list[int]) -> None:
+    """Put a process of this pid namespace, and of no other, into the control group of a cell."""
+    why = ""
+    for entrance in entrances:
+        try:
+            os.write(entrance, str(message["pid"]).encode())
+        except OSError as error:
+            why = why or os.strerror(error.errno or 0)
+        os.close(entrance)
+    messages.send(channel, {"at": "moved", "cell": message["cell"], "why": why})
 
 
 def _reap(channel: socket.socket, runs: dict[int, Run], *, tells_orphans: bool) -> None:

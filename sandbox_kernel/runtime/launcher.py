@@ -9,8 +9,9 @@ for one thing at a time; the container or run that it made belongs to it, and en
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
 Requests (`op`): create, run, limits, usage, stop, kill, kill-run, wait, remove, list, inspect,
-logs, events, writable, pool, about. Answers (`event`): created, started, exited, limits, usage,
-stopping, removed, list, inspect, logs, events, writable, pool, recipe-wanted, error.
+logs, events, writable, pool, about, cell, cell-usage, end-cell. Answers (`event`): created,
+started, exited, limits, usage, stopping, removed, list, inspect, logs, events, writable, pool,
+cell, recipe-wanted, error.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -30,8 +31,9 @@ import time
 
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
-from sandbox_kernel.runtime import identities, pool, state
+from sandbox_kernel.runtime import cells, identities, pool, state
 from sandbox_kernel.runtime.cgroups import absent, choose
+from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 from sandbox_kernel.runtime.pool import Pool
@@ -422,6 +424,26 @@ class Launcher:
         held = self._find(message["container"])
         self._answer(client, {"event": "usage", "usage": held.usage()})
 
+    def _begin_cell(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """Answered when its process, the pidfd that came with this, is in its group."""
+        held = self._find(message["container"])
+        (leader,) = owned
+        owned.clear()
+        cells.begin(held, client, message["cell"], leader)
+
+    def _cell_usage(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        self._answer(client, cells.usage(self._find(message["container"]), message["cell"]))
+
+    def _end_cell(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """All that is in its group; with `leader`, first that one, and the group if it is empty."""
+        held = self._find(message["container"])
+        gone = True
+        if message.get("leader"):
+            gone = cells.retire(held, message["cell"])
+        else:
+            cells.end(held, message["cell"])
+        self._answer(client, {"event": "cell", "gone": gone})
+
     def _stop(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """SIGTERM to what was started in it; it ends when that did, or when the time is over."""
         held = self._find(message["container"])
@@ -653,6 +675,9 @@ class Launcher:
                 self._on_start(held, run, descriptors[0])
                 answer = {"event": "started", "run": run.number}
                 self._answer(run.client, answer, (descriptors[0],))  # type: ignore[arg-type] # Held does not know what a client is
+        elif at == "moved":
+            waiting, answer = cells.moved(held, message)
+            self._answer(waiting, answer)  # type: ignore[arg-type] # as above
         elif at == "exited":
             self._on_exit(held, message)
             self._pool.interpreter_ended(held)
@@ -705,6 +730,8 @@ class Launcher:
     def _hear_oom(self, held: Held) -> None:
         """The kernel ended a process of the group: on cgroup v1 we end the others (D4)."""
         os.read(held.oom_fd, 4096)
+        if held.cells and not cgroup_cells.ran_out(held.group):
+            return  # of a cell, whose group has ended it
         self._tell("out-of-memory", held)
         # The kernel says so before it chooses what to end, so its counter may still be 0.
         held.kill("out-of-memory")
@@ -767,6 +794,9 @@ _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], N
     "run": Launcher._run,
     "limits": Launcher._limits,
     "usage": Launcher._usage,
+    "cell": Launcher._begin_cell,
+    "cell-usage": Launcher._cell_usage,
+    "end-cell": Launcher._end_cell,
     "stop": Launcher._stop,
     "kill": Launcher._kill,
     "kill-run": Launcher._kill_run,

@@ -18,6 +18,7 @@ import stat
 
 from sandbox_kernel.errors import CopyRefused, StepFailed
 from sandbox_kernel.linux import paths
+from sandbox_kernel.runtime import keeping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -258,15 +259,17 @@ def serve(order: Mapping[str, Any]) -> None:
     """Be the side in the container: descriptor 0 is the stream in, 1 the stream out.
 
     `order`: `do` (pack, unpack, look), `path`, and for unpack `most_bytes` and `most_files`. Ends
-    with a record `end` or `failed` on 1.
+    with a record `end` or `failed` on 1. Or `keep`: then see `keeping`.
     """
-    path = order["path"]
+    path = order.get("path", "")
     try:
         if order["do"] == "pack":
             pack(path, 1)
         elif order["do"] == "unpack":
             _unpack(order)
             _write_record(1, {"kind": "end"})
+        elif order["do"] == "keep":
+            keeping.serve(0)
     except StepFailed as error:
         _write_record(1, {"kind": "failed", "path": error.subject, "why": error.why})
     except CopyRefused as error:

@@ -101,7 +101,7 @@ def test_what_can_not_be_is_said_in_one_line_and_the_next_cell_runs(kernel: Kern
         ("%sandbox --in a", "code below it"),
         ("%sandbox mode sideways", "fresh"),
         ("%sandbox undo 0", "such as 2"),
-        ("%sandbox undo", "mode `fresh`"),
+        ("%sandbox undo", "%sandbox mode carry"),
         ("%sandbox share 1x", "names of variables"),
         ("%sandbox reset --memory 1g", "not both"),
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sandbox_kernel import engine
 from sandbox_kernel.container import events as e
@@ -22,18 +22,28 @@ class Fresh:
         self.shared: dict[str, None] = {}
 
     def request(
-        self, code: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]
+        self,
+        code: str,
+        name: str,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        *,
+        carried: bool = False,
     ) -> CellRequest:
-        """The cell with what it gets and gives. Raises InvalidOption for an unknown `--in`."""
+        """The cell with what it gets and gives. Raises InvalidOption for an unknown `--in`.
+
+        Where the state is `carried`, it has what is shared, as it was in that very state.
+        """
         for asked in inputs:
             if asked not in self.values:
                 known = ", ".join(self.values) or "none yet: `--out` and `share` keep some"
                 raise InvalidOption("--in", asked, f"values that were kept: {known}")
-        given = {key: self.values[key] for key in (*inputs, *self.shared) if key in self.values}
+        shared = () if carried else self.shared
+        given = {key: self.values[key] for key in (*inputs, *shared) if key in self.values}
         wanted = tuple(dict.fromkeys((*outputs, *self.shared)))
         return CellRequest(code=code, name=name, inputs=given, outputs=wanted, shell_lines=True)
 
-    def take(self, running: engine.Run, outputs: tuple[str, ...]) -> Iterator[e.Event]:
+    def take(self, running: Iterable[e.Event], outputs: tuple[str, ...]) -> Iterator[e.Event]:
         """The events of a run; values are kept, and what was shared and deleted is forgotten."""
         for event in running:
             match event:

@@ -5,12 +5,15 @@ All of it belongs to one thread, but for `interrupt` and `end`, which may be cal
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from sandbox_kernel import image, policy, settings
+from sandbox_kernel import engine, errors, image, policy, settings
 from sandbox_kernel.container import events as e
+from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client
@@ -18,6 +21,12 @@ from sandbox_kernel.runtime import client
 from .. import commands as lines
 from . import commands
 from .fresh import Fresh
+
+if TYPE_CHECKING:
+    from sandbox_kernel.container.carry import Carried
+
+OF_A_RUN = ("timeout", "output_limit", "interrupt_grace")
+"""Options that hold for a cell, whatever container it runs in."""
 
 
 class Session:
@@ -29,7 +38,8 @@ class Session:
         self.plan = self._plan({})
         self.mode = self.plan.mode
         self._fresh = Fresh()
-        self._running: Any = None
+        self._carried: Carried | None = None
+        self._running: engine.Run | Carried | None = None
         self._lock = threading.Lock()
         self._interrupts = 0
         self._told_lacking = False
@@ -38,6 +48,8 @@ class Session:
         """What the first cell would wait for."""
         image.resolve(self.plan.image)
         client.shared().about  # noqa: B018 - asking starts it
+        if self.mode == "carry":
+            self._states()
 
     def _plan(self, options: dict[str, Any]) -> ContainerPlan:
         return policy.plan(settings.MAGIC, within=self._within, **{**self._defaults, **options})
@@ -59,20 +71,57 @@ class Session:
         yield from self._run(code, f"<cell {count}>", asked)
 
     def _run(self, code: str, name: str, asked: commands.Line) -> Iterator[e.Event]:
-        request = self._fresh.request(code, name, asked.inputs, asked.outputs)
+        carried = self.mode == "carry"
+        request = self._fresh.request(code, name, asked.inputs, asked.outputs, carried=carried)
+        if carried:
+            yield from self._run_carried(request, asked)
+            return
         running = self._fresh.start(self.plan, request)
-        with self._lock:
-            self._running = running
-            early = self._interrupts
-        for _ in range(early):
-            running.interrupt()
+        self._set_running(running)
         try:
             yield from self._told(running.container.not_in_force)
             yield from self._fresh.take(running, asked.outputs)
         finally:
-            with self._lock:
-                self._running = None
+            self._set_running(None)
             running.close()
+
+    def _run_carried(self, request: CellRequest, asked: commands.Line) -> Iterator[e.Event]:
+        carried = self._states()
+        yield from self._told(carried.container.not_in_force)
+        self._set_running(carried)
+        try:
+            yield from self._fresh.take(carried.run(request), asked.outputs)
+        except errors.ContainerError:
+            if carried.is_lost():
+                self._begin_anew()
+            raise
+        finally:
+            self._set_running(None)
+
+    def _set_running(self, running: engine.Run | Carried | None) -> None:
+        with self._lock:
+            self._running = running
+            early = self._interrupts if running is not None else 0
+        for _ in range(early):
+            self._pass_on(running)
+
+    def _pass_on(self, running: engine.Run | Carried | None) -> None:
+        if running is not None:
+            running.interrupt()
+
+    def _states(self) -> Carried:
+        """The states of mode `carry`, begun with the first cell that needs them."""
+        if self._carried is None:
+            from sandbox_kernel.container.carry import Carried
+
+            self._carried = Carried(self.plan)
+        return self._carried
+
+    def _begin_anew(self) -> None:
+        carried, self._carried = self._carried, None
+        if carried is not None:
+            with suppress(errors.SandboxError, OSError, TimeoutError):
+                carried.close()
 
     def _told(self, lacking: tuple[str, ...]) -> Iterator[e.Event]:
         """Once: default limits that this host can't hold."""
@@ -85,8 +134,7 @@ class Session:
         with self._lock:
             self._interrupts += 1
             running = self._running
-        if running is not None:
-            running.interrupt()
+        self._pass_on(running)
 
     def end(self) -> None:
         """The cell that runs is ended now."""
@@ -95,6 +143,7 @@ class Session:
 
     def close(self) -> None:
         """Nothing is left of it."""
+        self._begin_anew()
 
     # -- what is known of names -------------------------------------------------------------------
 
@@ -104,10 +153,14 @@ class Session:
 
     def complete(self, before: str, word: str) -> list[str] | None:
         """What the state knows of the word before the cursor; None where there is no state."""
-        return None
+        if self.mode != "carry" or not word:
+            return None
+        return self._states().complete(before, word)
 
     def inspect(self, name: str, detail: int) -> str | None:
         """What the state knows of a name; None where there is no state."""
+        if self.mode == "carry":
+            return self._states().inspect(name, detail)
         if name in self._fresh.values:
             value = self._fresh.values[name]
             return f"type: {type(value).__name__}\nvalue: {str(value)[:1000]}"
@@ -121,19 +174,30 @@ class Session:
             names = ", ".join(asked.inputs or asked.outputs)
             raise InvalidOption(option, names, "code below it in the same cell")
         if asked.options:
-            wished = {**self._defaults, **asked.options}
-            before, self._defaults = self._defaults, wished
-            try:
-                plan = self._plan({})
-                image.resolve(plan.image)
-            except BaseException:
-                self._defaults = before
-                raise
-            self.plan = plan
+            self._set(asked.options)
         handler = getattr(self, f"_do_{asked.verb}")
         text = handler(asked, alone)
         if text:
             yield e.Display({"text/plain": text})
+
+    def _set(self, options: dict[str, Any]) -> None:
+        """Defaults of the next cells; in a container that lives, its limits too."""
+        wished = {**self._defaults, **options}
+        before, self._defaults = self._defaults, wished
+        try:
+            plan = self._plan({})
+            image.resolve(plan.image)
+            live = {name: value for name, value in options.items() if name not in OF_A_RUN}
+            if self._carried is not None:
+                if live:
+                    self._carried.container.set_limits(**live)
+                ours = {name: getattr(plan, name) for name in OF_A_RUN}
+                container = self._carried.container
+                container.plan = dataclasses.replace(container.plan, **ours)
+        except BaseException:
+            self._defaults = before
+            raise
+        self.plan = plan
 
     def _do_help(self, asked: commands.Line, alone: bool) -> str:
         return commands.help_text()
@@ -145,6 +209,10 @@ class Session:
 
     def _do_mode(self, asked: commands.Line, alone: bool) -> str:
         self.mode = asked.words[0]
+        if self.mode == "carry":
+            self._states()
+        else:
+            self._begin_anew()
         return f"mode {self.mode}: {_MODES[self.mode]}"
 
     def _do_share(self, asked: commands.Line, alone: bool) -> str:
@@ -162,16 +230,29 @@ class Session:
         return self._do_share(asked._replace(words=()), alone)
 
     def _do_reset(self, asked: commands.Line, alone: bool) -> str:
+        self._begin_anew()
         self._fresh = Fresh()
         self._defaults = {}
         self.plan = self._plan({})
         return "begun anew: no values, no state, and the settings as they were at the start"
 
-    def _do_undo(self, asked: commands.Line, alone: bool) -> str:
-        allowed = "a mode that has states: each cell of mode `fresh` begins with none"
-        raise InvalidOption("%sandbox", asked.verb, allowed)
+    def _go_back(self, verb: str) -> Carried:
+        if self.mode != "carry":
+            allowed = "a mode that has states (`%sandbox mode carry`): `fresh` keeps none"
+            raise InvalidOption("%sandbox", verb, allowed)
+        return self._states()
 
-    _do_snapshot = _do_restore = _do_snapshots = _do_undo
+    def _do_undo(self, asked: commands.Line, alone: bool) -> str:
+        return self._go_back("undo").undo(int((asked.words or ("1",))[0]))
+
+    def _do_snapshot(self, asked: commands.Line, alone: bool) -> str:
+        return self._go_back("snapshot").snapshot(asked.words[0])
+
+    def _do_restore(self, asked: commands.Line, alone: bool) -> str:
+        return self._go_back("restore").restore(asked.words[0])
+
+    def _do_snapshots(self, asked: commands.Line, alone: bool) -> str:
+        return self._go_back("snapshots").describe()
 
     def _table(self, only: dict[str, Any] | None) -> str:
         rows = [("option", "value", "from")]

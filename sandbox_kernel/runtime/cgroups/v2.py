@@ -238,7 +238,12 @@ class Group(contract.Group):
         return usage(self._directory)
 
     def oom_kills(self) -> int:
-        return files.read_table(f"{self._directory}/memory.events").get("oom_kill", 0)
+        counted = files.read_table(f"{self._directory}/memory.events").get("oom_kill", 0)
+        if counted and "memory" in files.read(f"{self._directory}/cgroup.subtree_control").split():
+            # Cells in groups of their own are counted here too: not those that they alone ended.
+            local = files.read_table(f"{self._directory}/memory.events.local")
+            return counted if local.get("oom", 0) else 0
+        return counted
 
     def forks_refused(self) -> int:
         return files.read_table(f"{self._directory}/pids.events").get("max", 0)
