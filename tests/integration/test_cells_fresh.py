@@ -11,15 +11,10 @@ from kernels import Kernel, cells_started, text_of
 pytestmark = pytest.mark.everybody
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def kernel() -> Iterator[Kernel]:
     with cells_started() as kernel:
         yield kernel
-
-
-@pytest.fixture(autouse=True)
-def _anew(kernel: Kernel) -> None:
-    kernel.run("%sandbox reset")
 
 
 def shown(kernel: Kernel, code: str) -> str:
