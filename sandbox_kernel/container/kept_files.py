@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from sandbox_kernel import errors
 from sandbox_kernel.container.container import Container
 from sandbox_kernel.container.process import ProcessSpec
 from sandbox_kernel.grammar import shown_size
+from sandbox_kernel.runtime import transfer
 
 SECONDS = 120.0
 LONGEST = 1 << 20
@@ -40,17 +42,26 @@ class KeptFiles:
         self.bytes = 0
         """What all moments keep together."""
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        layers: list[int] = []
         try:
             with theirs:
+                for folder in container.image.layers:
+                    layers.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                numbered = {transfer.FIRST_LAYER + index: one for index, one in enumerate(layers)}
                 self.process = container.run(
                     ProcessSpec(
-                        argv=("keep",), transfer={"do": "keep"}, descriptors={0: theirs.fileno()},
+                        argv=("keep",),
+                        transfer={"do": "keep", "layers": len(layers)},
+                        descriptors={0: theirs.fileno(), **numbered},
                         cwd="/",
                     )
-                )  # fmt: skip
+                )
         except BaseException:
             self._channel.close()
             raise
+        finally:
+            for layer in layers:
+                os.close(layer)
 
     def keep(self, number: int, *, most: int, thorough: bool) -> bool:
         """Keep them as they are now; False when they and the other moments are above `most`."""

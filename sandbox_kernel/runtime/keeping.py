@@ -5,6 +5,9 @@ Runs in the container as a fork of pid 1 that became what the container's progra
 else; what it keeps lies in its own memory, which counts against the container's limit. Mounts of
 the caller and of the kernel are passed over.
 
+Files of an image's layers are not copied as long as they are as the image has them: what they were
+is read from the layer when it is wanted, below its folder and through no link.
+
 What has the inode, size and times of the last moment is not read again. Times tick in steps, so a
 file that was changed in the same tick as it was read would look unchanged: one that is as young as
 that is read again the next time. Writes through a shared map of a file in memory change no time at
@@ -19,9 +22,11 @@ import socket
 import stat
 import time
 
+from sandbox_kernel.linux import paths
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
 ROOTS = ("/", "/dev/shm")  # noqa: S108 - the container's own
@@ -36,6 +41,24 @@ class TooMuch(Exception):
     """The files are more than may be kept."""
 
 
+class OfTheImage:
+    """The content of a file as a layer of the image has it."""
+
+    __slots__ = ("layer", "path")
+
+    def __init__(self, layer: int, path: str) -> None:
+        self.layer = layer
+        self.path = path
+
+    def pieces(self) -> tuple[tuple[int, bytes], ...]:
+        """Read now. OSError."""
+        file = _open_in(self.layer, self.path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return tuple(_pieces(file))
+        finally:
+            os.close(file)
+
+
 class Entry:
     """One name at one moment."""
 
@@ -44,7 +67,7 @@ class Entry:
     def __init__(self, found: os.stat_result, content: Any, *, young: bool) -> None:
         self.found = found
         self.content = content
-        """Of a file: pieces (offset, bytes); of a link: where it points; else None."""
+        """Of a file: pieces (offset, bytes), or OfTheImage; of a link: its target; else None."""
         self.young = young
 
     @property
@@ -58,8 +81,9 @@ class Entry:
 class Keeper:
     """Moments by number; the newest is what the next one is compared with."""
 
-    def __init__(self, roots: tuple[str, ...]) -> None:
+    def __init__(self, roots: tuple[str, ...], layers: Sequence[int] = ()) -> None:
         self._roots = roots
+        self._layers = tuple(reversed(layers))  # the highest first
         self._moments: dict[int, dict[str, Entry]] = {}
         self._last: dict[str, Entry] = {}
 
@@ -73,7 +97,8 @@ class Keeper:
             if old is not None and not old.young and not thorough and _same(old.found, found):
                 moment[path] = old
                 continue
-            content = _read(path, found, left)
+            content = None if self._last else self._of_the_image(path, found)
+            content = content or _read(path, found, left)
             if old is not None and old.content == content:
                 content = old.content  # one copy for all moments
             elif isinstance(content, tuple):
@@ -82,6 +107,21 @@ class Keeper:
                 moment[path] = Entry(found, content, young=found.st_ctime_ns >= now - TICK)
         self._moments[number] = self._last = moment
         return {"bytes": self._bytes(), "files": len(moment)}
+
+    def _of_the_image(self, path: str, found: os.stat_result) -> OfTheImage | None:
+        """Before anything has run, what a layer has under this name is what is seen."""
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        for layer in self._layers:
+            try:
+                file = _open_in(layer, path, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue  # another layer has it, or nobody else may read it
+            kept = os.fstat(file)
+            os.close(file)
+            if (kept.st_size, kept.st_mtime_ns) == (found.st_size, found.st_mtime_ns):
+                return OfTheImage(layer, path)
+        return None
 
     def drop(self, number: int) -> dict[str, Any]:
         """A moment that is wanted no more."""
@@ -223,6 +263,11 @@ def _read(path: str, found: os.stat_result, most: int) -> Any:
         os.close(file)
 
 
+def _open_in(layer: int, path: str, flags: int) -> int:
+    beneath = paths.RESOLVE_NO_SYMLINKS | paths.RESOLVE_BENEATH
+    return paths.open_below(layer, path.lstrip("/"), flags | os.O_NOFOLLOW, beneath)
+
+
 def _pieces(file: int) -> Iterator[tuple[int, bytes]]:
     """Data without the holes between it."""
     end = os.fstat(file).st_size
@@ -313,7 +358,8 @@ def _is_same_file(path: str, other: str) -> bool:
 
 def _put_content(path: str, kept: Entry) -> None:
     """In the same file where it is still there: who has it open or mapped sees it put back, too."""
-    pieces = kept.content or ()
+    content = kept.content
+    pieces = content.pieces() if isinstance(content, OfTheImage) else content or ()
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_CREAT
     before = os.lstat(path).st_mode if os.path.lexists(path) else None
     if before is not None and before & 0o600 != 0o600:
@@ -348,10 +394,13 @@ def _put_times(path: str, found: os.stat_result) -> None:
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
 
 
-def serve(descriptor: int) -> None:
-    """Answer requests (`do`: keep, restore, drop) on a socket until its other end is closed."""
+def serve(descriptor: int, layers: Sequence[int]) -> None:
+    """Answer requests (`do`: keep, restore, drop) on a socket until its other end is closed.
+
+    `layers`: descriptors of the image's layers, the lowest first.
+    """
     channel = socket.socket(fileno=descriptor)
-    keeper = Keeper(ROOTS)
+    keeper = Keeper(ROOTS, layers)
     while data := channel.recv(LONGEST):
         channel.send(json.dumps(_answer(keeper, json.loads(data))).encode())
 

@@ -29,6 +29,8 @@ PIECE = 1 << 18
 LONGEST_RECORD = 1 << 16
 DEEPEST = 250
 PERMISSIONS = 0o777
+FIRST_LAYER = 3
+"""The number of the first descriptor of a layer, for `keep`."""
 
 
 def pack(source: str, sink: int) -> None:
@@ -269,7 +271,7 @@ def serve(order: Mapping[str, Any]) -> None:
             _unpack(order)
             _write_record(1, {"kind": "end"})
         elif order["do"] == "keep":
-            keeping.serve(0)
+            keeping.serve(0, range(FIRST_LAYER, FIRST_LAYER + order["layers"]))
     except StepFailed as error:
         _write_record(1, {"kind": "failed", "path": error.subject, "why": error.why})
     except CopyRefused as error:

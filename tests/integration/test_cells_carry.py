@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +12,14 @@ from pathlib import Path
 import pytest
 from kernels import Kernel, cells_started, text_of
 
+SYSTEM_PYTHON = "/usr/bin/python3"
 pytestmark = pytest.mark.everybody
 
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Kernel]:
     with cells_started(mode="carry", memory="256m", pids_limit=64) as kernel:
+        kernel.run("%sandbox reset")  # what it starts once is there before the first test
         yield kernel
 
 
@@ -109,7 +113,10 @@ def test_undo_puts_variables_and_files_back(kernel: Kernel, code: str) -> None:
 BAD = {
     "an exception": ("numbers.append(4); os.remove('/tmp/work/one'); 1 / 0", "ZeroDivisionError"),
     "a syntax error": ("numbers.append(4\n", "SyntaxError"),
-    "out of memory": ("numbers.append(4); x = bytearray(1 << 30)", "OutOfMemory"),
+    "out of memory": (
+        "numbers.append(4); x = [b'x' * (1 << 20) for _ in range(400)]",
+        "OutOfMemory",
+    ),
     "its process ends itself": ("numbers.append(4); os._exit(3)", "SystemExit"),
     "its process dies of a signal": ("numbers.append(4); os.kill(os.getpid(), 9)", "Killed"),
     "a fork bomb": (
@@ -292,7 +299,7 @@ def test_a_function_of_an_earlier_cell_shows_its_line_in_a_traceback(kernel: Ker
 def test_the_mode_can_be_changed_and_limits_of_the_state_too(kernel: Kernel) -> None:
     shown(kernel, "x = 1")
     shown(kernel, "%sandbox --memory 128m")
-    assert "the limit is 1" in error_of(kernel, "y = bytearray(200 << 20)")
+    assert "the limit is 1" in error_of(kernel, "y = [b'x' * (1 << 20) for _ in range(200)]")
     assert shown(kernel, "x") == "1"
 
     shown(kernel, "%sandbox mode fresh")
@@ -301,6 +308,54 @@ def test_the_mode_can_be_changed_and_limits_of_the_state_too(kernel: Kernel) -> 
     assert "NameError" in error_of(kernel, "x")
     shown(kernel, "x = 2")
     assert shown(kernel, "x") == "2"
+
+
+def test_undo_brings_files_of_an_image_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "image"
+    _python_image(root)
+    (root / "etc").mkdir()
+    (root / "etc/conf").write_text("of the image")
+    (root / "old/deep").mkdir(parents=True)
+    (root / "old/deep/file").write_text("deep")
+    (root / "old/link").symlink_to("deep/file")
+    (root / "old/deep/file").chmod(0o640)
+    for path in [tmp_path, *tmp_path.parents[:2]]:
+        path.chmod(path.stat().st_mode | 0o055)
+    monkeypatch.chdir(tmp_path)  # only below it may a kernelspec name images
+    seen = (
+        "import os; [open('/etc/conf').read(), open('/old/link').read(), os.listdir('/old/deep'),"
+        " oct(os.stat('/old/deep/file').st_mode & 0o777)]"
+    )
+    with cells_started(mode="carry", image=f"dir:{root}") as kernel:
+        as_before = shown(kernel, seen)
+        shown(kernel, "open('/etc/conf', 'w').write('changed');")
+        shown(kernel, "import shutil; shutil.rmtree('/old'); os.remove('/etc/conf')")
+        shown(kernel, "os.mkdir('/old'); open('/old/new', 'w').close()")
+        shown(kernel, "%sandbox undo 3")
+
+        assert as_before == "['of the image', 'deep', ['file'], '0o640']"
+        assert shown(kernel, seen) == as_before
+        assert shown(kernel, "os.path.exists('/old/new')") == "False"
+    assert (root / "etc/conf").read_text() == "of the image"
+
+
+def _python_image(root: Path) -> None:
+    """The system's Python with its libraries, as a root file system."""
+    needed = subprocess.run(
+        ["/usr/bin/ldd", SYSTEM_PYTHON], capture_output=True, text=True, check=True
+    )
+    libraries = [word for word in needed.stdout.split() if word.startswith("/")]
+    for source in (SYSTEM_PYTHON, *libraries):
+        place = root / source.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, place)
+    ask = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+    found = subprocess.run([SYSTEM_PYTHON, "-c", ask], capture_output=True, text=True, check=True)
+    library = found.stdout.strip()
+    ignored = shutil.ignore_patterns("__pycache__", "test", "dist-packages", "config-*")
+    shutil.copytree(library, root / library.lstrip("/"), symlinks=True, ignore=ignored)
 
 
 def test_nothing_is_left_when_the_kernel_ends(tmp_path: Path) -> None:
