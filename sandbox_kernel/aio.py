@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from sandbox_kernel import engine, errors, mapping, policy, settings
 from sandbox_kernel.container import Container
 from sandbox_kernel.container.cell import CellRequest, Idle
+from sandbox_kernel.container.events import Finished
 from sandbox_kernel.engine import Code, Gathered, Result
 from sandbox_kernel.mapping import Results, Told
 from sandbox_kernel.policy import ContainerPlan
@@ -35,13 +36,15 @@ async def run(
     *,
     inputs: Mapping[str, object] | None = None,
     outputs: Sequence[str] = (),
+    files: Mapping[str, object] | None = None,
+    files_out: Sequence[str] = (),
     program: str | None = None,
     check: bool = False,
     **options: Any,
 ) -> Result:
     """`sandbox_kernel.run`, awaited. Cancelled, it ends the container."""
     plan = policy.plan(settings.PROGRAM, image=image, **options)
-    request = engine.cell_request(code, inputs, outputs, program)
+    request = engine.cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
     result = await _follow(plan, request)
     return result.check() if check else result
 
@@ -120,11 +123,15 @@ class Sandbox:
         *,
         inputs: Mapping[str, object] | None = None,
         outputs: Sequence[str] = (),
+        files: Mapping[str, object] | None = None,
+        files_out: Sequence[str] = (),
         program: str | None = None,
         check: bool = False,
     ) -> Result:
         """As `aio.run`, in this container."""
-        request = engine.cell_request(code, inputs, outputs, program)
+        request = engine.cell_request(
+            code, inputs, outputs, program, files=files, files_out=files_out
+        )
         result = await _follow(self.plan, request, self.container)
         return result.check() if check else result
 
@@ -172,8 +179,11 @@ async def _follow(
         for step in running.steps():
             if isinstance(step, Idle):
                 await _ready(step)
-            else:
-                gathered.take(step)
+                continue
+            if isinstance(step, Finished):
+                for event in await _whole(running.files):
+                    gathered.take(event)
+            gathered.take(step)
     finally:
         await _whole(running.close)
     return gathered.result(limits)

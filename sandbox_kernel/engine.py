@@ -21,6 +21,7 @@ from typing import Any
 from sandbox_kernel import errors, image, policy, settings
 from sandbox_kernel.container import Container, Process, ProcessSpec
 from sandbox_kernel.container import events as e
+from sandbox_kernel.container import files as f
 from sandbox_kernel.container.cell import Bounds, Cell, CellRequest, Idle
 from sandbox_kernel.policy import ContainerPlan
 
@@ -46,6 +47,8 @@ class Result:
     """What `display()` and figures showed, in order, as mime bundles."""
     outputs: Mapping[str, Any]
     """The values asked for, by name. One that is missing has an error that names it."""
+    files: Mapping[str, bytes]
+    """The files asked for, by their paths below the working folder. There after an error too."""
     error: e.Error | None
     """Name, text and traceback of what went wrong; None when nothing did."""
     usage: Mapping[str, Any]
@@ -108,16 +111,42 @@ class Run:
 
     def __iter__(self) -> Iterator[e.Event]:
         try:
-            yield from self._cell.events(self._process)
+            for event in self._cell.events(self._process):
+                if isinstance(event, e.Finished):
+                    yield from self.files()
+                yield event
         finally:
             self.close()
 
     def steps(self) -> Iterator[e.Event | Idle]:
         """The events without ever waiting: where there is none yet, what to wait for.
 
-        For an event loop. It does not close the run, which takes a moment: call `close` after it.
+        For an event loop. It does not close the run and brings no files out, which take a moment:
+        call `files` when it has finished, and `close` after it.
         """
         yield from self._cell.steps(self._process)
+
+    def files(self) -> list[e.Event]:
+        """The files asked for as events; an error and notices where some can't be had."""
+        patterns, most = self._cell.request.files_out, self._cell.bounds.values
+        if not patterns:
+            return []
+        try:
+            taken = f.take(self.container, patterns, most_bytes=most)
+        except errors.NoSuchContainer:
+            return [e.Notice("no files were brought out: the container is gone")]
+        except (
+            errors.CopyRefused,
+            errors.StepFailed,
+            errors.CellFailed,
+            errors.ContainerError,
+        ) as problem:
+            name = type(problem).__name__
+            return [e.Error(name, str(problem), f"{name}: {problem}\n", problem)]
+        return [
+            *(e.File(path, content) for path, content in taken.files.items()),
+            *(e.Notice(f"`{path}` was not brought out: {why}") for path, why in taken.skipped[:10]),
+        ]
 
     def limits(self) -> Mapping[str, Any]:
         """The limits that are in force for it, read back from the kernel."""
@@ -145,6 +174,29 @@ class Run:
 
 def start(plan: ContainerPlan, request: CellRequest, container: Container | None = None) -> Run:
     """Start a cell by a plan: in a container of its own, or in one that is there."""
+    if request.files or request.files_out:
+        return _start_with_files(plan, request, container)
+    return _start(plan, request, container, single=container is None)
+
+
+def _start_with_files(
+    plan: ContainerPlan, request: CellRequest, container: Container | None
+) -> Run:
+    """As `start`, in a container that is there before the cell and after it."""
+    held = container or Container.create(plan)
+    try:
+        if request.files:
+            f.put(held, request.files)
+        return _start(plan, request, held, single=container is None)
+    except BaseException:
+        if container is None:
+            held.remove()
+        raise
+
+
+def _start(
+    plan: ContainerPlan, request: CellRequest, container: Container | None, *, single: bool
+) -> Run:
     bounds = Bounds(
         output=plan.output_limit,
         values=min(plan.memory or 1 << 30, MOST_VALUES),
@@ -168,7 +220,7 @@ def start(plan: ContainerPlan, request: CellRequest, container: Container | None
     except BaseException:
         cell.close()
         raise
-    return Run(cell, container or made, process, single=container is None)
+    return Run(cell, container or made, process, single=single)
 
 
 def run(
@@ -177,6 +229,8 @@ def run(
     *,
     inputs: Mapping[str, object] | None = None,
     outputs: Sequence[str] = (),
+    files: Mapping[str, object] | None = None,
+    files_out: Sequence[str] = (),
     program: str | None = None,
     check: bool = False,
     **options: Any,
@@ -189,6 +243,10 @@ def run(
     JSON, numpy arrays, Arrow tables or bytes. `program` runs the text by another program of the
     image, as its standard input.
 
+    `files` are placed in its working folder before it begins: relative path to bytes, or to the
+    path of a file here. `files_out` are patterns (`plots/*.png`, `**/*.csv`) of files in it that
+    are `result.files` afterwards, also after an error.
+
     Options, as `sandbox-kernel run --help` lists them: sizes in bytes or as text (`memory="256m"`),
     times in seconds or as text (`timeout="500ms"`), `cpus=0.5`, `pids_limit=64`, ...
 
@@ -198,7 +256,7 @@ def run(
     ContainerError.
     """
     plan = policy.plan(settings.PROGRAM, image=image, **options)
-    request = cell_request(code, inputs, outputs, program)
+    request = cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
     result = gather(start(plan, request), plan)
     return result.check() if check else result
 
@@ -210,6 +268,8 @@ def cell_request(
     program: str | None = None,
     *,
     item: str | None = None,
+    files: Mapping[str, object] | None = None,
+    files_out: Sequence[str] = (),
 ) -> CellRequest:
     """What to run, from what a caller gives. `item` names an input that is given later.
 
@@ -224,7 +284,14 @@ def cell_request(
     if isinstance(code, str):
         if program is not None and (given or item is not None or outputs):
             raise errors.InvalidOption("program", program, "code without inputs and outputs")
-        return CellRequest(code=code, inputs=given, outputs=_names(outputs), program=program)
+        return CellRequest(
+            code=code,
+            inputs=given,
+            outputs=_names(outputs),
+            program=program,
+            files=f.read_files(files),
+            files_out=f.read_patterns(files_out),
+        )
     if program is not None or outputs:
         option, value = ("program", program) if program is not None else ("outputs", outputs)
         raise errors.InvalidOption(option, value, "nothing: a function returns its value")
@@ -238,6 +305,8 @@ def cell_request(
         first_line=source.first_line,
         inputs=given,
         outputs=(RETURNED,),
+        files=f.read_files(files),
+        files_out=f.read_patterns(files_out),
     )
 
 
@@ -272,6 +341,8 @@ class Sandbox:
         *,
         inputs: Mapping[str, object] | None = None,
         outputs: Sequence[str] = (),
+        files: Mapping[str, object] | None = None,
+        files_out: Sequence[str] = (),
         program: str | None = None,
         check: bool = False,
     ) -> Result:
@@ -280,7 +351,7 @@ class Sandbox:
         `timeout` of the sandbox is that of each run. A run that reaches the memory limit ends the
         container, and later ones raise NoSuchContainer.
         """
-        request = cell_request(code, inputs, outputs, program)
+        request = cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
         result = gather(start(self.plan, request, self.container), self.plan)
         return result.check() if check else result
 
@@ -322,6 +393,7 @@ class Gathered:
         self._displays: list[e.Display] = []
         self._notices = list(running.container.not_in_force)
         self._outputs: dict[str, Any] = {}
+        self._files: dict[str, bytes] = {}
         self._result: Mapping[str, Any] | None = None
         self._error: e.Error | None = None
         self._finished = e.Finished(0, {})
@@ -339,6 +411,8 @@ class Gathered:
                 self._error = self._error or event
             case e.Value():
                 self._outputs[event.name] = event.value
+            case e.File():
+                self._files[event.path] = event.content
             case e.Notice():
                 self._notices.append(event.text)
             case e.Finished():
@@ -353,6 +427,7 @@ class Gathered:
             result=self._result,
             displays=tuple(self._displays),
             outputs=self._outputs,
+            files=self._files,
             error=self._error,
             usage=self._finished.usage,
             notices=tuple(self._notices),

@@ -58,6 +58,8 @@ class CellRequest:
     inputs: Mapping[str, object] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     program: str | None = None  # None: Python, by our runner; else the cell is its standard input
+    files: Mapping[str, bytes | str] = field(default_factory=dict)  # see `files.read_files`
+    files_out: tuple[str, ...] = ()
     shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
 
 

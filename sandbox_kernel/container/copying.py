@@ -37,7 +37,7 @@ def copy_out(
     try:
         unpacking = transfer.Unpacking(read, most_bytes=most_bytes, most_files=most_files)
         order = {"do": "pack", "path": posixpath.normpath(path)}
-        _transfer(source, order, {1: write}, lambda: unpacking.into(parent, chosen))
+        exchange(source, order, {1: write}, lambda: unpacking.into(parent, chosen))
     finally:
         os.close(read)
         os.close(parent)
@@ -61,13 +61,28 @@ def copy_in(source: str, target: Container, path: str, *, most_bytes: int, most_
         "most_bytes": most_bytes,
         "most_files": most_files,
     }
+    send(target, order, lambda sink: transfer.pack(os.path.abspath(clean), sink), source)
+
+
+def send(
+    target: Container,
+    order: Mapping[str, object],
+    pack: Callable[[int], None],
+    shown: str,
+    *,
+    folder: str | None = "/",
+) -> None:
+    """Have the side in the container unpack what `pack` writes to a descriptor.
+
+    Raises CopyRefused, StepFailed.
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
     answer, answer_end = os.pipe2(os.O_CLOEXEC)
     packed: list[BaseException] = []
 
-    def pack() -> None:
+    def work() -> None:
         try:
-            transfer.pack(os.path.abspath(clean), write)
+            pack(write)
         except BrokenPipeError:
             pass  # the other side says why it wants no more
         except BaseException as error:  # raised again where somebody waits for it
@@ -75,35 +90,55 @@ def copy_in(source: str, target: Container, path: str, *, most_bytes: int, most_
         finally:
             os.close(write)
 
-    packing = threading.Thread(target=pack, name=f"copy to {target.name}", daemon=True)
+    packing = threading.Thread(target=work, name=f"copy to {target.name}", daemon=True)
 
     def hear() -> None:
-        os.close(read)
         packing.start()
+        os.close(read)
         transfer.Unpacking(answer, most_bytes=0, most_files=0).into(-1, "")
 
     try:
-        _transfer(target, order, {0: read, 1: answer_end}, hear)
+        exchange(target, order, {0: read, 1: answer_end}, hear, folder=folder)
+    except errors.StepFailed:
+        if not packed:
+            raise
     finally:
         os.close(answer)
-        packing.join()
+        if packing.ident is None:  # it did not come to that
+            os.close(read)
+            os.close(write)
+        else:
+            packing.join()
+    if packed and isinstance(packed[0], errors.StepFailed):
+        raise packed[0]
     if packed:
-        raise errors.StepFailed("read", source, str(packed[0])) from packed[0]
+        raise errors.StepFailed("read", shown, str(packed[0])) from packed[0]
 
 
-def _transfer(
+def exchange(
     container: Container,
     order: Mapping[str, object],
     descriptors: dict[int, int],
     work: Callable[[], None],
+    *,
+    folder: str | None = "/",
 ) -> None:
-    """Run our side while the side in the container runs; end that one when ours failed."""
+    """Run our side while the side in the container runs; end that one when ours failed.
+
+    It begins in `folder`, or where the container's programs begin. Raises NoSuchContainer.
+    """
     try:
         process = container.run(
-            ProcessSpec(argv=("cp",), transfer=order, descriptors=descriptors, cwd="/")
+            ProcessSpec(argv=("cp",), transfer=order, descriptors=descriptors, cwd=folder)
         )
     finally:
         os.close(descriptors[1])
+    try:
+        if not process.started():
+            raise process.wait(END_SECONDS).error() or errors.NoSuchContainer(container.name)
+    except BaseException:  # the container is gone, or too full for one more process
+        process.close()
+        raise
     try:
         work()
     except errors.StepFailed as error:

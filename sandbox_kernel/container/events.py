@@ -79,6 +79,14 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file asked for by `files_out`: its path below the working folder."""
+
+    path: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A line from the outside about the run: output was cut, a limit is not in force."""
 
@@ -93,7 +101,7 @@ class Finished:
     usage: Mapping[str, Any]
 
 
-Event = Stdout | Stderr | Display | Result | Clear | Error | Value | Notice | Finished
+Event = Stdout | Stderr | Display | Result | Clear | Error | Value | File | Notice | Finished
 
 
 class Turn(msgspec.Struct, tag="turn", tag_field="kind"):

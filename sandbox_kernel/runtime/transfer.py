@@ -19,15 +19,19 @@ import stat
 from sandbox_kernel.errors import CopyRefused, StepFailed
 from sandbox_kernel.linux import paths
 from sandbox_kernel.runtime import keeping
+from sandbox_kernel.runtime.patterns import Patterns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
+
+    from sandbox_kernel.runtime.patterns import States
 
 PIECE = 1 << 18
 LONGEST_RECORD = 1 << 16
 DEEPEST = 250
+MOST_SEEN = 1_000_000
 PERMISSIONS = 0o777
 FIRST_LAYER = 3
 """The number of the first descriptor of a layer, for `keep`."""
@@ -97,6 +101,92 @@ def _pack_file(parent: int, name: str, record: dict[str, Any], sink: int) -> Non
         os.close(file)
 
 
+def pack_matching(folder: str, texts: list[str], sink: int) -> None:
+    """Write the files below a folder that a pattern meets to a stream; no link is followed."""
+    _Matching(Patterns(texts), sink).below(folder)
+    _write_record(sink, {"kind": "end"})
+
+
+class _Matching:
+    """A walk that goes only where a pattern leads."""
+
+    def __init__(self, patterns: Patterns, sink: int) -> None:
+        self._patterns = patterns
+        self._sink = sink
+        self._seen = 0
+
+    def below(self, path: str) -> None:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._walk(folder, "", self._patterns.start, 0)
+        finally:
+            os.close(folder)
+
+    def _walk(self, folder: int, shown: str, states: States, depth: int) -> None:
+        for name in sorted(os.listdir(folder)):
+            self._seen += 1
+            if self._seen > MOST_SEEN:
+                raise StepFailed("look through", shown or ".", f"more than {MOST_SEEN} files")
+            deeper = self._patterns.step(states, name)
+            if not deeper:
+                continue
+            path = f"{shown}/{name}".lstrip("/")
+            try:
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    if depth < DEEPEST - 1:
+                        self._enter(folder, name, path, deeper, depth)
+                elif self._patterns.met(deeper):
+                    _pack(folder, name, path, self._sink, depth)
+            except FileNotFoundError:
+                continue  # it went away meanwhile
+
+    def _enter(self, folder: int, name: str, path: str, states: States, depth: int) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            below = os.open(name, flags, dir_fd=folder)
+        except PermissionError:
+            record = {"kind": "skipped", "path": path, "why": "Permission denied"}
+            _write_record(self._sink, record)
+            return
+        try:
+            self._walk(below, path, states, depth + 1)
+        finally:
+            os.close(below)
+
+
+def pack_files(files: Mapping[str, bytes | str], sink: int) -> None:
+    """Write files to a stream, each with the folders above it: bytes, or a path of the host."""
+    folders: set[str] = set()
+    for path, content in files.items():
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            if folder not in folders:
+                folders.add(folder)
+                _write_record(sink, {"kind": "folder", "path": folder, "mode": 0o755})
+        _write_record(sink, {"kind": "file", "path": path, "mode": 0o644})
+        if isinstance(content, str):
+            _write_content(content, sink)
+        else:
+            with memoryview(content) as view:
+                for at in range(0, view.nbytes, PIECE):
+                    _write_piece(sink, bytes(view[at : at + PIECE]))
+        _write_piece(sink, b"")
+    _write_record(sink, {"kind": "end"})
+
+
+def _write_content(path: str, sink: int) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise StepFailed("read", path, "it is no file")
+        while data := os.read(file, PIECE):
+            _write_piece(sink, data)
+    finally:
+        os.close(file)
+
+
 class Unpacking:
     """Makes what a stream says below one folder, never outside it, never through a link."""
 
@@ -108,6 +198,8 @@ class Unpacking:
 
     def into(self, parent: int, name: str) -> None:
         """The stream's first entry gets a name in the folder `parent`; a file there is replaced.
+
+        Without a name, the entries are those of the folder itself.
 
         Raises CopyRefused with the option for more than is allowed, StepFailed for the rest.
         """
@@ -123,7 +215,33 @@ class Unpacking:
             if kind == "skipped":
                 self.skipped.append(("/".join(path) or name, str(record.get("why"))))
                 continue
-            self._make(parent, [name, *path], record)
+            self._make(parent, [name, *path] if name else path, record)
+
+    def into_memory(self) -> dict[str, bytes]:
+        """The stream's files by their paths, instead of making them. Raises as `into`."""
+        files: dict[str, bytes] = {}
+        while True:
+            record = self._record()
+            kind = record.get("kind")
+            if kind == "end":
+                return files
+            if kind == "failed":
+                raise StepFailed("copy", str(record.get("path", "")), str(record.get("why")))
+            path = "/".join(_checked(record.get("path")))
+            self._count([path])
+            if kind == "file":
+                files[path] = b"".join(self._content(path))
+            else:
+                what = "it is a link" if kind == "link" else str(record.get("why"))
+                self.skipped.append((path, what))
+
+    def _content(self, shown: str) -> Iterator[bytes]:
+        """The pieces of a file that is on its way, as far as the bound allows."""
+        while data := self._piece(PIECE):
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0:
+                raise CopyRefused("--max-bytes", self._most_bytes, shown)
+            yield data
 
     def _count(self, path: list[str]) -> None:
         self._files_left -= 1
@@ -154,10 +272,7 @@ class Unpacking:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(name, flags, 0o600, dir_fd=folder)
         try:
-            while data := self._piece(PIECE):
-                self._bytes_left -= len(data)
-                if self._bytes_left < 0:
-                    raise CopyRefused("--max-bytes", self._most_bytes, shown)
+            for data in self._content(shown):
                 view = memoryview(data)
                 while view:
                     view = view[os.write(file, view) :]
@@ -229,6 +344,25 @@ def _make_folder(folder: int, name: str, mode: int) -> None:
     os.chmod(name, mode | 0o700, dir_fd=folder)
 
 
+def write_file(folder: int, name: str, content: bytes) -> None:
+    """A file with this content in a folder; what has its name is replaced when it is whole."""
+
+    def make(new: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(new, flags, 0o666, dir_fd=folder)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(file, view) :]
+        except BaseException:
+            os.unlink(new, dir_fd=folder)
+            raise
+        finally:
+            os.close(file)
+
+    _replace(folder, name, make)
+
+
 def _replace(folder: int, name: str, make: Any) -> None:
     """Make something under another name first: what stood there goes only when it is whole."""
     new = f".{name[:200]}.{os.urandom(6).hex()}"
@@ -260,13 +394,16 @@ def _write_piece(sink: int, data: bytes) -> None:
 def serve(order: Mapping[str, Any]) -> None:
     """Be the side in the container: descriptor 0 is the stream in, 1 the stream out.
 
-    `order`: `do` (pack, unpack, look), `path`, and for unpack `most_bytes` and `most_files`. Ends
-    with a record `end` or `failed` on 1. Or `keep`: then see `keeping`.
+    `order`: `do` (pack, pack-matching, unpack), `path`, with pack-matching `patterns`, and with
+    unpack `name` (empty: below the path), `most_bytes` and `most_files`. Ends with a record `end`
+    or `failed` on 1. Or `keep`: then see `keeping`.
     """
     path = order.get("path", "")
     try:
         if order["do"] == "pack":
             pack(path, 1)
+        elif order["do"] == "pack-matching":
+            pack_matching(path, order["patterns"], 1)
         elif order["do"] == "unpack":
             _unpack(order)
             _write_record(1, {"kind": "end"})
@@ -281,7 +418,11 @@ def serve(order: Mapping[str, Any]) -> None:
 
 
 def _unpack(order: Mapping[str, Any]) -> None:
-    parent, name = place(order["path"], order["name"])
+    name = order["name"]
+    if name:
+        parent, name = place(order["path"], name)
+    else:
+        parent = os.open(order["path"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         most_bytes, most_files = order["most_bytes"], order["most_files"]
         Unpacking(0, most_bytes=most_bytes, most_files=most_files).into(parent, name)
