@@ -107,6 +107,21 @@ def test_a_line_of_the_sandbox_kernel_shows_what_is_in_force(
     assert "yes" in shown
 
 
+def test_the_cells_of_the_page_about_them_run_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install = [BIN / "sandbox-kernel", "install", "--prefix", tmp_path]
+    subprocess.run(install, check=True, capture_output=True)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
+    code = [block.text for block in blocks("docs/cells.md") if block.language == "python"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in code])
+
+    NotebookClient(notebook, kernel_name="sandbox-cells-python3", timeout=120).execute()
+
+    printed = [out.text for cell in notebook.cells for out in cell.outputs if "text" in out]
+    assert printed == ["42\n", "{'tea': 3, 'coffee': 4} kept\n", "9\n", "7\n"]
+
+
 @pytest.mark.parametrize("block", SETTINGS, ids=str)
 def test_a_settings_file_is_read_as_it_stands(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "home/.config/sandbox-kernel/config.toml"

@@ -16,6 +16,7 @@ from sandbox_kernel import arguments, settings
 from sandbox_kernel.cli import main
 from sandbox_kernel.cli.verb import Verb
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.kernel.cells import commands as cells
 
 GENERATED = {f"docs/reference/{path.name}" for path in (REPOSITORY / "docs/reference").glob("*.md")}
 FOLDERS = "sandbox_kernel|magics|tests|benchmarks|kernelspec|notebooks"
@@ -72,7 +73,7 @@ def test_every_magic_of_a_page_is_one(page: str) -> None:
         elif magic == "%%container":
             grammar.read_cell(rest)
         elif magic == "%sandbox":
-            arguments.parse(arguments.words(rest), arguments.option_flags())
+            cells.read(rest)  # knows all that the other kernel knows, and more
 
 
 @pytest.mark.parametrize("page", PAGES)
