@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from magics import oneline, shown
 from magics.notebook import Kept
 from sandbox_kernel import engine
 from sandbox_kernel.container import events as e
+from sandbox_kernel.container import files
 from sandbox_kernel.grammar import shown_seconds
 from sandbox_kernel.policy import ContainerPlan
 
@@ -22,8 +24,9 @@ END_SECONDS = 30.0
 class Background:
     """A cell that runs while the notebook goes on.
 
-    What it shows is kept until `show` is called. What `--out` names are variables of the notebook
-    after `wait` or `result`: nothing changes in a notebook behind its author's back.
+    What it shows is kept until `show` is called. What `--out` names are variables of the notebook,
+    and what `--files-out` names lies in its folder, after `wait` or `result`: nothing changes in a
+    notebook behind its author's back.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Background:
         self._kept = kept
         self._began = time.monotonic()
         self._events: list[e.Event] = []
+        self._files: list[tuple[str, bytes]] = []
         self._shown = 0
         self._result: engine.Result | None = None
         self._problem: BaseException | None = None
@@ -62,11 +66,16 @@ class Background:
         return "".join(event.text for event in texts)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it was over within `timeout` seconds; None waits for its end."""
+        """Whether it was over within `timeout` seconds; None waits for its end.
+
+        Raises StepFailed for a file that can't be written.
+        """
         if not self._over.wait(timeout):
             return False
         if self._result is not None:
             self._shell.user_ns.update(self._result.outputs)
+            while self._files:
+                files.save(os.getcwd(), *self._files.pop())
         return True
 
     @property
@@ -105,7 +114,9 @@ class Background:
             gathered = engine.Gathered(self._running, self._plan)
             for event in self._running:
                 gathered.take(event)
-                if not isinstance(event, e.Value):
+                if isinstance(event, e.File):
+                    self._files.append((event.path, event.content))
+                elif not isinstance(event, e.Value):
                     self._events.append(event)
                 if self._kept is not None and isinstance(event, e.Stdout | e.Stderr):
                     self._kept.write(event.text)

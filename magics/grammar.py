@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
+from sandbox_kernel.container import files
 from sandbox_kernel.errors import InvalidOption
 
 IN = Flag("in", ("--in",), "NAMES", "Variables of the notebook that the cell gets, such as a,b.",
     many=True)  # fmt: skip
 OUT = Flag("out", ("--out",), "NAMES", "Variables of the cell that the notebook gets.",
+    many=True)  # fmt: skip
+FILES_OUT = Flag("files_out", ("--files-out",), "PATTERNS",
+    "Files of the cell's working folder that the notebook's folder gets, such as "
+    "'plots/*.png,**/*.csv'. They come after an error too, and replace what has their name.",
     many=True)  # fmt: skip
 PROGRAM = Flag("program", ("--program",), "COMMAND",
     "Give the cell to this program of the image, such as sh, instead of Python.")  # fmt: skip
@@ -29,7 +34,7 @@ BACKGROUND = Flag("background", ("--background",), "",
     "interrupt() and cancel(). It ends with the notebook's kernel.")  # fmt: skip
 HANDLE = Flag("handle", ("--handle",), "NAME",
     "With --background: a variable for the handle, beside `_container`.")  # fmt: skip
-CELL = (IN, OUT, MAP, WORKERS, BACKGROUND, HANDLE, PROGRAM, SHOW)
+CELL = (IN, OUT, FILES_OUT, MAP, WORKERS, BACKGROUND, HANDLE, PROGRAM, SHOW)
 ITEM = "item"
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"
@@ -42,6 +47,7 @@ CELL_SUMMARY = (
 CELL_AFTER = """examples:
   %%container --memory 256m --timeout 30s
   %%container --in data --out mean,table
+  %%container --files-out 'plots/*.png'
   %%container --map names --out length
   %%container --background --handle job --timeout 10m
   %%container --program sh --name work --keep --mount .:/work
@@ -59,6 +65,7 @@ class CellLine(NamedTuple):
     options: dict[str, Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    files_out: tuple[str, ...]
     program: str | None
     show: tuple[str, ...]
     map: str | None
@@ -104,6 +111,7 @@ def read_cell(line: str) -> CellLine:
         options=options,
         inputs=inputs,
         outputs=outputs,
+        files_out=_patterns(own.get("files_out", ())),
         program=program,
         show=show,
         map=own.get("map"),
@@ -117,9 +125,11 @@ def read_cell(line: str) -> CellLine:
 def _refuse_misfits(own: Mapping[str, Any], inputs: tuple[str, ...], *, background: bool) -> None:
     """Raises InvalidOption for flags that make no sense together."""
     if "map" in own:
-        for name in ("program", "show", "background"):
+        for name in ("program", "show", "background", "files_out"):
             if own.get(name):
-                raise InvalidOption(f"--{name}", own[name], "not with `--map`")
+                option = "--" + name.replace("_", "-")
+                given = ",".join(own[name]) if isinstance(own[name], list) else own[name]
+                raise InvalidOption(option, given, "not with `--map`")
         if ITEM in inputs:
             raise InvalidOption("--in", ITEM, "another name: with `--map` each item has this one")
     elif "workers" in own:
@@ -144,6 +154,10 @@ def _names(option: str, given: Any) -> tuple[str, ...]:
         if not name.isidentifier():
             raise InvalidOption(option, name, "names of variables, such as a,b")
     return tuple(dict.fromkeys(names))
+
+
+def _patterns(given: Any) -> tuple[str, ...]:
+    return files.read_patterns([p for item in given for p in item.split(",")], "--files-out")
 
 
 def cell_help() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ from magics import live, oneline, shown, verbs
 from magics.grammar import CellLine
 from magics.notebook import Kept, Last, Notebook
 from sandbox_kernel import engine
-from sandbox_kernel.container import Container
+from sandbox_kernel.container import Container, files
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
-from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.errors import InvalidOption, StepFailed
 from sandbox_kernel.policy import ContainerPlan
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Runner:
             inputs=self._inputs(read),
             outputs=read.outputs,
             program=read.program,
+            files_out=read.files_out,
         )
 
     def _hand_over(
@@ -114,6 +116,9 @@ class Runner:
                             error = error or event
                         case e.Value():
                             self.shell.user_ns[event.name] = event.value
+                        case e.File():
+                            unsaved = saved(event)
+                            error = error or unsaved
                         case e.Finished():
                             finished = event
                         case e.Stdout() | e.Stderr() if kept is not None:
@@ -146,6 +151,16 @@ class Runner:
                 verbs.print_plan(plan, limits)
             else:
                 verbs.print_limits(limits)
+
+
+def saved(file: e.File) -> e.Error | None:
+    """Writes a file that came out below the notebook's folder; the error where that fails."""
+    try:
+        files.save(os.getcwd(), file.path, file.content)
+    except StepFailed as problem:
+        name = type(problem).__name__
+        return e.Error(name, str(problem), f"{name}: {problem}\n", problem)
+    return None
 
 
 @contextmanager

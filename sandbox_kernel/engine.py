@@ -143,9 +143,14 @@ class Run:
         ) as problem:
             name = type(problem).__name__
             return [e.Error(name, str(problem), f"{name}: {problem}\n", problem)]
+        if not taken.files and not taken.skipped:
+            return [e.Notice(f"no files were brought out: none meets `{', '.join(patterns)}`")]
         return [
             *(e.File(path, content) for path, content in taken.files.items()),
-            *(e.Notice(f"`{path}` was not brought out: {why}") for path, why in taken.skipped[:10]),
+            *(
+                e.Notice(f"`{errors.shown(path)}` was not brought out: {why}")
+                for path, why in taken.skipped[:10]
+            ),
         ]
 
     def limits(self) -> Mapping[str, Any]:

@@ -10,13 +10,16 @@ from sandbox_kernel import container, image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output, streams
 from sandbox_kernel.cli.verb import Verb
-from sandbox_kernel.container import Container, Process, ProcessSpec
-from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.container import Container, Process, ProcessSpec, copying, files
+from sandbox_kernel.errors import InvalidOption, shown
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
 
 _INTERACTIVE = Flag("interactive", ("--interactive", "-i"), "", "Give it our standard input.")
 _DETACH = Flag("detach", ("--detach", "-d"), "", "Print the id and leave it running; see `logs`.")
+_FILES_OUT = Flag("files_out", ("--files-out",), "PATTERNS",
+    "When it has ended, bring these files of its working folder into this one, such as "
+    "'plots/*.png,**/*.csv'.", many=True)  # fmt: skip
 
 
 def run(found: Parsed) -> int:
@@ -30,15 +33,34 @@ def run(found: Parsed) -> int:
     detach, interactive = bool(found.own.get("detach")), bool(found.own.get("interactive"))
     if detach and interactive:
         raise InvalidOption("--interactive", "with --detach", "one of them: nobody could type")
+    given = [pattern for item in found.own.get("files_out", ()) for pattern in item.split(",")]
+    patterns = files.read_patterns(given, "--files-out")
+    if detach and patterns:
+        raise InvalidOption("--files-out", ", ".join(patterns), "not with `--detach`: use `cp`")
     if plan.name and (detach or plan.keep):
         container.refuse_taken(plan.name)
     if detach:
         return _run_detached(plan, argv)
     with streams.pipes(interactive=interactive) as pipes:
         spec = ProcessSpec(argv=argv, descriptors=pipes.inside, timeout=plan.timeout)
-        made = _make(plan, None if plan.keep else spec, detached=plan.keep)
+        held = plan.keep or bool(patterns)
+        made = _make(plan, None if held else spec, detached=plan.keep)
         with made if not plan.keep else contextlib.closing(made):
-            return _pass_on(pipes, made.process or made.run(spec))
+            status = _pass_on(pipes, made.process or made.run(spec))
+            if patterns:
+                _bring_out(made, patterns, plan)
+            return status
+
+
+def _bring_out(made: Container, patterns: tuple[str, ...], plan: ContainerPlan) -> None:
+    """Writes the files below our working folder; what is passed over is said."""
+    taken = files.take(made, patterns, most_bytes=plan.memory or copying.MOST_BYTES)
+    for path, content in taken.files.items():
+        files.save(os.getcwd(), path, content)
+    for path, why in taken.skipped:
+        sys.stderr.write(f"sandbox-kernel: not brought out: `{shown(path)}`: {why}\n")
+    if not taken.files and not taken.skipped:
+        sys.stderr.write(f"sandbox-kernel: no file meets `{', '.join(patterns)}`\n")
 
 
 def _run_detached(plan: ContainerPlan, argv: tuple[str, ...]) -> int:
@@ -108,7 +130,7 @@ VERBS = {
         "Run a program in a new container. The exit status is the program's; 125 if we failed, "
         "126 if it can't be executed, 127 if it was not found, 124 if it timed out.",
         run,
-        (_INTERACTIVE, _DETACH),
+        (_INTERACTIVE, _DETACH, _FILES_OUT),
         options=None,
         command=True,
         least=1,

@@ -1,4 +1,4 @@
-"""Files that a cell is given and files that are brought out: by the API, the magic, the command."""
+"""Files that a cell is given and files that are brought out: by the API and the command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import command
 
 import sandbox_kernel
 from sandbox_kernel import aio, errors
@@ -138,3 +139,24 @@ def test_files_that_do_not_fit_or_can_not_be_read_are_an_error(tmp_path: Path) -
     vanishing.unlink()
     with pytest.raises(errors.StepFailed, match="pipe"):
         sandbox_kernel.engine.start(sandbox_kernel.policy.plan("program"), request)
+
+
+def test_the_command_brings_files_into_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = "mkdir a; echo 1 >a/x.csv; echo 2 >y.csv; ln -s /etc/passwd l.csv; exit 3"
+    done = command("run", "--files-out", "**/*.csv,none", "host", "sh", "-c", script)
+    assert done.returncode == 3
+    assert (tmp_path / "a/x.csv").read_text() == "1\n"
+    assert (tmp_path / "y.csv").read_text() == "2\n"
+    assert sorted(os.listdir()) == ["a", "y.csv"]
+    assert "not brought out: `l.csv`: it is a link" in done.stderr
+    for words, said in (
+        (("--files-out", "../x"), "without `..`"),
+        (("--files-out", "x", "--detach"), "not with `--detach`"),
+    ):
+        done = command("run", *words, "host", "true")
+        assert done.returncode == 125
+        assert said in done.stderr
+    assert "no file meets `none`" in command("run", "--files-out", "none", "host", "true").stderr
