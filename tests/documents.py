@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FOR_USERS = ("README.md", "README.zh-CN.md", "docs/getting-started.md", "docs/python.md")
+FOR_USERS = (
+    "README.md",
+    "README.zh-CN.md",
+    "docs/getting-started.md",
+    "docs/python.md",
+    "docs/values.md",
+)
 
 
 class Block(NamedTuple):

@@ -37,6 +37,13 @@ SHOWN = {
         "[3, 5, 5] False",
         "done after a while",
     ],
+    "docs/values.md": [
+        "[0. 2. 4. 6.]",
+        "total 6",
+        "variable `table` of type `dict` can't cross: a key of type `int` is not str",
+        "{'out/copy.csv': b'1,2\\n1,2\\n'}",
+        "<?xml",
+    ],
 }
 BIN = Path(sys.executable).parent
 CELLS = [block for block in blocks(*FOR_USERS) if block.language == "python"]
