@@ -99,7 +99,8 @@ class Result:
 class Run:
     """One cell on its way: iterate over its events, once; `interrupt` from anywhere.
 
-    A container that was made for the cell is gone when the iteration is over or `close` returns.
+    A container that was made for the cell is gone when the iteration is over or `close` returns;
+    one that was ready is over then, and the launcher removes what is left of it.
     """
 
     def __init__(self, cell: Cell, container: Container, process: Process, *, single: bool) -> None:
@@ -172,7 +173,9 @@ class Run:
             return
         self._open = False
         self._process.close()
-        if self._single:
+        if self._single and self.container.was_ready:
+            self.container.close()  # the launcher ends it while the caller goes on
+        elif self._single:
             self.container.remove()
         self._cell.close()
 

@@ -68,11 +68,14 @@ class Kernel:
 
 
 class Starting:
-    """A kernel with these options of its kernelspec, on its way."""
+    """A kernel with these options of its kernelspec, on its way.
+
+    Without the warm holder: what a kernel consists of is then below its relay, for all to see.
+    """
 
     def __init__(self, argv: list[str] = ARGV, **options: object) -> None:
         self.manager = KernelManager()
-        environment = {"SANDBOX_KERNEL_OPTIONS": json.dumps(options)} if options else {}
+        environment = {"SANDBOX_KERNEL_OPTIONS": json.dumps({"holder": False, **options})}
         self.manager._kernel_spec = KernelSpec(
             argv=argv, language="python", display_name="Sandbox", interrupt_mode="message",
             env=environment,
@@ -113,7 +116,10 @@ def install(folder: Path, name: str, argv: list[str] = ARGV) -> None:
     """A kernelspec in a folder of JUPYTER_PATH."""
     place = folder / "kernels" / name
     place.mkdir(parents=True)
-    spec = {"argv": argv, "language": "python", "display_name": name, "interrupt_mode": "message"}
+    spec = {
+        "argv": argv, "language": "python", "display_name": name, "interrupt_mode": "message",
+        "env": {"SANDBOX_KERNEL_OPTIONS": json.dumps({"holder": False})},
+    }  # fmt: skip
     (place / "kernel.json").write_text(json.dumps(spec))
     os.environ["JUPYTER_PATH"] = str(folder)
 

@@ -21,6 +21,7 @@ VERBS = {
     "diff": ("files", "list what changed in a container's files"),
     "cp": ("files", "copy files into or out of a container"),
     "events": ("listing", "print what happens to containers, as it happens"),
+    "pool": ("pool", "show, warm or stop what is kept ready between kernels"),
     "install": ("kernelspecs", "install a Jupyter kernel"),
     "uninstall": ("kernelspecs", "remove a Jupyter kernel that `install` made"),
     "doctor": ("doctor", "say what this machine can do, and how to mend what it can't"),

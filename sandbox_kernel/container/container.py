@@ -45,6 +45,7 @@ class Container:
         base: Mapping[str, Any],
         owner: Channel | None = None,
         not_in_force: tuple[str, ...] = (),
+        was_ready: bool = False,
     ) -> None:
         self.id = container_id
         self.name = name or container_id
@@ -54,6 +55,8 @@ class Container:
         self.limits_at_start = dict(limits)
         self.not_in_force = not_in_force
         self.process: Process | None = None
+        self.was_ready = was_ready
+        """Whether it was there, with a forked interpreter in it, before it was asked for."""
         self._groups = dict(groups)
         self._connect = connect
         self._base = base
@@ -131,6 +134,7 @@ class Container:
             base=order.made["config"]["process"],
             owner=channel,
             not_in_force=order.not_in_force,
+            was_ready=answer["was_ready"],
         )
         if process:
             # That it was started came with the same message, unless it was not.

@@ -54,7 +54,7 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
         argv=(interpreter, "-c", START_KERNEL),
         descriptors={**descriptors, PROGRAM: program(("kernel",))},
     )
-    holder = None if plan.cold else client.find_holder()
+    holder = client.find_holder() if plan.holder and not plan.cold else None
     try:
         container = Container.create(plan, process=spec, launcher=holder)
     except errors.LauncherGone:
@@ -68,17 +68,11 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
 
 def keep_one_ready(plan: ContainerPlan) -> None:
     """Let the warm holder have a kernel ready for the next start; it is started if need be."""
-    from sandbox_kernel import image
-    from sandbox_kernel.container import Container, ProcessSpec
-    from sandbox_kernel.container.program import START_KERNEL
-    from sandbox_kernel.runtime import client
+    from sandbox_kernel.container import holding
 
-    interpreter = image.resolve(plan.image).interpreter or ""
     # The next kernel is none the slower than this one without it, so nobody need be told.
     with suppress(errors.SandboxError, OSError, TimeoutError):
-        holder = client.start_holder()
-        if holder:
-            Container.expect(plan, ProcessSpec(argv=(interpreter, "-c", START_KERNEL)), holder)
+        holding.keep_kernel_ready(plan)
 
 
 def configuration(key: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import select
 import signal
 
 from sandbox_kernel.linux import libc as c
@@ -146,6 +147,13 @@ def pidfd_open(pid: int) -> int:
 def send_signal(pidfd: int, number: int) -> None:
     """Signal the process behind a pidfd, which can be no other by then. Raises OSError."""
     signal.pidfd_send_signal(pidfd, number)
+
+
+def wait_ended(pidfd: int) -> None:
+    """Wait until a process that need not be a child of ours has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
 
 
 def pid_of(pidfd: int) -> int:

@@ -237,7 +237,10 @@ class Held:
             raise
 
     def _clone(self) -> tuple[socket.socket, int, int]:
-        """Pid 1 in its namespaces, waiting to be let go: the channel to it, its pid and a pidfd."""
+        """Pid 1 in its namespaces, waiting to be let go: the channel to it, its pid and a pidfd.
+
+        In a nest it is made by another process: pid and pidfd are -1 until `made`.
+        """
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
@@ -246,14 +249,9 @@ class Held:
                 self._take_ids()
                 with step("clone", "namespaces"):
                     if self._nest:
-                        pid, pidfd = self._nest.clone(
-                            self.order["flags"],
-                            self._slot,
-                            self._ids,
-                            lambda: be_init(theirs, self.order),
-                        )
-                    else:
-                        pid, pidfd = processes.clone(self.order["flags"])
+                        self._nest.make(self.id, self.order, self._slot, theirs)
+                        return ours, -1, -1
+                    pid, pidfd = processes.clone(self.order["flags"])
             except BaseException:
                 ours.close()
                 self._give_back()
@@ -261,6 +259,13 @@ class Held:
             if pid == 0:
                 be_init(theirs, self.order)
         return ours, pid, pidfd
+
+    def made(self, pidfd: int) -> None:
+        """Pid 1 is there, in the nest. Takes the descriptor."""
+        self.pidfd = pidfd
+        self.pid = processes.pid_of(pidfd)
+        if self.reason is not None:
+            self.kill(self.reason)
 
     def _take_ids(self) -> None:
         """Ranges of the host's ids, or a slot of the nest, which has some."""
@@ -341,13 +346,17 @@ class Held:
             kind, _, index = name.partition(" ")
             if kind == "layer":
                 with step("map ids of", name):
-                    path = f"/proc/{self.pid}/ns/user"
-                    self._map(tree, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                    self._map(tree, self._user_namespace())
             elif kind == "mount" and "idmap" in mounted[int(index)].get("options", ()):
                 with step("map ids of", name):
                     owner = os.fstat(tree)
                     ids = (owner.st_uid, first, 1), (owner.st_gid, first, 1)
                     self._map(tree, identities.namespace_of(*ids))
+
+    def _user_namespace(self) -> int:
+        if self._nest:
+            return os.dup(self._nest.user_namespace(self._slot))
+        return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     @staticmethod
     def _map(tree: int, namespace: int) -> None:
@@ -387,7 +396,7 @@ class Held:
     def kill(self, reason: str) -> None:
         """End every process of the container; its end is seen on the pidfd."""
         self.reason = self.reason or reason
-        if self.over:
+        if self.over or self.pidfd < 0:
             return
         try:
             processes.send_signal(self.pidfd, signal.SIGKILL)
@@ -460,10 +469,14 @@ class Held:
     def _end_init(self) -> None:
         """When making it failed half-way, pid 1 still waits to be let go."""
         self.over = True
-        with contextlib.suppress(ProcessLookupError):  # mostly it is gone
-            processes.send_signal(self.pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        os.close(self.pidfd)
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):  # mostly it is gone
+                processes.send_signal(self.pidfd, signal.SIGKILL)
+            if self._nest:  # a child of the nest's maker, who reaps it
+                processes.wait_ended(self.pidfd)
+            else:
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            os.close(self.pidfd)
         self.channel.close()
 
     def _give_back(self) -> None:

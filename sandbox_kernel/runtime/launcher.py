@@ -105,11 +105,11 @@ class Launcher:
         self._events = Feed(MOST_EVENTS)
         # Who waits for more of a feed: his channel, and how to answer him then.
         self._readers: dict[int, list[tuple[Client, Callable[[], dict[str, Any]]]]] = {}
-        self._ids = identities.RANGE
+        self.ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
         self._driver = driver
         if self._ordinary:
-            self._ids = identities.become_root_of_own_namespace()
+            self.ids = identities.become_root_of_own_namespace()
         else:
             self._reserve = identities.Reserve(f"{runtime}/ids")
             processes.unshare(processes.CLONE_NEWNS)
@@ -139,7 +139,7 @@ class Launcher:
         self.watch(main.fileno(), self._hear_main)
         support = self._driver.support()
         self._about = {
-            "ids": self._ids,
+            "ids": self.ids,
             "driver": self._driver.name,
             "support": support,
             "swept": gone,
@@ -162,8 +162,10 @@ class Launcher:
             # A nest can't end before the containers in it have, and we are who reaps those.
             for held in sorted(self._containers.values(), key=_is_nest):
                 held.kill("the launcher ended")
+            self._pool.close()
             for held in sorted(self._containers.values(), key=_is_nest):
                 self._end(held)
+            self._stop_holding()
             self._listen.close()
             mounts.detach(f"{self._folder.path}/sources")
             os.rmdir(f"{self._folder.path}/sources")
@@ -214,7 +216,7 @@ class Launcher:
         """Ends with the last container that somebody has."""
         self._holds = False
         if self._holder is not None:
-            os.close(self._holder)
+            state.stop_being_holder(state.runtime_folder(), self._holder)
             self._holder = None
         self._pool.stop("the holder ended")
 
@@ -338,7 +340,7 @@ class Launcher:
             launcher=self._folder.name,
             sources=self._sources,
             reserve=self._reserve,
-            ids=self._ids,
+            ids=self.ids,
             nest=nest,
         )
 
@@ -351,7 +353,8 @@ class Launcher:
         self._containers[held.id] = held
         self._owners[held.id] = None
         self.watch(held.channel.fileno(), lambda: self._hear_init(held))
-        self.watch(held.pidfd, lambda: self._end(held))
+        if held.pidfd >= 0:
+            self.watch(held.pidfd, lambda: self._end(held))
         if held.oom_fd >= 0:
             self.watch(held.oom_fd, lambda: self._hear_oom(held))
 
@@ -369,6 +372,15 @@ class Launcher:
             held.runs[0] = Run(0, None, None, None)
         self._let_go(held, numbers)
         return held
+
+    def made(self, held: Held, pidfd: int) -> None:
+        """Pid 1 of a container in a nest is there. Takes the descriptor."""
+        self.watch(pidfd, lambda: self._end(held))
+        held.made(pidfd)
+
+    def not_made(self, held: Held) -> None:
+        """There will be no pid 1."""
+        self._end(held)
 
     def bind(self, held: Held, client: Client, run: Run) -> None:
         """From now on it is the client's, and ends with his channel."""
@@ -746,10 +758,8 @@ class Launcher:
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
-        self.forget(held.channel.fileno())
-        self.forget(held.pidfd)
-        if held.oom_fd >= 0:
-            self.forget(held.oom_fd)
+        for descriptor in (held.channel.fileno(), held.pidfd, held.oom_fd):
+            self.forget(descriptor)
         self._end_outputs(held)
         if held.order.get("record") and held.ready:
             row = _row(held)
@@ -828,6 +838,7 @@ def _created(held: Held) -> dict[str, Any]:
         "pid": held.pid,
         "limits": held.limits,
         "groups": held.group.paths(),
+        "was_ready": not held.order.get("process"),
     }
 
 

@@ -104,7 +104,7 @@ class Pool:
         if demand is None:
             demand = template.demand[recipe] = Demand(_blank(message))
         demand.used = template.used
-        if not template.running:
+        if not template.can_make:
             return False
         waiting = template.ready.get(recipe, deque())
         hostname = message["hostname"] if message["hostname"] != message["id"] else None
@@ -112,8 +112,9 @@ class Pool:
             ready = waiting.popleft()
             if ready.channel and templates.listening(ready.channel):
                 self._give(ready, client, message, owned)
-                self._want(template, recipe)
-                return True
+                if not waiting:
+                    self._want(template, recipe)
+                return True  # else one is made when this cell is over, which is soon
             self._discard(ready, "its process is gone")
         # Nobody waits: one is made for this caller, and next time there is one more.
         demand.wanted = min(self._most, demand.wanted + 1)
@@ -308,7 +309,7 @@ class Pool:
         """A container was laid out: its template is asked for a child. False: it is not ours."""
         nested = self._by_nest.get(held.id)
         if nested is not None:
-            nested.nest = Nest(held.namespaces["user"], held.namespaces["pid"], held.ranges)
+            self._start_maker(nested)
         ready = self._by_container.get(held.id)
         if ready is None:
             return False
@@ -331,6 +332,56 @@ class Pool:
                 os.close(descriptor)
         self._launcher.watch(ours.fileno(), lambda: self._hear_child(ready))
         return True
+
+    def _start_maker(self, template: Template) -> None:
+        held = template.held
+        try:
+            nest = Nest(
+                held.namespaces["user"], held.namespaces["pid"], held.ranges, self._launcher.ids
+            )
+        except (SandboxError, OSError) as error:
+            self._retire(template, str(error))
+            self._fail(template.key, str(error))
+            return
+        template.nest = nest
+        self._launcher.watch(nest.channel.fileno(), lambda: self._hear_maker(template, nest))
+        for recipe in template.demand:
+            self._want(template, recipe)
+
+    def _let_go_of(self, template: Template) -> None:
+        """The maker ends and is reaped: pid 1 of the nest can't end before."""
+        if template.nest is not None:
+            self._launcher.forget(template.nest.channel.fileno())
+            template.nest.close()
+            template.nest = None
+
+    def close(self) -> None:
+        """The launcher ends; all containers have been killed."""
+        for template in self._by_nest.values():
+            self._let_go_of(template)
+
+    def _hear_maker(self, template: Template, nest: Nest) -> None:
+        """Pid 1 of a container is there, or can't be made."""
+        try:
+            received = messages.receive(nest.channel, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            received = None
+        if received is None:
+            self._let_go_of(template)
+            self._retire(template, "the maker of its containers ended")
+            return
+        said, descriptors = received
+        ready = self._by_container.get(said.get("made") or said["failed"])
+        if ready is None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif descriptors:
+            self._launcher.made(ready.held, *descriptors)
+        else:
+            ready.held.kill(f"make its pid 1: {said.get('why')}")
+            self._launcher.not_made(ready.held)
 
     def _hear_child(self, ready: Ready) -> None:
         """The child is in the container, or says why not."""
@@ -398,6 +449,7 @@ class Pool:
             return
         if ready.held.runs:
             self._launcher.exited(ready.held, {"run": 0, **message})
+            self._want(ready.template, ready.recipe)
         else:
             self._discard(ready, "its process ended")
 
@@ -441,6 +493,7 @@ class Pool:
             return
         nested = self._by_nest.pop(held.id, None)
         if nested is not None:
+            self._let_go_of(nested)
             self._retire(nested, "its nest ended")
             self._tell_stopped()
 
@@ -455,7 +508,7 @@ class Pool:
     def _want(self, template: Template, recipe: str) -> None:
         """Make one more if there are fewer than lately wanted."""
         demand = template.demand.get(recipe)
-        if demand is None or template.over or not template.running or demand.making:
+        if demand is None or not template.can_make or demand.making:
             return
         if len(template.ready.get(recipe, ())) >= demand.wanted:
             return

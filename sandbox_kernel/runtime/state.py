@@ -98,31 +98,38 @@ def is_live(runtime: str, name: str) -> bool:
 
 def become_holder(runtime: str, name: str) -> int | None:
     """Make the launcher `name` the warm holder of its user: a lock to keep, None: there is one."""
-    lock = os.open(f"{runtime}/holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, name.encode(), 0)
-    return lock
+    while True:
+        lock = os.open(f"{runtime}/holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        try:
+            still_there = os.path.samestat(os.fstat(lock), os.stat(f"{runtime}/holder"))
+        except FileNotFoundError:
+            still_there = False
+        if still_there:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, name.encode(), 0)
+            return lock
+        os.close(lock)  # its last owner has just removed it
+
+
+def stop_being_holder(runtime: str, lock: int) -> None:
+    """Whoever looks for a holder from now on finds none."""
+    os.unlink(f"{runtime}/holder")
+    os.close(lock)
 
 
 def holder(runtime: str) -> str | None:
-    """The launcher that is the warm holder now."""
+    """The launcher that is the warm holder now. Asks without the lock: who tries to get it may."""
     try:
-        lock = os.open(f"{runtime}/holder", os.O_RDWR | os.O_CLOEXEC)
+        with open(f"{runtime}/holder", encoding="ascii", errors="replace") as file:
+            name = file.read(64)
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        name = os.pread(lock, 64, 0).decode("ascii", "replace")
-        return name if name.isalnum() and is_live(runtime, name) else None
-    finally:
-        os.close(lock)
-    return None
+    return name if name.isalnum() and is_live(runtime, name) else None
 
 
 def sweep(runtime: str) -> list[str]:

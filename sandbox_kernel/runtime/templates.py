@@ -44,6 +44,8 @@ with its name, and imported by each cell that needs it.
 from __future__ import annotations
 
 import array
+import base64
+import json
 import os
 import select
 import signal
@@ -56,6 +58,7 @@ from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.runtime import identities
 from sandbox_kernel.runtime.held import NEST_SLOTS
+from sandbox_kernel.runtime.init import be_init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.runtime.held import Held
 
+LEAST = 2
+"""How many are ready of a kind that somebody wants: one to take, while the other is made."""
 CONTROL = 4
 """The template's end of its socket, as `inside/template.py` has it."""
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
@@ -71,14 +76,43 @@ _PACKET = 1 << 16
 
 
 class Nest:
-    """The namespaces of a template's container, in which others are made."""
+    """The namespaces of a template's container, and the maker of others in them.
 
-    def __init__(self, user: int, pid: int, ranges: list[int] | None) -> None:
-        self.user = user
-        self.pid = pid
+    The maker is a fork of the launcher that joined the nest's pid namespace, as who makes one below
+    it must be in it. It holds the launcher's rights and is never dumpable; the template sees that
+    it is there, and no more. Each container costs it two forks, while the launcher goes on.
+
+    A user namespace belongs to a slot, with the ids of the slot, and serves one container after
+    another: it holds nothing that a container without capabilities could change.
+    """
+
+    def __init__(self, user: int, pid: int, ranges: list[int] | None, ids: int) -> None:
         self.ranges = ranges
         """First host id of each slot; None where all ids are the same (an ordinary user)."""
+        self._user = os.dup(user)
+        self._ids = ids
         self._free = list(range(1, NEST_SLOTS))
+        self._users: dict[int, int] = {}
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        with theirs:
+            helper = os.fork()
+            if helper == 0:
+                _become_maker(theirs, pid)
+        self.channel = ours
+        """What the maker says: `made`, with a pidfd, or `failed`, of a container."""
+        try:
+            received = messages.receive(ours)
+            os.waitpid(helper, 0)
+            if received is None or "maker" not in received[0]:
+                why = received[0].get("why") if received else "it ended at once"
+                raise StepFailed("start", "the maker of a nest", str(why))
+            self.maker = os.pidfd_open(received[0]["maker"])
+        except BaseException:
+            ours.close()
+            os.close(self._user)
+            raise
 
     def take(self) -> int:
         """A slot for one more container. Raises HostLacks when all are taken."""
@@ -94,85 +128,128 @@ class Nest:
         """The first host id of a slot."""
         return None if self.ranges is None else self.ranges[slot]
 
-    def clone(
-        self, flags: int, slot: int, count: int, be_child: Callable[[], None]
-    ) -> tuple[int, int]:
-        """Pid 1 of a container in this nest, a child of ours: its pid and a pidfd.
+    def close(self) -> None:
+        """The nest is over: the maker ends, and is reaped, or the nest's pid 1 could not end."""
+        self.channel.close()
+        os.waitid(os.P_PIDFD, self.maker, os.WEXITED)
+        os.close(self.maker)
+        for descriptor in (self._user, *self._users.values()):
+            os.close(descriptor)
 
-        Two helpers: one makes the user namespace outside the nest's pid namespace, so that the
-        template can't reach it while it has no ids yet. The other is in that pid namespace, as who
-        makes one below it must be; neither it nor pid 1 is ever dumpable. Raises StepFailed.
-        """
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        helpers = [os.fork()]
-        if helpers[0] == 0:
-            self._help(theirs, flags, slot, count, be_child)
-        theirs.close()
+    def make(
+        self, container: str, order: dict[str, Any], slot: int, channel: socket.socket
+    ) -> None:
+        """Ask for pid 1 of a container, which has this channel. Raises OSError, StepFailed."""
+        user = self.user_namespace(slot)
+        memory = os.memfd_create("order", os.MFD_CLOEXEC)
         try:
-            pidfd = -1
-            while pidfd < 0 or len(helpers) < 2:  # who is done first is not known
-                received = messages.receive(ours)
-                said, descriptors = received or ({"why": "a helper ended"}, [])
-                if "why" in said:
-                    raise StepFailed("clone", "namespaces in the nest", said["why"])
-                if "helper" in said:
-                    helpers.append(said["helper"])
-                else:
-                    (pidfd,) = descriptors
+            program = base64.b64encode(order["program"]).decode()
+            os.write(memory, json.dumps({**order, "program": program}).encode())
+            messages.send(self.channel, {"make": container}, [channel.fileno(), user, memory])
         finally:
-            ours.close()
-            for helper in helpers:
-                os.waitpid(helper, 0)
-        return processes.pid_of(pidfd), pidfd
+            os.close(memory)
 
-    def _help(
-        self,
-        channel: socket.socket,
-        flags: int,
-        slot: int,
-        count: int,
-        be_child: Callable[[], None],
-    ) -> NoReturn:
+    def user_namespace(self, slot: int) -> int:
+        """A child of the nest's user namespace, with the ids of the slot.
+
+        Made outside the nest's pid namespace: a process with no ids yet has to be dumpable, and the
+        template may not reach one that is.
+        """
+        if slot not in self._users:
+            ours, theirs = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+            )
+            with ours:
+                helper = os.fork()
+                if helper == 0:
+                    self._make_user_namespace(theirs, slot)
+                theirs.close()
+                received = messages.receive(ours)
+                os.waitpid(helper, 0)
+            if received is None or not received[1]:
+                why = received[0].get("why") if received else "a helper ended"
+                raise StepFailed("make", "a user namespace in the nest", str(why))
+            self._users[slot] = received[1][0]
+        return self._users[slot]
+
+    def _make_user_namespace(self, channel: socket.socket, slot: int) -> NoReturn:
         try:
-            processes.setns(self.user, processes.CLONE_NEWUSER)
+            processes.setns(self._user, processes.CLONE_NEWUSER)
             _become_root()
-            user = self._user_namespace(slot, count)
-            processes.setns(self.pid, processes.CLONE_NEWPID)
-            processes.setns(user, processes.CLONE_NEWUSER)
-            _become_root()
-            processes.prctl(processes.PR_SET_DUMPABLE, 0)
-            helper, _ = processes.clone_sibling(0)
-            if helper:
-                messages.send(channel, {"helper": helper})
-                os._exit(0)
-            pid, pidfd = processes.clone_sibling(flags & ~processes.CLONE_NEWUSER)
+            # The maps of a process that is not dumpable belong to root of the machine.
+            processes.prctl(processes.PR_SET_DUMPABLE, 1)
+            pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
             if pid == 0:
-                channel.close()
-                be_child()
-            messages.send(channel, {"made": True}, [pidfd])
-            os._exit(0)
+                while True:
+                    signal.pause()
+            try:
+                firsts = None if self.ranges is None else (slot * identities.RANGE,)
+                identities.write_maps(pid, firsts, self._ids)
+                made = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+                messages.send(channel, {}, [made])
+            finally:
+                processes.send_signal(pidfd, signal.SIGKILL)
+                os.waitpid(pid, 0)
         except BaseException as error:
             messages.send(channel, {"why": repr(error)})
-        os._exit(1)
+        os._exit(0)
 
-    def _user_namespace(self, slot: int, count: int) -> int:
-        """A child of the nest's user namespace, with the ids of the slot."""
-        # The maps of a process that is not dumpable belong to root of the machine.
-        processes.prctl(processes.PR_SET_DUMPABLE, 1)
-        pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+
+def _become_maker(channel: socket.socket, pid_namespace: int) -> NoReturn:
+    """In a fork of the launcher: a sibling of it in the nest's pid namespace is the maker."""
+    try:
+        processes.setns(pid_namespace, processes.CLONE_NEWPID)
+        processes.prctl(processes.PR_SET_DUMPABLE, 0)
+        maker, _ = processes.clone_sibling(0)
+        if maker == 0:
+            _be_maker(channel)
+        messages.send(channel, {"maker": maker})
+    except BaseException as error:
+        messages.send(channel, {"why": repr(error)})
+    os._exit(0)
+
+
+def _be_maker(channel: socket.socket) -> NoReturn:
+    """Make what is asked for, until the launcher lets go."""
+    try:
+        processes.end_with_parent()
+        processes.close_all_but((channel.fileno(),))
+        processes.set_name("sandbox-maker")
+        processes.set_command_line("sandbox-maker")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end by themselves
+        while received := messages.receive(channel):
+            said, descriptors = received
+            try:
+                helper = os.fork()
+            except OSError as error:
+                messages.send(channel, {"failed": said["make"], "why": str(error)})
+                helper = -1
+            if helper == 0:
+                _make_pid_1(channel, said["make"], *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+    finally:
+        os._exit(0)
+
+
+def _make_pid_1(
+    channel: socket.socket, container: str, theirs: int, user: int, memory: int
+) -> NoReturn:
+    """Join the container's user namespace; pid 1 is a sibling of ours in all the others."""
+    try:
+        order = json.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+        order["program"] = base64.b64decode(order["program"])
+        processes.setns(user, processes.CLONE_NEWUSER)
+        _become_root()
+        processes.prctl(processes.PR_SET_DUMPABLE, 0)
+        pid, pidfd = processes.clone_sibling(order["flags"] & ~processes.CLONE_NEWUSER)
         if pid == 0:
-            while True:
-                signal.pause()
-        try:
-            firsts = None if self.ranges is None else (slot * identities.RANGE,)
-            identities.write_maps(pid, firsts, count)
-            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            processes.send_signal(pidfd, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(pidfd)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            be_init(socket.socket(fileno=theirs), order)
+        messages.send(channel, {"made": container}, [pidfd])
+    except BaseException as error:
+        messages.send(channel, {"failed": container, "why": repr(error)})
+    os._exit(0)
 
 
 def _become_root() -> None:
@@ -221,6 +298,11 @@ class Template:
         self.message: dict[str, Any] = {}
         """What of the first request its start depends on."""
 
+    @property
+    def can_make(self) -> bool:
+        """Whether containers can be made and entered now."""
+        return self.running and self.nest is not None and not self.over
+
 
 class Demand:
     """How many containers of one kind were wanted lately, and how to make one more."""
@@ -229,7 +311,7 @@ class Demand:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.order = order
-        self.wanted = 1
+        self.wanted = LEAST
         self.making = 0
         self.used = time.monotonic()
 
@@ -250,8 +332,6 @@ def hear_child(channel: socket.socket) -> tuple[dict[str, Any], int] | None:
 
     None at the end. Raises ValueError for what is no message, OSError.
     """
-    import json
-
     space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * 8)
     body, control, _, _ = channel.recvmsg(_PACKET, space, socket.MSG_CMSG_CLOEXEC)
     pid = -1

@@ -1,0 +1,115 @@
+"""The warm holder: a kernel is ready before it is asked for, and nothing depends on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import kernels
+import psutil
+import pytest
+
+from sandbox_kernel.runtime import client
+
+pytestmark = pytest.mark.everybody
+
+
+@pytest.fixture(autouse=True)
+def _none_before() -> Iterator[None]:
+    client.stop_holder()
+    yield
+    client.stop_holder()
+
+
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for something that comes by itself."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, holder_pool()
+        time.sleep(0.02)
+
+
+def holder_pool() -> list[dict]:
+    found = client.find_holder()
+    return found.pool() if found else []
+
+
+def one_is_ready() -> bool:
+    return any(template["ready"] for template in holder_pool())
+
+
+def first_kernel() -> None:
+    """It starts the holder, which then has one ready."""
+    with kernels.started(holder=True) as kernel:
+        assert kernels.text_of(kernel.run("print(1)")[1]) == "1\n"
+        until(one_is_ready)
+
+
+def container_of(kernel: kernels.Kernel) -> str:
+    return kernels.text_of(kernel.run("import socket; print(socket.gethostname())")[1]).strip()
+
+
+def test_a_kernel_finds_one_ready_and_it_is_a_fresh_one() -> None:
+    first_kernel()
+    seen = set()
+    for _ in range(3):
+        until(one_is_ready)
+        with kernels.started(holder=True) as kernel:
+            # No launcher of its own: what it runs in was there.
+            assert psutil.Process(kernel.pid).children() == []
+            assert kernels.text_of(kernel.run("print('left' in globals())")[1]) == "False\n"
+            kernel.run("left = 1; open('/tmp/left', 'w').close()")
+            assert "512" in str(kernel.run("%sandbox")[1])  # its limits, read back
+            seen.add(container_of(kernel))
+    assert len(seen) == 3
+
+
+def test_limits_of_a_kernel_that_was_ready_are_its_own() -> None:
+    with kernels.started(holder=True, memory="128m") as kernel:
+        kernel.run("pass")
+        until(one_is_ready)
+    with kernels.started(holder=True, memory="128m") as kernel:
+        reply, outputs = kernel.run("block = bytearray(512 << 20)")
+        assert reply["content"]["ename"] == "OutOfMemory"
+        assert "128 MiB" in str(outputs)
+
+
+def test_a_killed_holder_ends_its_kernels_with_the_cause_and_the_next_start_is_whole() -> None:
+    first_kernel()
+    with kernels.started(holder=True) as kernel:
+        kernel.run("x = 1")
+        found = client.find_holder()
+        assert found is not None
+        (launcher,) = (
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if found.folder.rpartition("/")[2] in " ".join(process.info["cmdline"] or [])
+        )
+        asked = kernel.client.execute("import time; time.sleep(60)")
+        kernel.wait_for("execute_input", "sleep(60)")
+        launcher.kill()
+        reply, _ = kernel.finish(asked)
+        assert reply["content"]["ename"] == "Killed"
+        assert "the launcher ended" in reply["content"]["evalue"]
+
+    first_kernel()
+    until(one_is_ready)
+
+
+def test_the_command_shows_warms_and_stops_the_holder() -> None:
+    def pool(*words: str) -> str:
+        command = [sys.executable, "-m", "sandbox_kernel.cli.main", "pool", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert "no warm holder" in pool("status")
+    pool("warm")
+    until(one_is_ready)
+    (template,) = json.loads(pool("status", "--format", "json"))
+    assert template["ready"] >= 1
+    assert "ipykernel.kernelapp" in template["modules"]
+    pool("stop")
+    assert client.find_holder() is None
+    assert "no warm holder" in pool("status")
