@@ -411,6 +411,10 @@ class Carried:
                 return self._files.process.wait(1.0)
         return None
 
+    def is_new(self) -> bool:
+        """Whether no cell was ever run in it."""
+        return self._numbers == 0
+
     def is_lost(self) -> bool:
         """Whether there is no state to go on from."""
         return not self._state.is_alive()

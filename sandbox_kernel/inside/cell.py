@@ -169,7 +169,8 @@ class Cell:
         channels.flush()
         from . import failure
 
-        header, text = failure.describe(problem, self.name, self.text)
+        hint = failure.HINT_OF_CELLS if self.request["shell_lines"] else failure.HINT
+        header, text = failure.describe(problem, self.name, self.text, hint)
         self.channel.send(header, text.encode("utf-8", "backslashreplace"))
 
 

@@ -10,8 +10,13 @@ HINT = (
     "use `%%container --program sh` for commands."
 )
 
+HINT_OF_CELLS = (
+    "Magics of IPython are not there in this kernel: `!command` runs a command, and "
+    "`%sandbox --help` as the first line tells what else there is."
+)
 
-def describe(problem, name, source):
+
+def describe(problem, name, source, hint=HINT):
     """The header of an `error` frame, and the traceback as text."""
     trace = problem.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != name:
@@ -22,7 +27,7 @@ def describe(problem, name, source):
     except Exception as second:
         text = "%s (and showing it raised %s)\n" % (type(problem).__name__, type(second).__name__)
     if isinstance(problem, SyntaxError) and is_magic(problem, name, source):
-        text += HINT + "\n"
+        text += hint + "\n"
     header = {
         "kind": "error",
         "name": type(problem).__name__[:200],

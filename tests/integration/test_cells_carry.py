@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -106,6 +107,65 @@ def test_a_cell_that_ends_the_state_before_it_and_itself_begins_anew(kernel: Ker
     assert "NameError" in error_of(kernel, "numbers")
 
 
+@pytest.mark.parametrize(
+    "said", [b"nonsense", b'{"at":"over","status":"0"}', b'{"at":"ready"}', b"x" * 60_000]
+)
+def test_a_cell_that_writes_to_our_socket_loses_itself_alone(kernel: Kernel, said: bytes) -> None:
+    shown(kernel, "import os, socket; numbers = [1]")
+    code = (
+        "numbers.append(2)\n"
+        "for fd in map(int, os.listdir('/proc/self/fd')):\n"
+        "    try: own = os.readlink(f'/proc/self/fd/{fd}').startswith('socket')\n"
+        "    except OSError: continue\n"
+        f"    if own: os.write(fd, {said!r})\n"
+        "import time; time.sleep(20)"
+    )
+
+    assert "Killed" in error_of(kernel, code)
+
+    assert shown(kernel, "numbers") == "[1]"
+
+
+def test_values_go_in_and_come_out_by_name_here_too(kernel: Kernel) -> None:
+    shown(kernel, "%sandbox --out table\nimport numpy as np\ntable = np.arange(4)")
+    shown(kernel, "%sandbox reset")
+    shown(kernel, "%sandbox --out small\nsmall = {'a': 1}")
+
+    assert shown(kernel, "del small") == ""
+    assert shown(kernel, "%sandbox --in small\nsmall") == "{'a': 1}"
+
+
+def test_many_cells_leave_no_more_than_the_states_that_are_kept(kernel: Kernel) -> None:
+    shown(kernel, "count = 0")
+    for _ in range(60):
+        kernel.run("count += 1")
+    before = _held(kernel.pid)
+    for _ in range(60):
+        kernel.run("count += 1")
+
+    assert shown(kernel, "count") == "120"
+    after = _held(kernel.pid)
+    assert after <= before + 3
+
+
+def _held(pid: int) -> int:
+    """Descriptors of the kernel."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_an_image_can_be_chosen_before_the_first_cell(kernel: Kernel) -> None:
+    shown(kernel, "%sandbox --env COLOUR=blue")
+    assert shown(kernel, "import os; os.environ['COLOUR']") == "'blue'"
+    assert "in a live container only" in error_of(kernel, "%sandbox --env COLOUR=red")
+
+
+def test_a_magic_that_is_not_there_is_told_with_what_is(kernel: Kernel) -> None:
+    reply, _ = kernel.run("%timeit 1")
+
+    assert "%sandbox --help" in "\n".join(reply["content"]["traceback"])
+    assert "mode fresh|carry" in shown(kernel, "%sandbox --help")
+
+
 def test_completion_and_inspection_ask_the_state(kernel: Kernel) -> None:
     shown(kernel, "def total_of(values):\n    'Adds.'\n    return sum(values)")
     asked = kernel.client.complete("total_")
@@ -187,11 +247,16 @@ def _python_image(root: Path) -> None:
     shutil.copytree(library, root / library.lstrip("/"), symlinks=True, ignore=ignored)
 
 
-def test_nothing_is_left_when_the_kernel_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_when_the_kernel_ends(number: int) -> None:
     with cells_started(mode="carry") as kernel:
         shown(kernel, "x = 1")
-        shown(kernel, "x = 2")
+        shown(kernel, "import subprocess; p = subprocess.Popen(['sleep', '1000'])")
+        waiting = kernel.client.execute("print('on', flush=True)\nwhile True: pass")
+        kernel.wait_for("stream", "on")
         pid = kernel.pid
+        os.kill(pid, number)
+        assert waiting
     deadline = time.monotonic() + 10
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.05)

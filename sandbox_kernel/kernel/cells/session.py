@@ -188,6 +188,9 @@ class Session:
             plan = self._plan({})
             image.resolve(plan.image)
             live = {name: value for name, value in options.items() if name not in OF_A_RUN}
+            fixed = [name for name in live if name not in policy.LIVE]
+            if self._carried is not None and fixed and self._carried.is_new():
+                self._begin_anew()
             if self._carried is not None:
                 if live:
                     self._carried.container.set_limits(**live)
