@@ -93,3 +93,12 @@ if os.fork() == 0:
         assert a.tobytes() == first
         a[:] = 1
         assert a.sum() == 1000
+
+
+def test_a_value_that_can_not_be_written_is_refused_by_name() -> None:
+    code = "b = b'x' * (5 << 20)\nc = 1"
+    result = sandbox_kernel.run(code, outputs=["b", "c"], ulimit=["fsize=1000000"])
+    assert isinstance(result.exception, errors.ValueNotTransferable)
+    assert "variable `b` of type `bytes`" in str(result.exception)
+    assert "File too large" in str(result.exception)
+    assert result.outputs == {"c": 1}
