@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import containers, kernels, mapping, sizes, values
+from benchmarks import cells, containers, kernels, mapping, sizes, values
 from benchmarks.pairs import Pair, Size
 from sandbox_kernel.runtime import client
 
 SETS: dict[str, Callable[[int], Iterator[Pair | Size]]] = {
     "containers": containers.cold_runs,
+    "cells": cells.rows,
     "kernels": kernels.pairs,
     "map": mapping.pairs,
     "sizes": sizes.sizes,

@@ -1,0 +1,198 @@
+"""A fresh container for a cell, numpy imported: alone, in a loop, from two callers, on and on.
+
+Each run of ours is checked while it is measured: another container, another pid namespace, the
+limits read back, and no file of the run before.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from benchmarks import docker
+from benchmarks.containers import _bwrap
+from benchmarks.pairs import Pair, Size, measure
+from sandbox_kernel import engine, image, policy
+from sandbox_kernel.container import Container
+from sandbox_kernel.container import events as e
+from sandbox_kernel.container.cell import CellRequest
+from sandbox_kernel.runtime import client
+
+SUM = "import numpy\nprint(numpy.arange(10).sum())"
+CODE = f"""{SUM}
+import os
+print(os.readlink("/proc/self/ns/pid"), os.path.exists("/tmp/marker"))
+open("/tmp/marker", "w").close()"""
+MANY, HELD = 10_000, 100
+
+
+class Fresh:
+    """Runs cells, and knows which containers and namespaces there were."""
+
+    def __init__(self) -> None:
+        self.plan = policy.plan("program", warm=["numpy"], memory="256m", pids_limit=64)
+        self.request = CellRequest(code=CODE)
+        self.seen: set[str] = set()
+
+    def __call__(self) -> None:
+        run = engine.start(self.plan, self.request)
+        text = "".join(event.text for event in run if isinstance(event, e.Stdout))
+        number, namespace, marked = text.split()
+        assert (number, marked) == ("45", "False"), text
+        container = run.container
+        assert container.limits_at_start["memory"] == 256 << 20
+        assert container.limits_at_start["pids_limit"] == 64
+        assert container.id not in self.seen
+        self.seen.add(container.id)
+        self.namespace = namespace
+
+    def ready(self) -> None:
+        """Until a container waits."""
+        while not any(template["ready"] for template in client.shared().pool()):
+            time.sleep(0.002)
+
+
+def rows(rounds: int) -> Iterator[Pair | Size]:
+    """The rows of this module."""
+    fresh = Fresh()
+    for _ in range(4):
+        fresh()
+    fresh.ready()
+    shown = image.resolve("host").expanded()
+    python = [sys.executable, "-c", SUM]
+    bwrap = _quiet([*_bwrap(shown)[:-1], *python])
+    with docker.engine() as engine_of_docker:
+        if engine_of_docker:
+            yield measure(
+                "fresh container, numpy imported, prints a sum: pool ready",
+                fresh,
+                "docker run",
+                _quiet(docker.run(engine_of_docker, shown, python)),
+                bound=1 / 100,
+                rounds=max(5, rounds // 4),
+                check=fresh.ready,
+            )
+            yield _held(engine_of_docker, shown)
+    yield measure(
+        "the same, one after another in a loop, refill included",
+        lambda: _times(fresh, 20),
+        "20 x bwrap python",
+        lambda: _times(bwrap, 20),
+        bound=1 / 8,
+        rounds=max(3, rounds // 8),
+        warm=1,
+    )
+    yield measure(
+        "the same from two callers at once",
+        lambda: _from_two(fresh, 20),
+        "40 x bwrap python",
+        lambda: _times(bwrap, 40),
+        bound=1 / 12,
+        rounds=max(3, rounds // 8),
+        warm=1,
+    )
+    yield from _for_ever(fresh, MANY if rounds >= 40 else 500)
+
+
+def _quiet(argv: list[str]) -> Callable[[], None]:
+    def run() -> None:
+        done = subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        assert done.stdout == b"45\n", done
+
+    return run
+
+
+def _times(work: Callable[[], None], count: int) -> None:
+    for _ in range(count):
+        work()
+
+
+def _from_two(work: Callable[[], None], count: int) -> None:
+    failed: list[BaseException] = []
+
+    def many() -> None:
+        try:
+            _times(work, count)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=many) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+
+
+def _held(command: list[str], shown: image.Image) -> Pair:
+    """Containers that hold nothing but themselves, all at once, and their memory beside shims."""
+    plan = policy.plan("program", memory="256m", pids_limit=64)
+    memory: dict[str, float] = {}
+
+    def ours() -> None:
+        held = [Container.create(plan) for _ in range(HELD)]
+        try:
+            launcher = psutil.Process(client.shared().pid)
+            memory["ours"] = _pss([launcher, *launcher.children(recursive=True)])
+            assert len({one.id for one in held}) == HELD
+        finally:
+            for one in held:
+                one.remove()
+
+    def theirs() -> None:
+        words = docker.run(command, shown, ["/bin/sleep", "600"])
+        words.insert(words.index("run") + 1, "--detach")
+        names = [
+            subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+            for _ in range(HELD)
+        ]
+        shims = [p for p in psutil.process_iter(["name"]) if "shim" in p.info["name"]]
+        memory["docker"] = _pss(shims)
+        subprocess.run([*command, "rm", "--force", *names], check=True, capture_output=True)
+
+    pair = measure(f"{HELD} containers held at once, made and removed", ours, "docker", theirs,
+        bound=1 / 20, rounds=1, warm=0)  # fmt: skip
+    print(f"<!-- memory of {HELD}: {json.dumps(memory)} MiB -->")
+    return pair
+
+
+def _pss(processes: list[psutil.Process]) -> float:
+    """Proportional set size of all of them, MiB."""
+    return float(sum(one.memory_full_info().pss for one in processes)) / (1 << 20)
+
+
+def _for_ever(fresh: Fresh, count: int) -> Iterator[Size]:
+    """No growth in descriptors, memory, groups, mounts; the last tenth as fast as the first."""
+    launcher = psutil.Process(client.shared().pid)
+
+    def there() -> tuple[int, int, int]:
+        client.stop_pool()
+        while client.shared().pool():  # the last cell's container is being removed
+            time.sleep(0.01)
+        mounts = len(Path(f"/proc/{launcher.pid}/mountinfo").read_text().splitlines())
+        groups = sum(1 for _ in Path("/sys/fs/cgroup").glob("**/sandbox-kernel/*/"))
+        return launcher.num_fds(), groups, mounts
+
+    there()
+    _times(fresh, 100)
+    before, memory = there(), launcher.memory_full_info().uss
+    seconds = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        fresh()
+        seconds.append(time.perf_counter() - begin)
+    tenth = count // 10
+    first, last = statistics.median(seconds[:tenth]), statistics.median(seconds[-tenth:])
+    after, grown = there(), launcher.memory_full_info().uss - memory
+    assert after == before, (before, after)
+    what = f"{count} fresh cells one after another"
+    yield Size(f"{what}: the last tenth beside the first", last / first, "x", 1.1)
+    yield Size(f"{what}: growth of the launcher", grown / (1 << 20), "MiB", 2)
