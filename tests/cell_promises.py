@@ -102,6 +102,20 @@ def test_undo_puts_variables_and_files_back(kernel: Kernel, code: str) -> None:
     assert shown(kernel, SEEN) == AS_BEFORE
 
 
+def test_undo_comes_back_to_what_was_written_through_a_map(kernel: Kernel) -> None:
+    shown(kernel, STATE)
+    shown(
+        kernel,
+        "import mmap\nwith open('/tmp/work/one', 'r+b') as f:\n"
+        "    with mmap.mmap(f.fileno(), 0) as m: m[:] = b'FIRST'",
+    )
+    shown(kernel, "open('/tmp/work/one', 'w').close()")
+
+    shown(kernel, "%sandbox undo")
+
+    assert shown(kernel, "open('/tmp/work/one').read()") == "'FIRST'"
+
+
 BAD = {
     "an exception": ("numbers.append(4); os.remove('/tmp/work/one'); 1 / 0", "ZeroDivisionError"),
     "a syntax error": ("numbers.append(4\n", "SyntaxError"),

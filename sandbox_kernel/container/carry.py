@@ -264,9 +264,7 @@ class Carried:
                 if len(self._before) < 2:
                     return [kept_files.too_much(self._most())]
                 self._retire(self._before.pop(0))
-        except errors.ContainerError:
-            if not self._files.is_over():
-                raise
+        except StateLost:
             # The cell ended it. Nobody knows any more what the files were before.
             self._files.close()
             self._files = KeptFiles(self.container)
@@ -274,6 +272,8 @@ class Carried:
                 other.moment = 0
             self._keep(state)
             return ["the cell ended what keeps the files: they are kept from now on"]
+        except errors.ContainerError as error:
+            return [str(error)]
         return []
 
     def _keep(self, state: State) -> bool:
@@ -288,8 +288,10 @@ class Carried:
             return ("its files are not kept: they are as the last cell left them",)
         try:
             problems = self._files.restore(state.moment)
+        except StateLost:
+            return tuple(self._keep_now(state))
         except errors.ContainerError as error:
-            return (*self._keep_now(state), str(error))
+            return (str(error),)
         return tuple(f"not put back: {line}" for line in problems)
 
     def _forget_files(self, state: State) -> None:

@@ -84,7 +84,7 @@ class KeptFiles:
             data = self._channel.recv(LONGEST) if poll.poll(SECONDS * 1000) else b""
             answer = _answer.decode(data)
         except (OSError, msgspec.MsgspecError, UnicodeError):
-            raise errors.ContainerError(
+            raise errors.StateLost(
                 "keep the files of the notebook: what keeps them was ended inside: "
                 "`%sandbox reset` begins anew"
             ) from None
@@ -92,10 +92,6 @@ class KeptFiles:
             raise errors.ContainerError(f"keep the files of the notebook: {answer.failed}")
         self.bytes = answer.bytes
         return answer
-
-    def is_over(self) -> bool:
-        """Whether the keeper was ended."""
-        return self.process.ended()
 
     def close(self) -> None:
         """Nothing is kept any more."""

@@ -89,7 +89,7 @@ class Keeper:
 
     def keep(self, number: int, most: int, *, thorough: bool) -> dict[str, Any]:
         """Keep the files as they are now under a number. Raises TooMuch, and keeps nothing then."""
-        left = most - self._bytes()
+        left = most - self.bytes
         now = _coarse_time()
         moment: dict[str, Entry] = {}
         for path, found in self._walk():
@@ -106,7 +106,7 @@ class Keeper:
             if content is not None or not stat.S_ISREG(found.st_mode):
                 moment[path] = Entry(found, content, young=found.st_ctime_ns >= now - TICK)
         self._moments[number] = self._last = moment
-        return {"bytes": self._bytes(), "files": len(moment)}
+        return {"bytes": self.bytes, "files": len(moment)}
 
     def _of_the_image(self, path: str, found: os.stat_result) -> OfTheImage | None:
         """Before anything has run, what a layer has under this name is what is seen."""
@@ -126,7 +126,7 @@ class Keeper:
     def drop(self, number: int) -> dict[str, Any]:
         """A moment that is wanted no more."""
         self._moments.pop(number, None)
-        return {"bytes": self._bytes()}
+        return {"bytes": self.bytes}
 
     def restore(self, number: int) -> dict[str, Any]:
         """Make the files what they were. What can't be put back is named."""
@@ -153,7 +153,7 @@ class Keeper:
         self._folders_again(goal, problems)
         self._last = goal
         problems = problems[:MOST_NAMED]
-        return {"bytes": self._bytes(), "restored": len(changed), "problems": problems}
+        return {"bytes": self.bytes, "restored": len(changed), "problems": problems}
 
     def _is_mapped(self, kept: Entry) -> bool:
         """A file could have been written through a map, which no time tells: compare it."""
@@ -171,9 +171,10 @@ class Keeper:
                 if not _same(found, kept.found):
                     goal[path] = Entry(found, kept.content, young=True)
             except OSError as error:
-                problems.append(f"{path}: {os.strerror(error.errno or 0)}")
+                problems.append(f"{_readable(path)}: {os.strerror(error.errno or 0)}")
 
-    def _bytes(self) -> int:
+    @property
+    def bytes(self) -> int:
         """What all moments keep together, each content once."""
         seen: set[int] = set()
         total = 0
@@ -187,8 +188,7 @@ class Keeper:
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
         mounted = _mount_points()
         for root in self._roots:
-            if root == "/" or root in mounted:
-                yield from _below(root.rstrip("/"), mounted, 0)
+            yield from _below(root.rstrip("/"), mounted, 0)
 
 
 def _below(folder: str, mounted: set[str], depth: int) -> Iterator[tuple[str, os.stat_result]]:
@@ -298,7 +298,12 @@ def _try(problems: list[str], path: str, action: Any, *arguments: Any) -> None:
     try:
         action(*arguments)
     except OSError as error:
-        problems.append(f"{path}: {os.strerror(error.errno or 0)}")
+        problems.append(f"{_readable(path)}: {os.strerror(error.errno or 0)}")
+
+
+def _readable(path: str) -> str:
+    """Names are bytes in any encoding; JSON is not."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:4096]
 
 
 def _remove(path: str, found: os.stat_result) -> None:
@@ -400,7 +405,8 @@ def serve(descriptor: int, layers: Sequence[int]) -> None:
     `layers`: descriptors of the image's layers, the lowest first.
     """
     channel = socket.socket(fileno=descriptor)
-    keeper = Keeper(ROOTS, layers)
+    mounted = _mount_points()
+    keeper = Keeper(tuple(root for root in ROOTS if root == "/" or root in mounted), layers)
     while data := channel.recv(LONGEST):
         channel.send(json.dumps(_answer(keeper, json.loads(data))).encode())
 
@@ -414,6 +420,6 @@ def _answer(keeper: Keeper, asked: Mapping[str, Any]) -> dict[str, Any]:
             return keeper.restore(number)
         return keeper.drop(number)
     except TooMuch as error:
-        return {"too_much": str(error)[:4096]}
+        return {"bytes": keeper.bytes, "too_much": _readable(str(error))}
     except (OSError, MemoryError, KeyError) as error:
-        return {"failed": repr(error)[:4096]}
+        return {"failed": _readable(repr(error))}
