@@ -399,6 +399,7 @@ class Pool:
             ready.pid = templates.check_child(ready.held, template.held, pid, filters=self._filters)
         except (SandboxError, OSError, ValueError, KeyError) as error:
             # Whoever can't be trusted with one child can't with another.
+            self._launcher.tell_template("template-distrusted", template, why=str(error))
             self._discard(ready, str(error))
             self._retire(template, str(error))
             self._fail(template.key, str(error))

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import sandbox_kernel
 from sandbox_kernel import policy
 from sandbox_kernel.container import Container, Exit, Process, ProcessSpec
 
@@ -145,6 +146,7 @@ def _launcher_runs() -> None:
     """The launcher of this program is started now, not inside some test's count."""
     with Container.create(policy.plan()):
         pass
+    sandbox_kernel.run("pass").check()
 
 
 @pytest.fixture(autouse=True)
