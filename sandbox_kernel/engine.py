@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from sandbox_kernel import errors, image, policy, settings
-from sandbox_kernel.container import Container, Process, ProcessSpec
+from sandbox_kernel.container import Container, Process, ProcessSpec, learning
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container import files as f
 from sandbox_kernel.container.cell import Bounds, Cell, CellRequest, Idle
@@ -213,6 +213,8 @@ def _start(
     )
     resolved = container.image if container else image.resolve(plan.image)
     interpreter = plan.entrypoint or resolved.interpreter or "python3"
+    if container is None and request.program is None and not plan.cold:
+        learning.learn(request.code)
     cell = Cell(request, bounds)
     try:
         spec = ProcessSpec(

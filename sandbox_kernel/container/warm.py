@@ -17,7 +17,7 @@ from typing import Any
 
 from sandbox_kernel import bundle
 from sandbox_kernel.bundle import seccomp_profile
-from sandbox_kernel.container import program
+from sandbox_kernel.container import learning, program
 from sandbox_kernel.container.process import ProcessSpec
 from sandbox_kernel.image import Image
 from sandbox_kernel.linux import seccomp
@@ -33,6 +33,8 @@ class Wish:
     """The template that a process is forked from, if it is there: what the launcher is told."""
 
     key: str
+    family: str
+    """Templates of one family differ in their modules alone: one may stand in for another."""
     main: str
     modules: tuple[str, ...]
     recipe: dict[str, Any]
@@ -40,7 +42,12 @@ class Wish:
 
     def order(self) -> dict[str, Any]:
         """The part of it that goes with each request."""
-        return {"key": self.key, "main": self.main, "modules": list(self.modules)}
+        return {
+            "key": self.key,
+            "family": self.family,
+            "main": self.main,
+            "modules": list(self.modules),
+        }
 
     def program(self) -> int:
         """The descriptor of what the template runs; ours to keep."""
@@ -74,7 +81,11 @@ def wish(
     )
     if main is None or process.argv[0] != image.interpreter or (main == "kernel" and not kept):
         return None
-    modules = KERNEL_MODULES if main == "kernel" else plan.warm
+    modules = (
+        KERNEL_MODULES
+        if main == "kernel"
+        else tuple(dict.fromkeys((*plan.warm, *learning.learnt())))
+    )
     return _wish(main, modules, enforceable(_nest(plan))[0], image, _stamp(image))
 
 
@@ -124,8 +135,10 @@ def _wish(
         "seccomp_program": base64.b64encode(seccomp.program(profile)).decode(),
         "process": process,
     }
-    text = json.dumps([recipe, modules, image.digest, stamp], sort_keys=True, default=str)
-    return Wish(hashlib.sha256(text.encode()).hexdigest(), main, modules, recipe)
+    text = json.dumps([main, recipe, image.digest, stamp], sort_keys=True, default=str)
+    family = hashlib.sha256(text.encode()).hexdigest()
+    key = hashlib.sha256(f"{family} {' '.join(modules)}".encode()).hexdigest()
+    return Wish(key, family, main, modules, recipe)
 
 
 def _stamp(image: Image) -> str:

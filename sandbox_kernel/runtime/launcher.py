@@ -332,6 +332,13 @@ class Launcher:
         if not message.get("outlives"):
             client.held = held
 
+    def create_cold_later(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """The same when the request was heard long ago: what goes wrong is the client's answer."""
+        try:
+            self.create_cold(client, message, owned)
+        except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
+            self._answer(client, _error(error))
+
     def _new(self, order: dict[str, Any], nest: Nest | None) -> Held:
         return Held(
             order,

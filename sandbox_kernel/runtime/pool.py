@@ -96,16 +96,14 @@ class Pool:
         """Run a request in a warm container. False: it has to be made cold."""
         warm = message["warm"]
         template = self._template(warm, message)
+        if template is None or not template.can_make:
+            self._remember(template, message)
+            template = self._stand_in(warm["family"])
         if template is None:
             return False
         template.used = self.last_use = time.monotonic()
         recipe = message["recipe"]
-        demand = template.demand.get(recipe)
-        if demand is None:
-            demand = template.demand[recipe] = Demand(_blank(message))
-        demand.used = template.used
-        if not template.can_make:
-            return False
+        demand = self._remember(template, message)
         waiting = template.ready.get(recipe, deque())
         hostname = message["hostname"] if message["hostname"] != message["id"] else None
         while waiting and hostname is None:
@@ -128,6 +126,22 @@ class Pool:
             return False
         ready.claim = _Claim(self, ready, client, message, numbers)
         return True
+
+    @staticmethod
+    def _remember(template: Template | None, message: dict[str, Any]) -> Demand:
+        """That such a container is wanted, also of a template that is still on its way."""
+        demand = template.demand.get(message["recipe"]) if template else None
+        if demand is None:
+            demand = Demand(_blank(message))
+            if template:
+                template.demand[message["recipe"]] = demand
+        demand.used = time.monotonic()
+        return demand
+
+    def _stand_in(self, family: str) -> Template | None:
+        """A template that has other modules, but is there."""
+        there = (t for t in self._templates.values() if t.family == family and t.can_make)
+        return max(there, key=_last_use, default=None)
 
     def expect(self, message: dict[str, Any]) -> None:
         """Have a container ready for requests like this one."""
@@ -201,12 +215,14 @@ class Pool:
         refused = self._refused.setdefault(key, {})
         modules = [name for name in warm["modules"] if name not in refused]
         try:
-            return self._start(key, modules, message)
+            return self._start(key, warm["family"], modules, message)
         except (SandboxError, OSError) as error:
             self._fail(key, str(error))
             return None
 
-    def _start(self, key: str, modules: list[str], message: dict[str, Any]) -> Template:
+    def _start(
+        self, key: str, family: str, modules: list[str], message: dict[str, Any]
+    ) -> Template:
         launcher = self._launcher
         order, program = self._orders[key]
         ours, theirs = _pair()
@@ -226,7 +242,7 @@ class Pool:
         except BaseException:
             ours.close()
             raise
-        template = Template(key, held, ours, modules)
+        template = Template(key, family, held, ours, modules)
         template.message = {name: message[name] for name in ("about", "program")}
         self._templates[key] = self._by_nest[held.id] = template
         messages.send(ours, {"modules": modules, "filter": (message["program"] or b"").hex()})
@@ -260,7 +276,8 @@ class Pool:
             self._retire(template, f"module `{name}` can't be in it: {why}")
             rest = [module for module in template.modules if module != name]
             try:
-                self._start(template.key, rest, template.message).demand = template.demand
+                again = self._start(template.key, template.family, rest, template.message)
+                again.demand = template.demand
             except (SandboxError, OSError) as error:
                 self._fail(template.key, str(error))
         elif "failed" in message:
@@ -568,7 +585,7 @@ class _Claim:
 
     def go_cold(self) -> None:
         """The warm way failed: the caller's container is made as if there were no template."""
-        self._pool._launcher.create_cold(self._client, self._message, self._owned)
+        self._pool._launcher.create_cold_later(self._client, self._message, self._owned)
         self._close()
 
     def _close(self) -> None:

@@ -278,8 +278,11 @@ class Ready:
 class Template:
     """One interpreter with its nest, the containers in it, and what it was made for."""
 
-    def __init__(self, key: str, held: Held, control: socket.socket, modules: list[str]) -> None:
+    def __init__(
+        self, key: str, family: str, held: Held, control: socket.socket, modules: list[str]
+    ) -> None:
         self.key = key
+        self.family = family
         self.held = held
         self.control = control
         self.modules = modules

@@ -15,6 +15,7 @@ import pytest
 
 import sandbox_kernel
 from sandbox_kernel import errors
+from sandbox_kernel.container import learning
 from sandbox_kernel.runtime import client
 
 pytestmark = pytest.mark.everybody
@@ -256,3 +257,16 @@ def test_a_timeout_counts_from_the_cell_and_not_from_the_container() -> None:
     late = warm("import time; time.sleep(60)", timeout=2)
     assert late.error is not None
     assert isinstance(late.error.failure, errors.TimedOut)
+
+
+def test_what_cells_import_again_and_again_is_ready_for_the_next() -> None:
+    client.stop_pool()
+    learning.forget()
+    look = "import sys; print('numpy' in sys.modules)"
+    assert sandbox_kernel.run(look).check().stdout == "False\n"
+    for _ in range(2):
+        sandbox_kernel.run("import numpy").check()
+
+    until(lambda: sandbox_kernel.run(look).check().stdout == "True\n")
+
+    learning.forget()
