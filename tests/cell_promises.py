@@ -104,6 +104,7 @@ def test_undo_puts_variables_and_files_back(kernel: Kernel, code: str) -> None:
 
 def test_undo_comes_back_to_what_was_written_through_a_map(kernel: Kernel) -> None:
     shown(kernel, STATE)
+    shown(kernel, "import time; time.sleep(0.1)")  # the file is old enough to be known by its times
     shown(
         kernel,
         "import mmap\nwith open('/tmp/work/one', 'r+b') as f:\n"

@@ -10,8 +10,8 @@ is read from the layer when it is wanted, below its folder and through no link.
 
 What has the inode, size and times of the last moment is not read again. Times tick in steps, so a
 file that was changed in the same tick as it was read would look unchanged: one that is as young as
-that is read again the next time. Writes through a shared map of a file in memory change no time at
-all: with `thorough`, all files are compared.
+that is read again the next time. On older kernels, writes through a shared map of a file in memory
+change no time at all: with `thorough`, all files are compared.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TICK = 20_000_000  # nanoseconds: more than the longest tick of CONFIG_HZ=100
 CLOCK_REALTIME_COARSE = 5  # <linux/time.h>: the clock that inodes get their times of
 DEEPEST = 250
 LONGEST = 1 << 16
+EACCES = 13
 MOST_NAMED = 20
 
 
@@ -67,7 +68,8 @@ class Entry:
     def __init__(self, found: os.stat_result, content: Any, *, young: bool) -> None:
         self.found = found
         self.content = content
-        """Of a file: pieces (offset, bytes), or OfTheImage; of a link: its target; else None."""
+        """Of a file: pieces (offset, bytes), or OfTheImage, or None: nobody could read it. Of a
+        link: its target. Else None."""
         self.young = young
 
     @property
@@ -86,6 +88,9 @@ class Keeper:
         self._layers = tuple(reversed(layers))  # the highest first
         self._moments: dict[int, dict[str, Entry]] = {}
         self._last: dict[str, Entry] = {}
+        self._closed: dict[int, tuple[str, ...]] = {}
+        """Folders into which nobody could look then: what is below is left alone."""
+        self._shut: list[str] = []
 
     def keep(self, number: int, most: int, *, thorough: bool) -> dict[str, Any]:
         """Keep the files as they are now under a number. Raises TooMuch, and keeps nothing then."""
@@ -103,9 +108,9 @@ class Keeper:
                 content = old.content  # one copy for all moments
             elif isinstance(content, tuple):
                 left -= sum(len(data) for _, data in content)
-            if content is not None or not stat.S_ISREG(found.st_mode):
-                moment[path] = Entry(found, content, young=found.st_ctime_ns >= now - TICK)
+            moment[path] = Entry(found, content, young=found.st_ctime_ns >= now - TICK)
         self._moments[number] = self._last = moment
+        self._closed[number] = tuple(self._shut)
         return {"bytes": self.bytes, "files": len(moment)}
 
     def _of_the_image(self, path: str, found: os.stat_result) -> OfTheImage | None:
@@ -126,6 +131,7 @@ class Keeper:
     def drop(self, number: int) -> dict[str, Any]:
         """A moment that is wanted no more."""
         self._moments.pop(number, None)
+        self._closed.pop(number, None)
         return {"bytes": self.bytes}
 
     def restore(self, number: int) -> dict[str, Any]:
@@ -133,8 +139,13 @@ class Keeper:
         goal = self._moments[number]
         problems: list[str] = []
         present = dict(self._walk())
+        for path in sorted(present):  # what is above comes first
+            _try(problems, path, _open_folder, path, present[path])
+        closed = self._closed[number]
         for path in sorted(present, reverse=True):  # what is below comes first
             kept = goal.get(path)
+            if kept is None and any(path.startswith(folder + "/") for folder in closed):
+                continue
             if kept is None or stat.S_IFMT(kept.found.st_mode) != stat.S_IFMT(
                 present[path].st_mode
             ):
@@ -148,9 +159,8 @@ class Keeper:
                 continue
             changed.append(path)
             _try(problems, path, _put, path, kept, inodes)
-        for path in reversed(changed):  # folders after what is in them, since that changes times
-            _try(problems, path, _put_times, path, goal[path].found)
-        self._folders_again(goal, problems)
+        for path in sorted(goal, reverse=True):  # folders after what is in them
+            _try(problems, path, self._finish, goal, path)
         self._last = goal
         problems = problems[:MOST_NAMED]
         return {"bytes": self.bytes, "restored": len(changed), "problems": problems}
@@ -159,19 +169,18 @@ class Keeper:
         """A file could have been written through a map, which no time tells: compare it."""
         return isinstance(kept.content, tuple)
 
-    def _folders_again(self, goal: dict[str, Entry], problems: list[str]) -> None:
-        """The times of folders in which something was put back, and what stat says of all now."""
-        for path in sorted(goal, reverse=True):
-            kept = goal[path]
-            try:
-                found = os.stat(path, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode) and found.st_mtime_ns != kept.found.st_mtime_ns:
-                    _put_times(path, kept.found)
-                    found = os.stat(path, follow_symlinks=False)
-                if not _same(found, kept.found):
-                    goal[path] = Entry(found, kept.content, young=True)
-            except OSError as error:
-                problems.append(f"{_readable(path)}: {os.strerror(error.errno or 0)}")
+    def _finish(self, goal: dict[str, Entry], path: str) -> None:
+        """Owner and mode of a folder, the times of anything; and how to know it from now on."""
+        kept = goal[path]
+        found = os.stat(path, follow_symlinks=False)
+        if _same(found, kept.found):
+            return
+        if stat.S_ISDIR(kept.found.st_mode):
+            _put_owner_and_mode(path, kept.found)
+        _put_times(path, kept.found)
+        found = os.stat(path, follow_symlinks=False)
+        if found.st_mode == kept.found.st_mode:
+            goal[path] = Entry(found, kept.content, young=True)
 
     @property
     def bytes(self) -> int:
@@ -187,15 +196,20 @@ class Keeper:
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
         mounted = _mount_points()
+        self._shut = []
         for root in self._roots:
-            yield from _below(root.rstrip("/"), mounted, 0)
+            yield from _below(root.rstrip("/"), mounted, 0, self._shut)
 
 
-def _below(folder: str, mounted: set[str], depth: int) -> Iterator[tuple[str, os.stat_result]]:
+def _below(
+    folder: str, mounted: set[str], depth: int, shut: list[str]
+) -> Iterator[tuple[str, os.stat_result]]:
     try:
-        with os.scandir(folder or "/") as entries:
-            names = sorted(entry.name for entry in entries)
+        names = sorted(os.listdir(folder or "/"))
+    except FileNotFoundError:
+        return
     except OSError:
+        shut.append(folder)
         return
     for name in names:
         path = f"{folder}/{name}"
@@ -205,9 +219,21 @@ def _below(folder: str, mounted: set[str], depth: int) -> Iterator[tuple[str, os
             found = os.stat(path, follow_symlinks=False)
         except OSError:
             continue  # it went away meanwhile
+        if not stat.S_ISDIR(found.st_mode) or depth >= DEEPEST:
+            yield path, found
+            continue
+        # A folder of ours that its owner may not enter is opened for the look into it.
+        wanted = found.st_mode | 0o700
+        opened = found.st_mode != wanted and found.st_uid == os.geteuid()
+        if opened:
+            os.chmod(path, stat.S_IMODE(wanted))
+        try:
+            yield from _below(path, mounted, depth + 1, shut)
+        finally:
+            if opened:
+                os.chmod(path, stat.S_IMODE(found.st_mode))
+                found = os.stat(path, follow_symlinks=False)
         yield path, found
-        if stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
-            yield from _below(path, mounted, depth + 1)
 
 
 def _mount_points() -> set[str]:
@@ -251,8 +277,7 @@ def _read(path: str, found: os.stat_result, most: int) -> Any:
             return os.readlink(path)
         if not stat.S_ISREG(found.st_mode):
             return None
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.open(path, flags)
+        file = _open_own(path, found)
     except OSError:
         return None
     try:
@@ -261,6 +286,18 @@ def _read(path: str, found: os.stat_result, most: int) -> Any:
         return tuple(_pieces(file))
     finally:
         os.close(file)
+
+
+def _open_own(path: str, found: os.stat_result) -> int:
+    """A file for reading, also one of ours that its owner may not read. OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if found.st_mode & 0o400 or found.st_uid != os.geteuid():
+        return os.open(path, flags)
+    os.chmod(path, stat.S_IMODE(found.st_mode) | 0o400, follow_symlinks=True)
+    try:
+        return os.open(path, flags)
+    finally:
+        os.chmod(path, stat.S_IMODE(found.st_mode))
 
 
 def _open_in(layer: int, path: str, flags: int) -> int:
@@ -306,16 +343,14 @@ def _readable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:4096]
 
 
+def _open_folder(path: str, found: os.stat_result) -> None:
+    """A folder of ours that its owner may not change is opened until all is put back."""
+    wanted = found.st_mode | 0o700
+    if stat.S_ISDIR(found.st_mode) and wanted != found.st_mode and found.st_uid == os.geteuid():
+        os.chmod(path, stat.S_IMODE(wanted))
+
+
 def _remove(path: str, found: os.stat_result) -> None:
-    try:
-        _remove_one(path, found)
-    except PermissionError:  # the folder around it was made read-only by the cell
-        parent = os.path.dirname(path) or "/"
-        os.chmod(parent, os.stat(parent).st_mode & 0o7777 | 0o700)
-        _remove_one(path, found)
-
-
-def _remove_one(path: str, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
         os.rmdir(path)
     else:
@@ -332,7 +367,8 @@ def _put(path: str, kept: Entry, inodes: dict[tuple[int, int], str]) -> None:
     if stat.S_ISDIR(mode):
         if not os.path.lexists(path):
             os.mkdir(path, 0o700)
-    elif stat.S_ISREG(mode):
+        return  # the rest when all that is below is put back
+    if stat.S_ISREG(mode):
         if kept.found.st_nlink > 1 and place in inodes:
             if not _is_same_file(path, inodes[place]):
                 if os.path.lexists(path):
@@ -340,6 +376,10 @@ def _put(path: str, kept: Entry, inodes: dict[tuple[int, int], str]) -> None:
                 os.link(inodes[place], path)
             return
         inodes[place] = path
+        if kept.content is None:
+            if not os.path.lexists(path):
+                raise PermissionError(EACCES, "it could not be read when it was kept")
+            return
         _put_content(path, kept)
     elif stat.S_ISFIFO(mode) and not os.path.lexists(path):
         os.mkfifo(path, 0o600)

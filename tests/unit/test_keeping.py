@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,43 @@ def test_links_lead_nowhere(keeper: Keeper, tmp_path: Path) -> None:
     assert (outside / "file").read_text() == "mine"
     assert not (tmp_path / "folder").is_symlink()
     assert (tmp_path / "folder/file").read_text() == "kept"
+
+
+PROGRAM = """
+import os, sys
+from sandbox_kernel.runtime.keeping import Keeper
+os.chdir(sys.argv[1])
+os.mkdir("closed"); open("closed/below", "w").write("below"); os.chmod("closed", 0)
+open("secret", "w").write("secret"); os.chmod("secret", 0)
+keeper = Keeper((os.getcwd(),))
+keeper.keep(1, 1 << 20, thorough=False)
+print(oct(os.stat("closed").st_mode & 0o777), oct(os.stat("secret").st_mode & 0o777))
+os.chmod("closed", 0o700); os.chmod("secret", 0o600)
+open("secret", "w").write("other")
+if sys.argv[2] == "gone": os.remove("closed/below"); os.rmdir("closed")
+print(keeper.restore(1)["problems"])
+print(oct(os.stat("closed").st_mode & 0o777), oct(os.stat("secret").st_mode & 0o777))
+os.chmod("closed", 0o700); os.chmod("secret", 0o600)
+print(open("closed/below").read(), open("secret").read())
+"""
+
+
+@pytest.mark.parametrize("what", ["there", "gone"])
+def test_what_its_owner_may_not_read_is_kept_as_well(tmp_path: Path, what: str) -> None:
+    os.chmod(tmp_path, 0o777)
+    for path in list(tmp_path.parents)[:3]:
+        os.chmod(path, path.stat().st_mode | 0o055)
+    # As somebody without any capability, as in a container: root would read everything.
+    user = ["/usr/bin/setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    words = [*(user if os.geteuid() == 0 else ()), "/usr/bin/python3", "-c", PROGRAM]
+
+    done = subprocess.run(
+        [*words, str(tmp_path), what], capture_output=True, text=True, check=False, env=_path()
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["0o0 0o0", "[]", "0o0 0o0", "below secret"]
+
+
+def _path() -> dict[str, str]:
+    return {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
