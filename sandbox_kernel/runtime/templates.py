@@ -401,12 +401,16 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def _check_groups(held: Held, pid: int) -> None:
-    """It is in each group of the container: the kernel lists it there."""
-    number = b"%d" % pid
-    for path in held.group.paths().values():
-        with open(f"{path}/cgroup.procs", "rb") as file:
-            if number not in file.read().split():
-                raise _differs(f"it is not in the group {path}")
+    """It is in the groups of the container, which are those of its pid 1 (cgroups(7))."""
+    found, wanted = _groups(pid), _groups(held.pid)
+    if found != wanted:
+        other = b", ".join(sorted(found - wanted)).decode("utf-8", "replace")
+        raise _differs(f"it is in another control group: {other}")
+
+
+def _groups(pid: int) -> set[bytes]:
+    with open(f"/proc/{pid}/cgroup", "rb") as file:
+        return set(file.read().splitlines())
 
 
 def _check_descriptors(pid: int) -> None:

@@ -34,7 +34,7 @@ HOSTILE = {
     "memory is shared": ("import mmap\nkept = mmap.mmap(-1, 4096)", "is shared"),
     "the group is not entered": (
         "write = os.write\nos.write = lambda number, data: data == b'0' or write(number, data)",
-        "group",
+        "another control group",
     ),
     "a namespace is not joined": (
         "setns = template.libc.setns\n"

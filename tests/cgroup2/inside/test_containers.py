@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
 from limit_promises import *  # noqa: F403
 from ordinary_cgroup_user import SYSTEM_PYTHON
 
+import sandbox_kernel
 from sandbox_kernel.runtime import client
 from sandbox_kernel.runtime.cgroups import delegation
 
@@ -21,6 +23,23 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 def test_the_driver_is_that_of_v2() -> None:
     assert client.shared().about["driver"] == "v2"
+
+
+def test_cells_are_forked_into_containers_with_limits_of_their_own() -> None:
+    options = {"warm": ["numpy"], "memory": "128m", "pids_limit": 32}
+    for _ in range(2):
+        sandbox_kernel.run("pass", **options).check()
+    end = time.monotonic() + 120
+    while not any(template["ready"] for template in client.shared().pool()):
+        assert time.monotonic() < end, client.shared().pool()
+        time.sleep(0.1)
+
+    result = sandbox_kernel.run("import sys; print('numpy' in sys.modules)", **options).check()
+
+    assert result.stdout == "True\n"
+    assert result.limits["memory"] == 128 << 20
+    assert result.limits["pids_limit"] == 32
+    client.stop_pool()
 
 
 @pytest.mark.root
