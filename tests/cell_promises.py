@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -164,6 +165,23 @@ def test_an_interrupted_cell_leaves_the_state_as_it_was(kernel: Kernel) -> None:
 
     assert kernel.finish(waiting)[0]["content"]["ename"] == "KeyboardInterrupt"
     assert shown(kernel, SEEN) == AS_BEFORE
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.002, 0.004])
+def test_an_interrupt_is_not_lost_while_a_cell_begins(kernel: Kernel, seconds: float) -> None:
+    shown(kernel, "import time; numbers = [1]")
+    waiting = kernel.client.execute("numbers.clear()\nprint('on')\ntime.sleep(60)")
+    time.sleep(seconds)
+    began = time.monotonic()
+
+    kernel.control("interrupt_request", {})
+    reply, _ = kernel.finish(waiting)
+
+    if reply["content"]["status"] == "ok":
+        pytest.fail("the cell ended by itself")
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert time.monotonic() - began < 4
+    assert shown(kernel, "numbers") == "[1]"
 
 
 def test_a_cell_over_its_time_leaves_the_state_as_it_was(kernel: Kernel) -> None:

@@ -49,6 +49,8 @@ class Carried:
         self._before: list[State] = []  # the oldest first
         self._named: dict[str, State] = {}
         self._cell: Cell | None = None
+        self._interrupts = 0
+        self._lock = threading.Lock()
         self._thorough = False
         self._grown: list[int] = []
         """Cells that were dropped while something that they started runs on."""
@@ -115,7 +117,12 @@ class Carried:
             grace=plan.interrupt_grace,
             pids=made.limits.get("pids_limit"),
         )
-        cell = self._cell = Cell(request, bounds)
+        cell = Cell(request, bounds)
+        with self._lock:
+            self._cell = cell
+            early = self._interrupts  # they came while the fork was made
+        for _ in range(early):
+            cell.interrupt()
         running = Running(made, self, self.container.plan.timeout)
         finished: e.Finished | None = None
         failed = True
@@ -131,7 +138,9 @@ class Carried:
             failed = running.failed
         finally:
             running.close()
-            self._cell = None
+            with self._lock:
+                self._cell = None
+                self._interrupts = 0
             cell.close()
             lines = self._take_back(made) if failed else ()
         if not failed and running.said is not None:
@@ -142,7 +151,9 @@ class Carried:
 
     def interrupt(self) -> None:
         """SIGINT to the cell that runs; again, or after the grace time: its end."""
-        cell = self._cell
+        with self._lock:
+            self._interrupts += 1
+            cell = self._cell
         if cell is not None:
             cell.interrupt()
 

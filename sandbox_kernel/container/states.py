@@ -22,6 +22,7 @@ from sandbox_kernel.errors import StateLost
 
 ANSWER_SECONDS = 30.0
 PING_SECONDS = 5.0
+GONE = "a process that holds a state of the notebook was ended, or its container"
 LONGEST = 1 << 16
 _UCRED = struct.Struct("3i")  # unix(7), struct ucred: pid, uid, gid
 _SPACE = socket.CMSG_SPACE(_UCRED.size)
@@ -64,7 +65,7 @@ class State:
         try:
             self.control.sendmsg([json.dumps(message).encode()], control, socket.MSG_NOSIGNAL)
         except OSError as error:
-            raise StateLost("a state of the notebook was ended inside") from error
+            raise StateLost(GONE) from error
 
     def hear(self, expected: str, seconds: float = ANSWER_SECONDS) -> Said:
         """The answer. Raises StateLost for its end, for nonsense, and when none comes in time."""
@@ -88,7 +89,7 @@ class State:
                     pid = _UCRED.unpack(packed[: _UCRED.size])[0]
             said = _said.decode(data)
         except (OSError, struct.error, msgspec.MsgspecError, UnicodeError) as error:
-            raise StateLost("a state of the notebook was ended inside") from error
+            raise StateLost(GONE) from error
         if flags & socket.MSG_TRUNC or said.at != expected:
             raise StateLost("a state of the notebook says what no state says")
         return said, pid
@@ -104,7 +105,7 @@ class State:
             made.pidfd = os.pidfd_open(pid)
         except OSError as error:
             made.close()
-            raise StateLost("a state of the notebook was ended inside") from error
+            raise StateLost(GONE) from error
         except BaseException:
             made.close()
             raise

@@ -31,7 +31,7 @@ def main():
     os.close(cell.PROGRAM)
     control = socket.socket(fileno=fcntl.fcntl(CONTROL, fcntl.F_DUPFD_CLOEXEC, CONTROL + 1))
     os.close(CONTROL)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    hold_interrupts()
     import faulthandler
     import linecache  # noqa: F401 - so that the lines of each cell are put there at once
 
@@ -136,7 +136,7 @@ class State:
             flush_all()
         except KeyboardInterrupt:
             pass
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        hold_interrupts()
         for number in OF_A_CELL:
             os.dup2(self.null, number, inheritable=number < 3)
         said = {"at": "over", "status": status, "threads": threads(), "mapped": maps_files()}
@@ -183,10 +183,18 @@ class Carried(cell.Cell):
         sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, hooks.AfterImport)]
 
     def take_inputs(self):
+        # From here on an interrupt is an error of the cell: one that came early comes now.
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
         if self.request["inputs"]:
             super().take_inputs()
             # It has closed it; the number stays ours.
             os.dup2(cell.ANSWERS, cell.REQUEST, inheritable=False)
+
+
+def hold_interrupts():
+    """An interrupt is for a cell: those for none are forgotten, one for the next waits."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
 
 
 def flush_all():

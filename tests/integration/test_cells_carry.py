@@ -187,7 +187,11 @@ def test_a_function_of_an_earlier_cell_shows_its_line_in_a_traceback(kernel: Ker
 
 def test_the_mode_can_be_changed_and_limits_of_the_state_too(kernel: Kernel) -> None:
     shown(kernel, "x = 1")
-    shown(kernel, "%sandbox --memory 128m")
+    told = shown(kernel, "%sandbox --memory 128m")
+    assert [line.split() for line in told.splitlines()] == [
+        ["option", "value", "in", "force", "from"],
+        ["memory", "128", "MiB", "yes", "magic"],
+    ]
     assert "the limit is 1" in error_of(kernel, "y = [b'x' * (1 << 20) for _ in range(200)]")
     assert shown(kernel, "x") == "1"
 

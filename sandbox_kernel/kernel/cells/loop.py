@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -55,7 +56,9 @@ class CellsKernel:
         self._failure: BaseException | None = None
         self._count = 0
         self._queued = 0
-        self._running: Request | None = None
+        self._cells_queued = 0
+        self._executing = self._interrupt_next = False
+        self._lock = threading.Lock()
         self._aborted_until = 0  # jobs that were queued when a cell failed have lower numbers
         self._number = 0
         self._over = False
@@ -175,6 +178,9 @@ class CellsKernel:
         self._queued += 1
         self._number += 1
         number = self._number
+        if request.is_cell:
+            with self._lock:
+                self._cells_queued += 1
         self._worker.do(lambda: in_order(self, request, message, number))
 
     def _answer(self, request: Request, content: dict[str, Any]) -> None:
@@ -195,8 +201,12 @@ class CellsKernel:
         self._interrupt()
 
     def _interrupt(self) -> None:
-        if self._session is not None and self._running is not None:
-            self._session.interrupt()
+        """To the cell that runs, else to the one that is on its way."""
+        with self._lock:
+            if self._executing and self._session is not None:
+                self._session.interrupt()
+            elif self._cells_queued:
+                self._interrupt_next = True
 
     def _shutdown(self, request: Request, message: Message) -> None:
         try:
@@ -250,6 +260,19 @@ class CellsKernel:
 
     def _execute(self, request: Request, message: Message, number: int) -> None:
         """One cell, in the worker's thread."""
+        with self._lock:
+            self._cells_queued -= 1
+            interrupted, self._interrupt_next = self._interrupt_next, False
+            self._executing = True
+        try:
+            self._run_cell(request, message, number, interrupted=interrupted)
+        finally:
+            with self._lock:
+                self._executing = False
+
+    def _run_cell(
+        self, request: Request, message: Message, number: int, *, interrupted: bool
+    ) -> None:
         if number <= self._aborted_until and not self._over:
             self._later(self._answered, request, {"status": "aborted"})
             return
@@ -268,30 +291,39 @@ class CellsKernel:
         self._later(self._begin, request, count)
         if asked.store_history and not asked.silent:
             self._history.add(count, asked.code)
-        told: dict[str, Any] | None = None
+        told = _INTERRUPTED
         used: dict[str, Any] = {}
-
-        def publish(kind: str, content: dict[str, Any]) -> None:
-            if not asked.silent or kind not in ("execute_input", "execute_result"):
-                self._later(self._voice.publish, kind, content, request)
-
-        try:
-            if asked.code.strip():
-                for event in self._ready_session().cell(asked.code, count):
-                    if isinstance(event, e.Error):
-                        told = told or error_content(event)
-                    elif isinstance(event, e.Finished):
-                        used = usage.of_cell(None, event.usage)
-                    else:
-                        self._outputs.show(event, publish, count)
-        except Exception as error:  # whatever it is, this thread must live to say it
-            told = failure(error)
+        if not interrupted:
+            told, used = self._outcome(request, asked, count)
         if told is not None and asked.stop_on_error:
             self._aborted_until = self._number
         self._later(self._end, request, count, told, used, asked.user_expressions)
 
+    def _outcome(
+        self, request: Request, asked: answers.ExecuteRequest, count: int
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Runs it and shows what comes: the content of its error, and what it used."""
+        told: dict[str, Any] | None = None
+        used: dict[str, Any] = {}
+
+        def publish(kind: str, content: dict[str, Any]) -> None:
+            if not asked.silent or kind != "execute_result":
+                self._later(self._voice.publish, kind, content, request)
+
+        try:
+            events = self._ready_session().cell(asked.code, count) if asked.code.strip() else ()
+            for event in events:
+                if isinstance(event, e.Error):
+                    told = told or error_content(event)
+                elif isinstance(event, e.Finished):
+                    used = usage.of_cell(None, event.usage)
+                else:
+                    self._outputs.show(event, publish, count)
+        except Exception as error:  # whatever it is, this thread must live to say it
+            told = failure(error)
+        return told, used
+
     def _begin(self, request: Request, count: int) -> None:
-        self._running = request
         self._voice.status(request, "busy")
         if not request.silent:
             content = {"code": request.code or "", "execution_count": count}
@@ -305,7 +337,6 @@ class CellsKernel:
         used: dict[str, Any],
         expressions: dict[str, str],
     ) -> None:
-        self._running = None
         self._queued -= 1
         metadata = contents.encode({"sandbox_kernel": {"usage": used}})
         content: dict[str, Any] = {"execution_count": count}
@@ -318,6 +349,11 @@ class CellsKernel:
             content.update(told, status="error")
         self._voice.reply(request, content, metadata)
         self._voice.status(request, "idle")
+
+
+_INTERRUPTED: dict[str, Any] | None = error_content(
+    e.Error("KeyboardInterrupt", "", "KeyboardInterrupt\n")
+)
 
 
 def _too_many() -> errors.SandboxError:

@@ -58,8 +58,13 @@ class Session:
 
     def cell(self, code: str, count: int) -> Iterator[e.Event]:
         """Runs it. Our own errors are raised; those of the code are events."""
-        with self._lock:
-            self._interrupts = 0
+        try:
+            yield from self._cell(code, count)
+        finally:
+            with self._lock:
+                self._interrupts = 0
+
+    def _cell(self, code: str, count: int) -> Iterator[e.Event]:
         command = lines.find(code)
         asked = commands.Line("none", (), {}, (), ())
         if command and command.name == lines.SANDBOX:
@@ -91,10 +96,13 @@ class Session:
         self._set_running(carried)
         try:
             yield from self._fresh.take(carried.run(request), asked.outputs)
-        except errors.ContainerError:
-            if carried.is_lost():
-                self._begin_anew()
-            raise
+        except errors.ContainerError as error:
+            if not carried.is_lost():
+                raise
+            self._begin_anew()
+            again = "the next cell begins anew"
+            told = str(error) if again in str(error) else f"{error}: {again}"
+            raise errors.StateLost(told) from None
         finally:
             self._set_running(None)
 
@@ -258,16 +266,20 @@ class Session:
         return self._go_back("snapshots").describe()
 
     def _table(self, only: dict[str, Any] | None) -> str:
-        rows = [("option", "value", "from")]
+        """The settings of the next cells; of a container that lives, what the kernel reads back."""
+        limits = None if self._carried is None else self._carried.container.limits()
+        rows = [("option", "value", "in force" if limits else "", "from")]
         if only is None:
-            rows.append(("mode", self.mode, "this kernel"))
-        for row in self.plan.describe():
+            rows.append(("mode", self.mode, "yes" if limits else "", "this kernel"))
+        for row in self.plan.describe(limits):
             if row.value != "-" and (only is None or row.option in only):
-                rows.append((row.option, row.value, row.source))
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+                rows.append((row.option, row.value, row.in_force, row.source))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
         return "\n".join(
-            f"{option.ljust(widths[0])}  {value.ljust(widths[1])}  {source}".rstrip()
-            for option, value, source in rows
+            "  ".join(
+                word.ljust(width) for word, width in zip(row, widths, strict=True) if width
+            ).rstrip()
+            for row in rows
         )
 
 
