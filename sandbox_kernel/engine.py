@@ -109,11 +109,13 @@ class Run:
         self._process = process
         self._single = single
         self._open = True
+        self._finished = False
 
     def __iter__(self) -> Iterator[e.Event]:
         try:
             for event in self._cell.events(self._process):
                 if isinstance(event, e.Finished):
+                    self._finished = True
                     yield from self.files()
                 yield event
         finally:
@@ -125,7 +127,9 @@ class Run:
         For an event loop. It does not close the run and brings no files out, which take a moment:
         call `files` when it has finished, and `close` after it.
         """
-        yield from self._cell.steps(self._process)
+        for event in self._cell.steps(self._process):
+            self._finished = self._finished or isinstance(event, e.Finished)
+            yield event
 
     def files(self) -> list[e.Event]:
         """The files asked for as events; an error and notices where some can't be had."""
@@ -173,7 +177,7 @@ class Run:
             return
         self._open = False
         self._process.close()
-        if self._single and self.container.was_ready:
+        if self._single and self._finished and self.container.was_ready:
             self.container.close()  # the launcher ends it while the caller goes on
         elif self._single:
             self.container.remove()

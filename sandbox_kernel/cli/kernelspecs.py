@@ -53,8 +53,9 @@ def install(found: Parsed) -> int:
         raise InvalidOption("--mode", typed["mode"], "`--cells` beside it, whose kernel has modes")
     plan = policy.plan(settings.KERNELSPEC, **typed)  # what each start would refuse is refused now
     image.resolve(plan.image)
-    if found.own.get("kernel") or cells:
-        name = _name(found.own.get("kernel") or CELLS_NAME)
+    given = found.own.get("kernel")
+    if given is not None or cells:
+        name = _name(CELLS_NAME if given is None else given)
         chosen = {name: (found.own.get("display") or _display(name, cells=cells), cells)}
     else:
         chosen = {NAME: (found.own.get("display") or DISPLAYED[NAME], False)}

@@ -92,7 +92,7 @@ class Launcher:
         self, main: socket.socket, name: str, driver: Driver, *, stays: bool, holds: bool = False
     ) -> None:
         self._ordinary = os.getuid() != 0
-        runtime = state.runtime_folder()
+        self._runtime = runtime = state.runtime_folder()
         self._main = main
         self._stays = stays
         self._epoll = select.epoll()
@@ -216,7 +216,7 @@ class Launcher:
         """Ends with the last container that somebody has."""
         self._holds = False
         if self._holder is not None:
-            state.stop_being_holder(state.runtime_folder(), self._holder)
+            state.stop_being_holder(self._runtime, self._holder)
             self._holder = None
         self._pool.stop("the holder ended")
 

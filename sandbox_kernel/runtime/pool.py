@@ -366,11 +366,20 @@ class Pool:
             self._want(template, recipe)
 
     def _let_go_of(self, template: Template) -> None:
-        """The maker ends and is reaped: pid 1 of the nest can't end before."""
-        if template.nest is not None:
-            self._launcher.forget(template.nest.channel.fileno())
-            template.nest.close()
-            template.nest = None
+        """The maker ends and is reaped: pid 1 of the nest can't end before.
+
+        What it was asked for and has not told of has no pid 1, or one that ended with the maker.
+        """
+        if template.nest is None:
+            return
+        self._launcher.forget(template.nest.channel.fileno())
+        template.nest.close()
+        template.nest = None
+        for container in list(template.containers):
+            ready = self._by_container.get(container)
+            if ready is not None and ready.held.pidfd < 0:
+                ready.held.kill("the maker of its pid 1 ended")
+                self._launcher.not_made(ready.held)
 
     def close(self) -> None:
         """The launcher ends; all containers have been killed."""

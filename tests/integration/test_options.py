@@ -69,6 +69,7 @@ TRIED: dict[str, list[tuple[list[str], str, str]]] = {
 ELSEWHERE = {
     "device_read_bps": "tests/integration/test_cgroups_v1.py: needs a block device",
     "device_write_bps": "tests/integration/test_cgroups_v1.py: needs a block device",
+    "mode": "tests/integration/test_cells_carry.py: is of kernels",
     "warm": "tests/integration/test_templates.py: is of cells, not of programs",
     "cold": "tests/integration/test_templates.py: is of cells, not of programs",
     "holder": "tests/integration/test_holder.py: is of kernels",
