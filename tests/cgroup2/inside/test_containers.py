@@ -26,7 +26,7 @@ def test_the_driver_is_that_of_v2() -> None:
 
 
 def test_cells_are_forked_into_containers_with_limits_of_their_own() -> None:
-    options = {"warm": ["numpy"], "memory": "128m", "pids_limit": 32}
+    options = {"warm": ["decimal"], "memory": "128m", "pids_limit": 32}
     for _ in range(2):
         sandbox_kernel.run("pass", **options).check()
     end = time.monotonic() + 120
@@ -34,7 +34,7 @@ def test_cells_are_forked_into_containers_with_limits_of_their_own() -> None:
         assert time.monotonic() < end, client.shared().pool()
         time.sleep(0.1)
 
-    result = sandbox_kernel.run("import sys; print('numpy' in sys.modules)", **options).check()
+    result = sandbox_kernel.run("import sys; print('decimal' in sys.modules)", **options).check()
 
     assert result.stdout == "True\n"
     assert result.limits["memory"] == 128 << 20
