@@ -140,6 +140,9 @@ def child(control, order, descriptors, filters):
             step = "join the %s namespace" % kind
             check(libc.setns(descriptor, flag))
         step = "fork"
+        # Ours ignores it; then a child that is quicker than our end would vanish unseen, where now
+        # pid 1 of the nest inherits it and tells how it ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if os.fork():
             os._exit(0)  # the pid namespace is its child's
         step = "become root of the container"
@@ -207,7 +210,6 @@ def run(channel, order, descriptors):
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["directory"])
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     new_seeds()
     module = __import__("sandbox_inside." + order["main"], fromlist=["main"])
     sys.modules.pop(__name__, None)
