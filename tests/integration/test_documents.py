@@ -89,7 +89,8 @@ def test_the_cells_of_a_page_run_in_order_in_any_notebook(page: str) -> None:
     notebook.cells = [nbformat.v4.new_code_cell("numbers = [1, 2]; names = ['a', 'bc']")]
     notebook.cells += [nbformat.v4.new_code_cell(block.text) for block in cells]
 
-    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    # one write may come as several messages
+    NotebookClient(notebook, kernel_name="python3", timeout=120, coalesce_streams=True).execute()
 
     printed = [out.text for cell in notebook.cells for out in cell.outputs if "text" in out]
     for shown in SHOWN[page]:
