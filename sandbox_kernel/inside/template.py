@@ -22,10 +22,20 @@ import sys
 CONTROL = 4
 PACKET = 1 << 16
 MOST_DESCRIPTORS = 64
+# include/uapi/linux/sched.h
+CLONE_PARENT = 0x00008000
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+# arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h: a filter sees the flags
+# of this call, and not those of clone3(2).
+CLONE = {"x86_64": 56, "aarch64": 220}
 # include/uapi/linux/prctl.h, include/uapi/linux/capability.h, include/uapi/linux/seccomp.h
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
+PR_GET_TID_ADDRESS = 40
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
@@ -33,6 +43,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
 
 libc = ctypes.CDLL(None, use_errno=True)
+python_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock during a call
+python_libc.syscall.restype = ctypes.c_long
 prctl = libc.prctl
 prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
 
@@ -68,16 +80,76 @@ def main():
         received = receive(control)
         if received is None:
             os._exit(0)
-        order, descriptors = received
+        descriptor, user = received[1]
         try:
-            pid = os.fork()
-        except OSError as error:
-            send(control, {"failed": order["container"], "why": str(error)})
-        else:
-            if pid == 0:
-                child(control, order, descriptors, filters)
-        for descriptor in descriptors:
+            if os.fork() == 0:
+                become_forker(control, descriptor, user, filters)
+        finally:
             os.close(descriptor)
+            os.close(user)
+
+
+def become_forker(control, descriptor, user, filters):
+    """Joins the user namespace of a slot, and forks a child for each container made there.
+
+    It is a child of pid 1 of the nest, and so are its children (CLONE_PARENT): nobody who runs the
+    image's code has to be asked how they ended. Never returns.
+    """
+    channel = socket.socket(fileno=descriptor)
+    try:
+        control.close()
+        check(libc.setns(user, CLONE_NEWUSER))
+        os.close(user)
+        check(prctl(PR_SET_DUMPABLE, 0, None, 0, 0))
+        if os.fork():
+            os._exit(0)
+        while True:
+            received = receive(channel)
+            if received is None:
+                os._exit(0)
+            order, descriptors = received
+            try:
+                check(libc.setns(descriptors[1], CLONE_NEWPID))
+                if fork_beside() == 0:
+                    child(channel, order, descriptors, filters)
+            except OSError as error:
+                send(channel, {"failed": order["container"], "why": str(error)})
+            for number in descriptors:
+                os.close(number)
+    finally:
+        os._exit(1)
+
+
+def fork_beside():
+    """As os.fork, but the child is one of our parent's. Returns 0 in the child.
+
+    The C library's fork knows no flags, so this does what it does for a process with one thread:
+    Python's own handlers before and after, and the number of the thread where the library keeps it.
+    """
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    try:
+        pid = check(python_libc.syscall(*clone_arguments()))
+    except OSError:
+        python.PyOS_AfterFork_Parent()
+        raise
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+    else:
+        python.PyOS_AfterFork_Parent()
+    return pid
+
+
+def clone_arguments():
+    """clone(2) with its number and the order of its arguments on this machine."""
+    kept = ctypes.c_void_p()
+    flags = CLONE_PARENT | signal.SIGCHLD
+    if prctl(PR_GET_TID_ADDRESS, ctypes.addressof(kept), None, 0, 0) == 0 and kept.value:
+        flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
+    number = CLONE[os.uname().machine]
+    where = kept.value or 0
+    last = (where, 0) if number == CLONE["x86_64"] else (0, where)
+    return tuple(ctypes.c_long(value) for value in (number, flags, 0, 0, *last))
 
 
 def import_module(name):
@@ -124,27 +196,20 @@ def receive(channel):
     return json.loads(body), list(numbers)
 
 
-def child(control, order, descriptors, filters):
+def child(forker, order, descriptors, filters):
     """Enters the container, waits there for what it is to run, and runs it. Never returns."""
     step = "start"
     try:
-        control.close()
+        forker.close()
         own = descriptors[0]
         count = len(order["namespaces"])
-        namespaces = descriptors[1 : 1 + count]
         step = "enter the cgroup"
-        for entrance in descriptors[1 + count :]:
+        for entrance in descriptors[2 + count :]:
             os.write(entrance, b"0")
-        for index, descriptor in enumerate(namespaces):
-            kind, flag = order["namespaces"][index]
-            step = "join the %s namespace" % kind
-            check(libc.setns(descriptor, flag))
-        step = "fork"
-        # Ours ignores it; then a child that is quicker than our end would vanish unseen, where now
-        # pid 1 of the nest inherits it and tells how it ended.
+        step = "join a namespace"
+        for index, flag in enumerate(order["namespaces"]):
+            check(libc.setns(descriptors[2 + index], flag))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if os.fork():
-            os._exit(0)  # the pid namespace is its child's
         step = "become root of the container"
         os.setsid()
         os.setresgid(0, 0, 0)

@@ -51,7 +51,7 @@ def begin(held: Held, client: object, number: int, leader: int) -> None:
         if number in held.cells:
             raise StepFailed("begin cell", str(number), "there is a cell of this number")
         inside = processes.inner_pid_of(leader)
-        if inside is None:
+        if inside is None or held.channel is None:
             raise StepFailed("begin cell", str(number), "its process is gone, or in no container")
         cell = Cell(client, groups.CellGroup(held.group, f"cell-{number}"), leader)
     except BaseException:

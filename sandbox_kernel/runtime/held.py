@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.runtime.cgroups.contract import Driver, Group
     from sandbox_kernel.runtime.feed import Feed
-    from sandbox_kernel.runtime.templates import Nest
+    from sandbox_kernel.runtime.templates import Nest, Slot
 
 
 class Sources:
@@ -215,11 +215,15 @@ class Held:
         self._reserve = reserve
         self._ids = ids
         self._nest = nest
-        self._slot = -1
+        self.slot: Slot | None = None
+        """Its place in a nest, with who makes it; None for a container by itself."""
         self._sources = sources
         self.single = bool(order.get("single"))
         # Pid 1 is made first: while it gets rid of what it inherited, the rest is made here.
-        self.channel, self.pid, self.pidfd = self._clone()
+        self.channel: socket.socket | None = None
+        """To pid 1, or in a nest to its agent, when there is one."""
+        self.pid, self.pidfd = -1, -1
+        self._clone()
         try:
             with step("make cgroup", f"{launcher}/{self.id}"):
                 self.group: Group = driver.create(
@@ -236,42 +240,61 @@ class Held:
             self.end()
             raise
 
-    def _clone(self) -> tuple[socket.socket, int, int]:
-        """Pid 1 in its namespaces, waiting to be let go: the channel to it, its pid and a pidfd.
-
-        In a nest it is made by another process: pid and pidfd are -1 until `made`.
-        """
+    def _clone(self) -> None:
+        """Pid 1 in its namespaces, waiting to be let go. In a nest the maker of the slot makes it
+        when the rest is there; pid and pidfd are -1 until `made`."""
+        self._take_ids()
+        if self._nest:
+            return
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
         with theirs:
             try:
-                self._take_ids()
                 with step("clone", "namespaces"):
-                    if self._nest:
-                        self._nest.make(self.id, self.order, self._slot, theirs)
-                        return ours, -1, -1
-                    pid, pidfd = processes.clone(self.order["flags"])
+                    self.pid, self.pidfd = processes.clone(self.order["flags"])
             except BaseException:
                 ours.close()
                 self._give_back()
                 raise
-            if pid == 0:
+            if self.pid == 0:
                 be_init(theirs, self.order)
-        return ours, pid, pidfd
+        self.channel = ours
 
-    def made(self, pidfd: int) -> None:
-        """Pid 1 is there, in the nest. Takes the descriptor."""
-        self.pidfd = pidfd
+    def made(self, pidfd: int, writable: int, namespaces: dict[str, int]) -> None:
+        """The maker of the slot has made it. Takes the descriptors."""
+        self.pidfd, self.writable, self.namespaces = pidfd, writable, namespaces
         self.pid = processes.pid_of(pidfd)
+        self.ready = True
         if self.reason is not None:
             self.kill(self.reason)
+
+    def open_agent(self) -> socket.socket:
+        """In a nest: have somebody in it who forks runs. Raises OSError, StepFailed."""
+        assert self._nest is not None and self.slot is not None
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        entrances = self.group.entrances()
+        try:
+            with theirs, step("start", "an agent"):
+                maker = self._nest.maker(self.slot)
+                maker.start_agent(self.order["program"], theirs, self.namespaces, entrances)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            for entrance in entrances:
+                os.close(entrance)
+        ours.setblocking(False)
+        self.channel = ours
+        return ours
 
     def _take_ids(self) -> None:
         """Ranges of the host's ids, or a slot of the nest, which has some."""
         if self._nest:
-            self._slot = self._nest.take()
-            first = self._nest.first(self._slot)
+            self.slot = self._nest.take()
+            first = self._nest.first(self.slot)
             self.ranges = None if first is None else [first]
         elif self._reserve:
             count = NEST_SLOTS if self.order.get("nest") else 1
@@ -294,6 +317,12 @@ class Held:
                 with step("write id maps of", self.id):
                     identities.write_maps(self.pid, self.ranges, self._ids)
             self._map_trees(trees)
+            if self._nest and self.slot:
+                with step("ask", "the maker of the slot"):
+                    self._nest.maker(self.slot).make(self.id, self.order, trees, entrances)
+                self.limits = self.group.limits()
+                return
+            assert self.channel is not None
             with step("start", "init"):
                 messages.send(
                     self.channel,
@@ -354,8 +383,8 @@ class Held:
                     self._map(tree, identities.namespace_of(*ids))
 
     def _user_namespace(self) -> int:
-        if self._nest:
-            return os.dup(self._nest.user_namespace(self._slot))
+        if self.slot:
+            return os.dup(self.slot.user)
         return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     @staticmethod
@@ -373,6 +402,7 @@ class Held:
         timeout: float | None,
     ) -> Run:
         """Ask pid 1 to fork one more run, in a cgroup of its own. Closes the descriptors."""
+        assert self.channel is not None
         number = self._next_run
         self._next_run += 1
         try:
@@ -472,17 +502,18 @@ class Held:
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):  # mostly it is gone
                 processes.send_signal(self.pidfd, signal.SIGKILL)
-            if self._nest:  # a child of the nest's maker, who reaps it
+            if self._nest:  # a child of the maker, who has the kernel reap it
                 processes.wait_ended(self.pidfd)
             else:
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             os.close(self.pidfd)
-        self.channel.close()
+        if self.channel:
+            self.channel.close()
 
     def _give_back(self) -> None:
         if self._nest:
-            if self._slot >= 0:
-                self._nest.give_back(self._slot)
+            if self.slot:
+                self._nest.give_back(self.slot)
         elif self._reserve:
             for first in self.ranges or ():
                 self._reserve.give_back(first)

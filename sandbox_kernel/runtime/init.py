@@ -136,6 +136,23 @@ def _hold(
         messages.send(channel, ready_message, given)
     for descriptor in given:
         os.close(descriptor)
+    _serve(channel, runs, children, program, tells_orphans=bool(order.get("nest")))
+
+
+def be_agent(channel: socket.socket, program: bytes | None) -> None:
+    """Fork and reap runs for a pid 1 that can't, until the launcher lets go (see `maker`)."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _serve(channel, {}, processes.child_signal_descriptor(), program, tells_orphans=False)
+
+
+def _serve(
+    channel: socket.socket,
+    runs: dict[int, Run],
+    children: int,
+    program: bytes | None,
+    *,
+    tells_orphans: bool,
+) -> None:
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(children, select.POLLIN)
@@ -143,7 +160,7 @@ def _hold(
         ready = {descriptor for descriptor, _ in poll.poll()}
         if children in ready:
             os.read(children, 4096)
-            _reap(channel, runs, tells_orphans=bool(order.get("nest")))
+            _reap(channel, runs, tells_orphans=tells_orphans)
         if channel.fileno() in ready:
             received = messages.receive(channel)
             if received is None:

@@ -359,11 +359,16 @@ class Launcher:
             raise
         self._containers[held.id] = held
         self._owners[held.id] = None
-        self.watch(held.channel.fileno(), lambda: self._hear_init(held))
+        if held.channel:
+            self._watch_init(held)
         if held.pidfd >= 0:
             self.watch(held.pidfd, lambda: self._end(held))
         if held.oom_fd >= 0:
             self.watch(held.oom_fd, lambda: self._hear_oom(held))
+
+    def _watch_init(self, held: Held) -> None:
+        assert held.channel is not None
+        self.watch(held.channel.fileno(), lambda: self._hear_init(held))
 
     # --- what the pool needs
 
@@ -380,10 +385,14 @@ class Launcher:
         self._let_go(held, numbers)
         return held
 
-    def made(self, held: Held, pidfd: int) -> None:
-        """Pid 1 of a container in a nest is there. Takes the descriptor."""
+    def made(self, held: Held, writable: int, pidfd: int, namespaces: dict[str, int]) -> None:
+        """A container in a nest is there. Takes the descriptors."""
         self.watch(pidfd, lambda: self._end(held))
-        held.made(pidfd)
+        held.made(pidfd, writable, namespaces)
+
+    def ways_home(self) -> list[int]:
+        """See `Driver.ways_home`."""
+        return self._driver.ways_home()
 
     def not_made(self, held: Held) -> None:
         """There will be no pid 1."""
@@ -427,6 +436,9 @@ class Launcher:
         owned.clear()
         if message.get("logged"):
             self._log_outputs(held, numbers)
+        if held.channel is None:
+            held.open_agent()
+            self._watch_init(held)
         run = held.start(client, message["process"], numbers, message.get("timeout"))
         if not message.get("outlives"):
             client.run = (held, run)
@@ -657,6 +669,7 @@ class Launcher:
     # --- what containers say
 
     def _hear_init(self, held: Held) -> None:
+        assert held.channel is not None
         try:
             received = _receive(held.channel)
         except BlockingIOError:
@@ -680,7 +693,8 @@ class Launcher:
             kinds = message["namespaces"]
             spaces, rest = descriptors[1 : 1 + len(kinds)], descriptors[1 + len(kinds) :]
             held.namespaces = dict(zip(kinds, map(os.dup, spaces), strict=True))
-            if self._pool.container_ready(held):
+            if _is_nest(held):
+                self._pool.nest_ready(held)
                 return
             self._tell("created", held)
             if "run" in message:
@@ -757,7 +771,8 @@ class Launcher:
 
     def _end(self, held: Held) -> None:
         """Pid 1 is gone, and with it all processes of the container."""
-        while held.channel.fileno() in self._handlers and _readable(held.channel):
+        channel = held.channel
+        while channel and channel.fileno() in self._handlers and _readable(channel):
             self._hear_init(held)  # what it said last comes before its end
         if held.reason is None and held.group.oom_kills() > 0:
             held.reason = "out-of-memory"
@@ -765,7 +780,7 @@ class Launcher:
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
-        for descriptor in (held.channel.fileno(), held.pidfd, held.oom_fd):
+        for descriptor in (channel.fileno() if channel else -1, held.pidfd, held.oom_fd):
             self.forget(descriptor)
         self._end_outputs(held)
         if held.order.get("record") and held.ready:

@@ -25,7 +25,7 @@ from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import messages
 from sandbox_kernel.runtime import templates
 from sandbox_kernel.runtime.held import Held, Run, prepare
-from sandbox_kernel.runtime.templates import Demand, Nest, Ready, Template
+from sandbox_kernel.runtime.templates import Demand, Nest, Ready, Slot, Template
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -280,10 +280,6 @@ class Pool:
                 again.demand = template.demand
             except (SandboxError, OSError) as error:
                 self._fail(template.key, str(error))
-        elif "failed" in message:
-            ready = template.on_the_way.get(str(message["failed"]))
-            if ready is not None:
-                self._discard(ready, f"fork: {message.get('why')}")
 
     def _retire(self, template: Template, reason: str) -> None:
         """No more forks: what waits is dropped, what is in use goes on in the nest."""
@@ -314,7 +310,7 @@ class Pool:
 
     def _make(self, template: Template, order: dict[str, Any], recipe: str) -> Ready:
         assert template.nest is not None
-        held = self._launcher.make({**order, "wants_namespaces": True}, template.nest, {})
+        held = self._launcher.make(order, template.nest, {})
         ready = Ready(template, held, recipe)
         self._by_container[held.id] = template.on_the_way[held.id] = ready
         template.containers.add(held.id)
@@ -322,81 +318,41 @@ class Pool:
             template.demand[recipe].making += 1
         return ready
 
-    def container_ready(self, held: Held) -> bool:
-        """A container was laid out: its template is asked for a child. False: it is not ours."""
-        nested = self._by_nest.get(held.id)
-        if nested is not None:
-            self._start_maker(nested)
-        ready = self._by_container.get(held.id)
-        if ready is None:
-            return False
-        template = ready.template
-        if template.over:
-            self._discard(ready, "its template is over")
-            return True
-        ours, theirs = _pair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        ready.channel = ours
-        message, given, own = templates.fork_request(held, theirs)
-        try:
-            messages.send(template.control, message, given)
-        except OSError as error:
-            self._discard(ready, f"ask its template: {error}")
-            return True
-        finally:
-            theirs.close()
-            for descriptor in own:
-                os.close(descriptor)
-        self._launcher.watch(ours.fileno(), lambda: self._hear_child(ready))
-        return True
-
-    def _start_maker(self, template: Template) -> None:
-        held = template.held
-        try:
-            nest = Nest(
-                held.namespaces["user"], held.namespaces["pid"], held.ranges, self._launcher.ids
-            )
-        except (SandboxError, OSError) as error:
-            self._retire(template, str(error))
-            self._fail(template.key, str(error))
+    def nest_ready(self, held: Held) -> None:
+        """A container was laid out; if it is a template's, others can be made in it now."""
+        template = self._by_nest.get(held.id)
+        if template is None:
             return
-        template.nest = nest
-        self._launcher.watch(nest.channel.fileno(), lambda: self._hear_maker(template, nest))
+
+        def watch(slot: Slot) -> None:
+            assert slot.maker is not None
+            self._launcher.watch(
+                slot.maker.channel.fileno(), lambda: self._hear_maker(template, slot)
+            )
+
+        template.nest = Nest(
+            held.namespaces["user"],
+            held.namespaces["pid"],
+            held.ranges,
+            self._launcher.ids,
+            ways_home=self._launcher.ways_home,
+            watch=watch,
+            forget=self._launcher.forget,
+        )
         for recipe in template.demand:
             self._want(template, recipe)
 
-    def _let_go_of(self, template: Template) -> None:
-        """The maker ends and is reaped: pid 1 of the nest can't end before.
-
-        What it was asked for and has not told of has no pid 1, or one that ended with the maker.
-        """
-        if template.nest is None:
-            return
-        self._launcher.forget(template.nest.channel.fileno())
-        template.nest.close()
-        template.nest = None
-        for container in list(template.containers):
-            ready = self._by_container.get(container)
-            if ready is not None and ready.held.pidfd < 0:
-                ready.held.kill("the maker of its pid 1 ended")
-                self._launcher.not_made(ready.held)
-
-    def close(self) -> None:
-        """The launcher ends; all containers have been killed."""
-        for template in self._by_nest.values():
-            self._let_go_of(template)
-
-    def _hear_maker(self, template: Template, nest: Nest) -> None:
-        """Pid 1 of a container is there, or can't be made."""
+    def _hear_maker(self, template: Template, slot: Slot) -> None:
+        """A container is there, or can't be made."""
+        assert slot.maker is not None and template.nest is not None
         try:
-            received = messages.receive(nest.channel, socket.MSG_DONTWAIT)
+            received = messages.receive(slot.maker.channel, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except (OSError, ValueError):
             received = None
         if received is None:
-            self._let_go_of(template)
-            self._retire(template, "the maker of its containers ended")
+            self._end_slot(template, slot, "the maker of it ended")
             return
         said, descriptors = received
         ready = self._by_container.get(said.get("made") or said["failed"])
@@ -404,10 +360,88 @@ class Pool:
             for descriptor in descriptors:
                 os.close(descriptor)
         elif descriptors:
-            self._launcher.made(ready.held, *descriptors)
+            writable, pidfd, *namespaces = descriptors
+            kinds = dict(zip(said["kinds"], namespaces, strict=True))
+            self._launcher.made(ready.held, writable, pidfd, kinds)
+            self._enter(ready)
         else:
-            ready.held.kill(f"make its pid 1: {said.get('why')}")
-            self._launcher.not_made(ready.held)
+            held = ready.held
+            held.order["failed"] = said
+            held.kill(f"{said['step']} {said['subject']}: {said['why']}")
+            self._launcher.not_made(held)
+
+    def _end_slot(self, template: Template, slot: Slot, why: str) -> None:
+        """Who made or forked in it is gone; what was on its way there goes another way."""
+        assert template.nest is not None
+        template.nest.rest(slot)
+        for ready in [r for r in template.on_the_way.values() if r.held.slot is slot]:
+            ready.held.kill(why)
+            if ready.held.pidfd < 0:
+                self._launcher.not_made(ready.held)
+            else:
+                self._discard(ready, why)
+
+    def _enter(self, ready: Ready) -> None:
+        """A container was made: the template is asked for a child in it."""
+        template, slot = ready.template, ready.held.slot
+        if ready.held.reason is not None:
+            return  # it was given up meanwhile, and ends
+        if template.over or slot is None:
+            self._discard(ready, "its template is over")
+            return
+        ours, theirs = _pair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ready.channel = ours
+        try:
+            with theirs:
+                if slot.forker is None:
+                    self._open_forker(template, slot)
+                assert slot.forker is not None
+                templates.ask_for_child(ready.held, slot.forker, theirs)
+        except OSError as error:
+            self._discard(ready, f"ask its template: {error}")
+            return
+        self._launcher.watch(ours.fileno(), lambda: self._hear_child(ready))
+
+    def _open_forker(self, template: Template, slot: Slot) -> None:
+        forker = templates.open_forker(template, slot)
+        self._launcher.watch(forker.fileno(), lambda: self._hear_forker(template, slot))
+
+    def _hear_forker(self, template: Template, slot: Slot) -> None:
+        """It says when it could not fork; else only its end is heard."""
+        assert slot.forker is not None
+        try:
+            received = messages.receive(slot.forker, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            received = None
+        if received is None:
+            self._end_slot(template, slot, "the template's fork ended")
+            return
+        message, descriptors = received
+        for descriptor in descriptors:
+            os.close(descriptor)
+        ready = template.on_the_way.get(str(message.get("failed")))
+        if ready is not None:
+            self._discard(ready, f"fork: {message.get('why')}")
+
+    def _let_go_of(self, template: Template) -> None:
+        """The makers end and are reaped: pid 1 of the nest can't end before."""
+        if template.nest is None:
+            return
+        nest, template.nest = template.nest, None
+        nest.close()
+        for container in list(template.containers):
+            ready = self._by_container.get(container)
+            if ready is not None and ready.held.pidfd < 0:
+                ready.held.kill("its nest ended")
+                self._launcher.not_made(ready.held)
+
+    def close(self) -> None:
+        """The launcher ends; all containers have been killed."""
+        for template in self._by_nest.values():
+            self._let_go_of(template)
 
     def _hear_child(self, ready: Ready) -> None:
         """The child is in the container, or says why not."""
@@ -559,6 +593,8 @@ class Pool:
             if short or now - template.used > self._idle:
                 self._retire(template, "memory is short" if short else "nobody used it")
                 continue
+            if template.nest is not None:
+                template.nest.rest_idle(now - self._demand)
             for recipe, demand in list(template.demand.items()):
                 if now - demand.used > self._demand:
                     del template.demand[recipe]

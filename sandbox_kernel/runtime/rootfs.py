@@ -15,11 +15,11 @@ import os
 import stat
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import mounts, paths
+from sandbox_kernel.linux import first_process, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 # Any directory that every machine has: the new root stands there until it becomes the root.
@@ -50,11 +50,17 @@ class step:  # noqa: N801 - reads as a statement: `with step("mount", "/proc"):`
             raise StepFailed(self.verb, self.subject, why, error.errno or 0) from error
 
 
-def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
+def lay_out(
+    order: Mapping[str, Any],
+    trees: Mapping[str, int],
+    mount_proc: Callable[[int], None] | None = None,
+) -> int:
     """Make the root file system and enter it. Returns a descriptor of the writable layer.
 
     `order` is the launch order (see `launcher`), `trees` the detached mounts that the launcher
-    opened: "layer N", "tree N", "mount N", "dev", "null" and "empty". Raises StepFailed.
+    opened: "layer N", "tree N", "mount N", "dev", "null" and "empty". `mount_proc` is given the
+    place of /proc by who is not in the new pid namespace, whose proc it has to be; it may change
+    the working directory. Raises StepFailed.
     """
     config = order["config"]
     with step("make private", "/"):
@@ -73,7 +79,10 @@ def lay_out(order: Mapping[str, Any], trees: Mapping[str, int]) -> int:
     for index, tree in enumerate(order.get("trees", ())):
         put(root, tree["destination"], trees[f"tree {index}"], directory=True)
     for index, mount in enumerate(config.get("mounts", ())):
-        _mount(root, mount, trees.get(f"mount {index}"), trees)
+        if mount_proc and mount.get("type") == "proc":
+            _mount_by(mount_proc, root, mount)
+        else:
+            _mount(root, mount, trees.get(f"mount {index}"), trees)
     # Masks come after every mount and before any code of the container (CVE-2025-52565), on
     # places that are looked up in the file systems just mounted, whose sources are the host's.
     linux = config.get("linux", {})
@@ -230,6 +239,18 @@ def _mount(root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping
             directory = True
             detached = mounts.new_filesystem(kind, tuple(options), attributes)
     put(root, destination, detached, directory=directory)
+
+
+def _mount_by(mount_proc: Callable[[int], None], root: int, mount: Mapping[str, Any]) -> None:
+    with step("mount", mount["destination"]):
+        if set(mount["options"]) != first_process.MOUNT_OPTIONS:
+            raise OSError(22, "pid 1 of this container knows no such options")
+        place = paths.find_or_make(root, mount["destination"], directory=True)
+        try:
+            mount_proc(place)
+        finally:
+            os.close(place)
+            os.fchdir(root)
 
 
 def _mask(root: int, path: str, trees: Mapping[str, int], attached: set[str]) -> None:

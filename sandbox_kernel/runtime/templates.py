@@ -44,7 +44,6 @@ with its name, and imported by each cell that needs it.
 from __future__ import annotations
 
 import array
-import base64
 import json
 import os
 import select
@@ -58,7 +57,7 @@ from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.runtime import identities
 from sandbox_kernel.runtime.held import NEST_SLOTS
-from sandbox_kernel.runtime.init import be_init
+from sandbox_kernel.runtime.maker import Maker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,104 +74,124 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _PACKET = 1 << 16
 
 
-class Nest:
-    """The namespaces of a template's container, and the maker of others in them.
+class Slot:
+    """A place in a nest for one container after another: their user namespace, and who makes them.
 
-    The maker is a fork of the launcher that joined the nest's pid namespace, as who makes one below
-    it must be in it. It holds the launcher's rights and is never dumpable; the template sees that
-    it is there, and no more. Each container costs it two forks, while the launcher goes on.
-
-    A user namespace belongs to a slot, with the ids of the slot, and serves one container after
-    another: it holds nothing that a container without capabilities could change.
+    The user namespace holds nothing that a container without capabilities could change.
     """
 
-    def __init__(self, user: int, pid: int, ranges: list[int] | None, ids: int) -> None:
+    __slots__ = ("forker", "maker", "number", "used", "user")
+
+    def __init__(self, number: int, user: int) -> None:
+        self.number = number
+        self.user = user
+        self.maker: Maker | None = None
+        self.forker: socket.socket | None = None
+        """To the fork of the template that has joined the user namespace, and forks the cells."""
+        self.used = time.monotonic()
+
+
+class Nest:
+    """The namespaces of a template's container, and slots for others in them."""
+
+    def __init__(
+        self,
+        user: int,
+        pid: int,
+        ranges: list[int] | None,
+        ids: int,
+        *,
+        ways_home: Callable[[], list[int]],
+        watch: Callable[[Slot], None],
+        forget: Callable[[int], None],
+    ) -> None:
         self.ranges = ranges
         """First host id of each slot; None where all ids are the same (an ordinary user)."""
         self._user = os.dup(user)
+        self._pid = os.dup(pid)
         self._ids = ids
-        self._free = list(range(1, NEST_SLOTS))
-        self._users: dict[int, int] = {}
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        with theirs:
-            helper = os.fork()
-            if helper == 0:
-                _become_maker(theirs, pid)
-        self.channel = ours
-        """What the maker says: `made`, with a pidfd, or `failed`, of a container."""
-        try:
-            received = messages.receive(ours)
-            os.waitpid(helper, 0)
-            if received is None or "maker" not in received[0]:
-                why = received[0].get("why") if received else "it ended at once"
-                raise StepFailed("start", "the maker of a nest", str(why))
-            self.maker = os.pidfd_open(received[0]["maker"])
-        except BaseException:
-            ours.close()
-            os.close(self._user)
-            raise
+        self._ways_home = ways_home
+        self._watch = watch
+        self._forget = forget
+        self._free = list(range(NEST_SLOTS - 1, 0, -1))
+        self._slots: dict[int, Slot] = {}
 
-    def take(self) -> int:
-        """A slot for one more container. Raises HostLacks when all are taken."""
+    def take(self) -> Slot:
+        """A slot for one more container, the one that was free for the shortest time.
+
+        Raises HostLacks when all are taken, StepFailed, OSError.
+        """
         if not self._free:
             raise HostLacks(f"make one more container in the nest: it has {NEST_SLOTS - 1} already")
-        return self._free.pop()
+        number = self._free[-1]
+        if number not in self._slots:
+            self._slots[number] = Slot(number, self._user_namespace(number))
+        self._free.pop()
+        return self._slots[number]
 
-    def give_back(self, slot: int) -> None:
+    def give_back(self, slot: Slot) -> None:
         """Its container is gone."""
-        self._free.append(slot)
+        slot.used = time.monotonic()
+        self._free.append(slot.number)
 
-    def first(self, slot: int) -> int | None:
+    def first(self, slot: Slot) -> int | None:
         """The first host id of a slot."""
-        return None if self.ranges is None else self.ranges[slot]
+        return None if self.ranges is None else self.ranges[slot.number]
+
+    def maker(self, slot: Slot) -> Maker:
+        """Who makes containers in a slot, started when nobody does. Raises StepFailed, OSError."""
+        if slot.maker is None:
+            slot.maker = Maker(slot.user, self._pid, self._ways_home())
+            self._watch(slot)
+        return slot.maker
+
+    def rest(self, slot: Slot) -> None:
+        """End the processes of a slot: nothing is wanted of it for a while."""
+        if slot.maker is not None:
+            self._forget(slot.maker.channel.fileno())
+            slot.maker.close()
+            slot.maker = None
+        if slot.forker is not None:
+            self._forget(slot.forker.fileno())
+            slot.forker.close()
+            slot.forker = None
+
+    def rest_idle(self, before: float) -> None:
+        """End the processes of free slots that were not used since (monotonic clock)."""
+        for number in self._free:
+            slot = self._slots.get(number)
+            if slot is not None and slot.used < before:
+                self.rest(slot)
 
     def close(self) -> None:
-        """The nest is over: the maker ends, and is reaped, or the nest's pid 1 could not end."""
-        self.channel.close()
-        os.waitid(os.P_PIDFD, self.maker, os.WEXITED)
-        os.close(self.maker)
-        for descriptor in (self._user, *self._users.values()):
-            os.close(descriptor)
+        """The nest is over: its makers end and are reaped, or its pid 1 could not end."""
+        for slot in self._slots.values():
+            self.rest(slot)
+            os.close(slot.user)
+        self._slots.clear()
+        os.close(self._user)
+        os.close(self._pid)
 
-    def make(
-        self, container: str, order: dict[str, Any], slot: int, channel: socket.socket
-    ) -> None:
-        """Ask for pid 1 of a container, which has this channel. Raises OSError, StepFailed."""
-        user = self.user_namespace(slot)
-        memory = os.memfd_create("order", os.MFD_CLOEXEC)
-        try:
-            program = base64.b64encode(order["program"]).decode()
-            os.write(memory, json.dumps({**order, "program": program}).encode())
-            messages.send(self.channel, {"make": container}, [channel.fileno(), user, memory])
-        finally:
-            os.close(memory)
-
-    def user_namespace(self, slot: int) -> int:
+    def _user_namespace(self, number: int) -> int:
         """A child of the nest's user namespace, with the ids of the slot.
 
         Made outside the nest's pid namespace: a process with no ids yet has to be dumpable, and the
         template may not reach one that is.
         """
-        if slot not in self._users:
-            ours, theirs = socket.socketpair(
-                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-            )
-            with ours:
-                helper = os.fork()
-                if helper == 0:
-                    self._make_user_namespace(theirs, slot)
-                theirs.close()
-                received = messages.receive(ours)
-                os.waitpid(helper, 0)
-            if received is None or not received[1]:
-                why = received[0].get("why") if received else "a helper ended"
-                raise StepFailed("make", "a user namespace in the nest", str(why))
-            self._users[slot] = received[1][0]
-        return self._users[slot]
+        ours, theirs = _pair()
+        with ours:
+            helper = os.fork()
+            if helper == 0:
+                self._make_user_namespace(theirs, number)
+            theirs.close()
+            received = messages.receive(ours)
+            os.waitpid(helper, 0)
+        if received is None or not received[1]:
+            why = received[0].get("why") if received else "a helper ended"
+            raise StepFailed("make", "a user namespace in the nest", str(why))
+        return received[1][0]
 
-    def _make_user_namespace(self, channel: socket.socket, slot: int) -> NoReturn:
+    def _make_user_namespace(self, channel: socket.socket, number: int) -> NoReturn:
         try:
             processes.setns(self._user, processes.CLONE_NEWUSER)
             _become_root()
@@ -183,7 +202,7 @@ class Nest:
                 while True:
                     signal.pause()
             try:
-                firsts = None if self.ranges is None else (slot * identities.RANGE,)
+                firsts = None if self.ranges is None else (number * identities.RANGE,)
                 identities.write_maps(pid, firsts, self._ids)
                 made = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
                 messages.send(channel, {}, [made])
@@ -193,63 +212,6 @@ class Nest:
         except BaseException as error:
             messages.send(channel, {"why": repr(error)})
         os._exit(0)
-
-
-def _become_maker(channel: socket.socket, pid_namespace: int) -> NoReturn:
-    """In a fork of the launcher: a sibling of it in the nest's pid namespace is the maker."""
-    try:
-        processes.setns(pid_namespace, processes.CLONE_NEWPID)
-        processes.prctl(processes.PR_SET_DUMPABLE, 0)
-        maker, _ = processes.clone_sibling(0)
-        if maker == 0:
-            _be_maker(channel)
-        messages.send(channel, {"maker": maker})
-    except BaseException as error:
-        messages.send(channel, {"why": repr(error)})
-    os._exit(0)
-
-
-def _be_maker(channel: socket.socket) -> NoReturn:
-    """Make what is asked for, until the launcher lets go."""
-    try:
-        processes.end_with_parent()
-        processes.close_all_but((channel.fileno(),))
-        processes.set_name("sandbox-maker")
-        processes.set_command_line("sandbox-maker")
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end by themselves
-        while received := messages.receive(channel):
-            said, descriptors = received
-            try:
-                helper = os.fork()
-            except OSError as error:
-                messages.send(channel, {"failed": said["make"], "why": str(error)})
-                helper = -1
-            if helper == 0:
-                _make_pid_1(channel, said["make"], *descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-    finally:
-        os._exit(0)
-
-
-def _make_pid_1(
-    channel: socket.socket, container: str, theirs: int, user: int, memory: int
-) -> NoReturn:
-    """Join the container's user namespace; pid 1 is a sibling of ours in all the others."""
-    try:
-        order = json.loads(os.pread(memory, os.fstat(memory).st_size, 0))
-        order["program"] = base64.b64decode(order["program"])
-        processes.setns(user, processes.CLONE_NEWUSER)
-        _become_root()
-        processes.prctl(processes.PR_SET_DUMPABLE, 0)
-        pid, pidfd = processes.clone_sibling(order["flags"] & ~processes.CLONE_NEWUSER)
-        if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            be_init(socket.socket(fileno=theirs), order)
-        messages.send(channel, {"made": container}, [pidfd])
-    except BaseException as error:
-        messages.send(channel, {"failed": container, "why": repr(error)})
-    os._exit(0)
 
 
 def _become_root() -> None:
@@ -319,15 +281,34 @@ class Demand:
         self.used = time.monotonic()
 
 
-def fork_request(held: Held, child: socket.socket) -> tuple[dict[str, Any], list[int], list[int]]:
-    """What a template is told to fork a child into `held`: message, descriptors, those to close."""
+def open_forker(template: Template, slot: Slot) -> socket.socket:
+    """Have the template fork who enters the containers of a slot. Raises OSError."""
+    ours, theirs = _pair()
+    with theirs:
+        try:
+            messages.send(template.control, {}, [theirs.fileno(), slot.user])
+        except BaseException:
+            ours.close()
+            raise
+    slot.forker = ours
+    return ours
+
+
+def ask_for_child(held: Held, forker: socket.socket, child: socket.socket) -> None:
+    """Have a child forked into `held`, that listens to `child`. Raises OSError."""
     entrances = held.group.entrances()
+    # The forker is in the user namespace, and gives the pid namespace to its child.
+    kinds = [kind for kind in held.namespaces if kind not in ("user", "pid")]
     message = {
         "container": held.id,
-        "namespaces": [(kind, processes.FLAG_OF_NAMESPACE[kind]) for kind in held.namespaces],
+        "namespaces": [processes.FLAG_OF_NAMESPACE[kind] for kind in kinds],
     }
-    given = [child.fileno(), *held.namespaces.values(), *entrances]
-    return message, given, entrances
+    namespaces = [held.namespaces[kind] for kind in ("pid", *kinds)]
+    try:
+        messages.send(forker, message, [child.fileno(), *namespaces, *entrances])
+    finally:
+        for descriptor in entrances:
+            os.close(descriptor)
 
 
 def hear_child(channel: socket.socket) -> tuple[dict[str, Any], int] | None:
@@ -451,6 +432,10 @@ def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:
     messages.send(ready.channel, order, descriptors)
     ready.channel.close()
     ready.channel = None
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
 def listening(channel: socket.socket) -> bool:

@@ -146,6 +146,13 @@ class Driver:
         """A new group `LAUNCHER/CONTAINER` with these limits in force. LimitNotEnforceable."""
         raise NotImplementedError
 
+    def ways_home(self) -> list[int]:
+        """Entrances of the groups that this process is in, for one that leaves them for a while.
+
+        None where a thread can leave by itself. Raises OSError.
+        """
+        return []
+
     def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
         """Kill and remove the groups of launchers that are gone; returns their ids."""
         raise NotImplementedError

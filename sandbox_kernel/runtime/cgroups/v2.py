@@ -169,6 +169,13 @@ class Driver(contract.Driver):
             raise
         return group
 
+    def ways_home(self) -> list[int]:
+        mount = mounted.read().v2
+        own = mounted.own_v2(mount) if mount else None
+        if own is None:
+            raise errors.StepFailed("find", "the group of this process", "no mount shows it")
+        return files.open_all([f"{own}/cgroup.procs"])
+
     def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
         gone: set[str] = set()
         for directory in files.below(self.top):
