@@ -219,7 +219,7 @@ def _start(
     interpreter = plan.entrypoint or resolved.interpreter or "python3"
     if container is None and request.program is None and not plan.cold:
         learning.learn(request.code)
-    cell = Cell(request, bounds)
+    cell = Cell(request, bounds, single=single)
     try:
         spec = ProcessSpec(
             argv=cell.argv(interpreter), descriptors=cell.descriptors, timeout=plan.timeout

@@ -482,6 +482,9 @@ class Running:
         """End all that is of the cell."""
         self._end("killed")
 
+    def finish(self, status: int) -> None:
+        """Its process is the state that the next cell begins with: it stays."""
+
     def _end(self, reason: Reason) -> None:
         with self._closing, suppress(ProcessLookupError):
             if not self._epoll.closed:

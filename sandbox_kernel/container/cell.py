@@ -45,6 +45,7 @@ class Running(Protocol):
     def wait(self, timeout: float | None = None) -> Exit: ...
     def signal(self, number: int) -> None: ...
     def kill(self) -> None: ...
+    def finish(self, status: int) -> None: ...
     def ended(self) -> bool: ...
 
 
@@ -81,11 +82,16 @@ class Idle(NamedTuple):
 
 
 class Cell:
-    """A cell on its way: owns the outer ends of its pipes, and until `handed_over` the inner."""
+    """A cell on its way: owns the outer ends of its pipes, and until `handed_over` the inner.
 
-    def __init__(self, request: CellRequest, bounds: Bounds) -> None:
+    The container of a `single` cell is ended when the code is over, without waiting until its
+    process has taken itself to pieces.
+    """
+
+    def __init__(self, request: CellRequest, bounds: Bounds, *, single: bool = False) -> None:
         self.request = request
         self.bounds = bounds
+        self.single = single
         self.descriptors: dict[int, int] = {}
         self._own: list[int] = []
         self._inner: list[int] = []
@@ -349,7 +355,10 @@ class _Run:
         elif isinstance(frame, e.ErrorFrame):
             traceback = (body or b"").decode("utf-8", "replace")
             self.error, self.cause = e.Error(frame.name, frame.value, traceback), frame
-        elif not isinstance(frame, e.DoneFrame) and len(self.values) < 10_000:
+        elif isinstance(frame, e.DoneFrame):
+            if self.cell.single:
+                self.process.finish(frame.status & 0xFF)
+        elif len(self.values) < 10_000:
             self.values.append(frame)
 
     def _answer(self, sequence: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -158,6 +159,15 @@ class Process:
             pass  # it ended by itself meanwhile
         finally:
             channel.close()
+
+    def finish(self, status: int) -> None:
+        """Its code said that it is over, with this status: end the container that it had alone.
+
+        `wait` has the exit then. Nothing happens when it ended meanwhile.
+        """
+        with self._lock, contextlib.suppress(errors.LauncherGone):  # which `wait` tells
+            if self._exit is None:
+                self._channel.ask("finish", {"container": self._container, "status": status})
 
     def close(self) -> None:
         """Let the descriptors go; a run that still goes on is ended."""

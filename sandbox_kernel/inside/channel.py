@@ -150,13 +150,17 @@ def redirect(channel):
         ("stderr", 2, "backslashreplace"),
     ):
         getattr(sys, name).flush()
-        # No BufferedWriter between them: it would keep what an interrupted write has written.
-        stream = io.TextIOWrapper(
-            channel.streams[number], encoding="utf-8", errors=errors, line_buffering=True
-        )
-        stream.mode = "w"
+        stream = text_stream(channel.streams[number], errors)
         setattr(sys, name, stream)
         setattr(sys, "__" + name + "__", stream)
+
+
+def text_stream(stream, errors):
+    """A text stream on a `Stream`, as sys.stdout is one."""
+    # No BufferedWriter between them: it would keep what an interrupted write has written.
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors=errors, line_buffering=True)
+    text.mode = "w"
+    return text
 
 
 def flush():

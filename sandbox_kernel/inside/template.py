@@ -68,10 +68,17 @@ def main():
         if why:
             send(control, {"refused": name, "why": why})
             os._exit(1)
-    from . import cell, channel, display, failure, hooks, values  # noqa: F401 - for the children
+    # What the children need, so that none of them has to look for it.
+    import atexit  # noqa: F401
+    import faulthandler  # noqa: F401
+    import fcntl  # noqa: F401
+    import threading  # noqa: F401
+
+    from . import cell, channel, display, failure, hooks, values  # noqa: F401
 
     # What a cell is to get fresh must not have been used here.
     filters = bytes.fromhex(message["filter"]) if message["filter"] else None
+    main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end at once, by themselves
@@ -83,13 +90,13 @@ def main():
         descriptor, user = received[1]
         try:
             if os.fork() == 0:
-                become_forker(control, descriptor, user, filters)
+                become_forker(control, descriptor, user, filters, main)
         finally:
             os.close(descriptor)
             os.close(user)
 
 
-def become_forker(control, descriptor, user, filters):
+def become_forker(control, descriptor, user, filters, main):
     """Joins the user namespace of a slot, and forks a child for each container made there.
 
     It is a child of pid 1 of the nest, and so are its children (CLONE_PARENT): nobody who runs the
@@ -111,7 +118,7 @@ def become_forker(control, descriptor, user, filters):
             try:
                 check(libc.setns(descriptors[1], CLONE_NEWPID))
                 if fork_beside() == 0:
-                    child(channel, order, descriptors, filters)
+                    child(channel, order, descriptors, filters, main)
             except OSError as error:
                 send(channel, {"failed": order["container"], "why": str(error)})
             for number in descriptors:
@@ -196,7 +203,7 @@ def receive(channel):
     return json.loads(body), list(numbers)
 
 
-def child(forker, order, descriptors, filters):
+def child(forker, order, descriptors, filters, main):
     """Enters the container, waits there for what it is to run, and runs it. Never returns."""
     step = "start"
     try:
@@ -223,6 +230,10 @@ def child(forker, order, descriptors, filters):
         if filters is not None:
             step = "install the filter"
             install(filters)
+        step = "prepare"
+        new_seeds()
+        if hasattr(main, "rehearse"):
+            main.rehearse()
         channel = socket.socket(fileno=own)
         step = "say that it is there"
         send(channel, {"here": order["container"]})
@@ -236,7 +247,7 @@ def child(forker, order, descriptors, filters):
             os._exit(1)
     if received is None:
         os._exit(0)
-    run(channel, *received)
+    run(channel, *received, main)
 
 
 def give_up():
@@ -260,7 +271,7 @@ def install(program):
     check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0))
 
 
-def run(channel, order, descriptors):
+def run(channel, order, descriptors, main):
     """Becomes what the outside asked for."""
     numbers = order["numbers"]
     own = channel.detach()
@@ -275,10 +286,8 @@ def run(channel, order, descriptors):
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["directory"])
-    new_seeds()
-    module = __import__("sandbox_inside." + order["main"], fromlist=["main"])
     sys.modules.pop(__name__, None)
-    module.main()
+    main.main()
     os._exit(0)
 
 

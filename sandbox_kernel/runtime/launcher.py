@@ -8,10 +8,10 @@ Channels. Over the first socket the program sends new ones ("connect"). On each 
 for one thing at a time; the container or run that it made belongs to it, and ends when it closes.
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
-Requests (`op`): create, run, limits, usage, stop, kill, kill-run, wait, remove, list, inspect,
-logs, events, writable, pool, about, cell, cell-usage, end-cell. Answers (`event`): created,
-started, exited, limits, usage, stopping, removed, list, inspect, logs, events, writable, pool,
-cell, recipe-wanted, error.
+Requests (`op`): create, run, limits, usage, stop, kill, kill-run, finish, wait, remove, list,
+inspect, logs, events, writable, pool, about, cell, cell-usage, end-cell. Answers (`event`):
+created, started, exited, limits, usage, stopping, removed, list, inspect, logs, events, writable,
+pool, cell, recipe-wanted, error.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -495,6 +495,16 @@ class Launcher:
             held.kill_run(run, message.get("reason", "killed"))
         self._answer(client, {"event": "stopping"})
 
+    def _finish(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """The code of a container's only process is over: so is the container. No answer but the
+        exit, and none when it ended meanwhile."""
+        held = self._containers.get(message["container"])
+        if held is None or client.run is None or client.run[0] is not held or not held.single:
+            return
+        if held.runs.get(0) is client.run[1] and held.reason is None:
+            self._on_exit(held, {"run": 0, "status": int(message["status"])})
+            self._pool.finished(held)
+
     def _wait(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """Answered when the container is over, also when it is removed."""
         held = self._containers.get(message["container"])
@@ -832,6 +842,7 @@ _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], N
     "stop": Launcher._stop,
     "kill": Launcher._kill,
     "kill-run": Launcher._kill_run,
+    "finish": Launcher._finish,
     "wait": Launcher._wait,
     "remove": Launcher._remove,
     "list": Launcher._list,

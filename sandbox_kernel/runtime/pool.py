@@ -243,9 +243,10 @@ class Pool:
             ours.close()
             raise
         template = Template(key, family, held, ours, modules)
-        template.message = {name: message[name] for name in ("about", "program")}
+        template.message = {name: message[name] for name in ("about", "program", "warm")}
         self._templates[key] = self._by_nest[held.id] = template
-        messages.send(ours, {"modules": modules, "filter": (message["program"] or b"").hex()})
+        begin = {"modules": modules, "filter": (message["program"] or b"").hex()}
+        messages.send(ours, {**begin, "main": template.message["warm"]["main"]})
         launcher.watch(ours.fileno(), lambda: self._hear_template(template))
         self._tick_soon()
         return template
@@ -489,7 +490,6 @@ class Pool:
             "numbers": list(numbers),
             "environment": environment,
             "directory": process.get("cwd") or "/",
-            "main": message["warm"]["main"],
         }
         for name in ("name", "about", "plan"):
             held.order[name] = message.get(name)
@@ -513,6 +513,12 @@ class Pool:
             self._want(ready.template, ready.recipe)
         else:
             self._discard(ready, "its process ended")
+
+    def finished(self, held: Held) -> None:
+        """A container has done what it was for, and ends: the next is made."""
+        ready = self._by_container.get(held.id)
+        if ready is not None:
+            self._want(ready.template, ready.recipe)
 
     def _discard(self, ready: Ready, reason: str) -> None:
         """A container that nobody has, or whose caller has to go another way."""
