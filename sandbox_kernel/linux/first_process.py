@@ -1,11 +1,12 @@
-"""The program of a pid 1 that only holds its namespaces: machine code in place of a Python.
+"""The program of pid 1, which only holds its namespaces: machine code in place of a Python.
 
 It mounts proc on its working directory, which only a process of the new pid namespace can do, says
-over descriptor 3 what the kernel answered, closes it, and sleeps for ever. It is executed from a
-sealed memory file, with SIGCHLD ignored, so that the kernel reaps what the container leaves to it.
-A container held so costs a few pages; a fork of Python costs two thousand page faults.
+over descriptor 4 what the kernel answered, and waits until the other end of descriptor 3 is closed:
+then it ends, and with it the container. It ignores SIGCHLD, so that the kernel reaps what the
+container leaves to it. It is executed from a sealed memory file. A container held so costs a few
+pages; a fork of Python costs two thousand page faults.
 
-Sources: elf(5), prctl(2), mount(2), pause(2), ppoll(2); numbers of the calls as in `libc`.
+Sources: elf(5), prctl(2), sigaction(2), mount(2); numbers of the calls as in `libc`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ else:
     Machine = namedtuple("Machine", "elf assembly code")
 
 MFD_EXEC = 0x0010  # include/uapi/linux/memfd.h
-RESULT = 3
-"""Where it writes the result of mount(2): eight bytes, 0 or minus an errno."""
+LIFE, RESULT = 3, 4
+"""What it reads from as long as it lives; where it writes the result of mount(2): eight bytes, 0 or
+minus an errno."""
 MOUNT_OPTIONS = frozenset(("nosuid", "nodev", "noexec"))
 """How it mounts proc: MS_NOSUID | MS_NODEV | MS_NOEXEC, 14."""
 
@@ -47,6 +49,12 @@ MACHINES = {
             mov $15, %edi
             lea name(%rip), %rsi
             syscall
+            mov $13, %eax               # rt_sigaction(SIGCHLD, SIG_IGN)
+            mov $17, %edi
+            lea ignore(%rip), %rsi
+            xor %edx, %edx
+            mov $8, %r10d
+            syscall
             mov $165, %eax              # mount("proc", ".", "proc", 14, 0)
             lea proc(%rip), %rdi
             lea here(%rip), %rsi
@@ -55,24 +63,35 @@ MACHINES = {
             xor %r8d, %r8d
             syscall
             push %rax
-            mov $1, %eax                # write(3, the result, 8)
-            mov $3, %edi
+            mov $1, %eax                # write(4, the result, 8)
+            mov $4, %edi
             mov %rsp, %rsi
             mov $8, %edx
             syscall
-            mov $3, %eax                # close(3)
+            mov $3, %eax                # close(4)
+            mov $4, %edi
             syscall
         wait:
-            mov $34, %eax               # pause()
+            xor %eax, %eax              # read(3, somewhere, 1): until nobody holds the other end
+            mov $3, %edi
+            mov %rsp, %rsi
+            mov $1, %edx
             syscall
-            jmp wait
+            test %rax, %rax
+            jg wait
+            mov $231, %eax              # exit_group(0)
+            xor %edi, %edi
+            syscall
+        ignore: .quad 1, 0, 0, 0
         name: .asciz "sandbox-init"
         proc: .asciz "proc"
         here: .asciz "."
         """,
-        "b89d000000bf0f000000488d35480000000f05b8a5000000488d3d47000000488d35450000004889fa41ba0e00"
-        "00004531c00f0550b801000000bf030000004889e6ba080000000f05b8030000000f05b8220000000f05ebf773"
-        "616e64626f782d696e69740070726f63002e00",
+        "b89d000000bf0f000000488d359e0000000f05b80d000000bf11000000488d356b00000031d241ba080000"
+        "000f05b8a5000000488d3d82000000488d35800000004889fa41ba0e0000004531c00f0550b801000000bf"
+        "040000004889e6ba080000000f05b803000000bf040000000f0531c0bf030000004889e6ba010000000f05"
+        "4885c07feab8e700000031ff0f050100000000000000000000000000000000000000000000000000000000"
+        "00000073616e64626f782d696e69740070726f63002e00",
     ),
     "aarch64": Machine(
         183,
@@ -83,6 +102,12 @@ MACHINES = {
             mov x0, #15
             adr x1, name
             svc #0
+            mov x8, #134                // rt_sigaction(SIGCHLD, SIG_IGN)
+            mov x0, #17
+            adr x1, ignore
+            mov x2, #0
+            mov x3, #8
+            svc #0
             mov x8, #40                 // mount("proc", ".", "proc", 14, 0)
             adr x0, proc
             adr x1, here
@@ -91,29 +116,35 @@ MACHINES = {
             mov x4, #0
             svc #0
             str x0, [sp, #-16]!
-            mov x8, #64                 // write(3, the result, 8)
-            mov x0, #3
+            mov x8, #64                 // write(4, the result, 8)
+            mov x0, #4
             mov x1, sp
             mov x2, #8
             svc #0
-            mov x8, #57                 // close(3)
-            mov x0, #3
+            mov x8, #57                 // close(4)
+            mov x0, #4
             svc #0
         wait:
-            mov x8, #73                 // ppoll(0, 0, 0, 0)
-            mov x0, #0
-            mov x1, #0
-            mov x2, #0
-            mov x3, #0
+            mov x8, #63                 // read(3, somewhere, 1): until nobody holds the other end
+            mov x0, #3
+            mov x1, sp
+            mov x2, #1
             svc #0
-            b wait
+            cmp x0, #0
+            b.gt wait
+            mov x8, #94                 // exit_group(0)
+            mov x0, #0
+            svc #0
+        ignore: .quad 1, 0, 0, 0
         name: .asciz "sandbox-init"
         proc: .asciz "proc"
         here: .asciz "."
         """,
-        "e81480d2e00180d221030010010000d4080580d22003003021030050e20300aac30180d2040080d2010000d4e0"
-        "0f1ff8080880d2600080d2e1030091020180d2010000d4280780d2600080d2010000d4280980d2000080d20100"
-        "80d2020080d2030080d2010000d4faffff1773616e64626f782d696e69740070726f63002e00",
+        "e81480d2e00180d241050010010000d4c81080d2200280d2c1030010020080d2030180d2010000d4080580"
+        "d28004003081040050e20300aac30180d2040080d2010000d4e00f1ff8080880d2800080d2e10300910201"
+        "80d2010000d4280780d2800080d2010000d4e80780d2600080d2e1030091220080d2010000d41f0000f14c"
+        "ffff54c80b80d2000080d2010000d401000000000000000000000000000000000000000000000000000000"
+        "0000000073616e64626f782d696e69740070726f63002e00",
     ),
 }
 

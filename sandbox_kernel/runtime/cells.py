@@ -2,8 +2,8 @@
 
 A process forks itself inside and asks the program outside for a place; the program knows it by a
 pidfd, made of what the kernel said of the sender (SCM_CREDENTIALS), never by a number of the
-inside. Who may be moved: pid 1 of the container moves it, by its number in that pid namespace, so
-whatever happens to the number meanwhile, nobody of another container or of the host can be hit.
+inside. Who may be moved: the agent of the container moves it, by its number in that pid namespace,
+so whatever happens to the number meanwhile, nobody of another container or of the host can be hit.
 Then we look whether it is the process of the pidfd that came into the group.
 """
 
@@ -51,7 +51,7 @@ def begin(held: Held, client: object, number: int, leader: int) -> None:
         if number in held.cells:
             raise StepFailed("begin cell", str(number), "there is a cell of this number")
         inside = processes.inner_pid_of(leader)
-        if inside is None or held.channel is None:
+        if inside is None or held.agent is None:
             raise StepFailed("begin cell", str(number), "its process is gone, or in no container")
         cell = Cell(client, groups.CellGroup(held.group, f"cell-{number}"), leader)
     except BaseException:
@@ -60,7 +60,7 @@ def begin(held: Held, client: object, number: int, leader: int) -> None:
     held.cells[number] = cell
     entrances = cell.group.entrances()
     try:
-        messages.send(held.channel, {"do": "move", "cell": number, "pid": inside}, entrances)
+        messages.send(held.agent, {"do": "move", "cell": number, "pid": inside}, entrances)
     except BaseException:
         end(held, number)
         raise

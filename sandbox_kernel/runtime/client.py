@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import socket
 import subprocess
@@ -96,9 +95,9 @@ class Launcher:
     """A launcher process. `detached` ones live on until their last container ends."""
 
     def __init__(self, *, detached: bool = False, holder: bool = False) -> None:
-        state.runtime_folder()  # raises here, with the remedy, rather than in the child
+        # Raises here, with the remedy, rather than in the child.
+        self.name = state.new_name(state.runtime_folder())
         ask_systemd = systemd.is_wanted()
-        self.name = secrets.token_hex(6)
         ours, theirs = _pair()
         words = [self.name]
         if detached:

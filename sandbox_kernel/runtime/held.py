@@ -2,13 +2,12 @@
 
 Making one, in this order, and why:
 
-    clone3          all namespaces at once; the child is pid 1, and waits
+    slot            a user namespace whose ids are nobody else's, and a maker in it
     cgroup          made and its limits read back: nothing of the container ever runs without them
     open trees      what the container gets of the host is opened by descriptor, by names that may
                     hold no link
-    maps            written by the launcher, which is in the parent user namespace
-    go              pid 1 gets all of it, enters the cgroup first, lays out the root file system
-                    and says ready
+    make            the maker gets all of it; a thread of it enters the cgroup first, makes the
+                    namespaces and pid 1, lays out the root file system and starts the program
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ import socket
 import stat
 
 from sandbox_kernel.errors import HostLacks, StepFailed
-from sandbox_kernel.linux import capabilities, messages, mounts, paths, processes
+from sandbox_kernel.linux import messages, mounts, paths, processes
 from sandbox_kernel.runtime import cells, identities, rootfs
-from sandbox_kernel.runtime.init import be_init
 from sandbox_kernel.runtime.rootfs import step
 
 TYPE_CHECKING = False
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.runtime.cgroups.contract import Driver, Group
     from sandbox_kernel.runtime.feed import Feed
-    from sandbox_kernel.runtime.templates import Nest, Slot
+    from sandbox_kernel.runtime.slots import Slot, Slots
 
 
 class Sources:
@@ -153,10 +151,6 @@ DEVICES = {
 }
 
 
-NEST_SLOTS = 64
-"""Ranges of ids that a nest has (see `templates`); the first is the template's own."""
-
-
 class Run:
     """One process tree in a held container: who waits for it and what it may use."""
 
@@ -186,9 +180,7 @@ class Held:
         driver: Driver,
         launcher: str,
         sources: Sources,
-        reserve: identities.Reserve | None,
-        ids: int,
-        nest: Nest | None = None,
+        slots: Slots,
     ) -> None:
         self.id: str = order["id"]
         self.order = order
@@ -196,7 +188,9 @@ class Held:
         self.ready = False
         self.reason: str | None = None
         self.limits: dict[str, Any] = {}
-        """What the kernel says is in force, read while pid 1 was at work."""
+        """What the kernel says is in force, read while the maker was at work."""
+        self.pid = self.pidfd = -1
+        """Pid 1, from `made` on."""
         self.writable = -1
         self.oom_fd = -1
         self.over = False
@@ -207,31 +201,27 @@ class Held:
         """Descriptors that are read into the log -> 1 or 2."""
         self.last_exit: dict[str, Any] | None = None
         self.cells: dict[int, cells.Cell] = {}
+        self.agent: socket.socket | None = None
+        """To its agent, when there is one."""
         self._next_run = 1
         self.namespaces: dict[str, int] = {}
-        """Descriptors of its namespaces, where pid 1 was asked for them; ours until `end`."""
-        self.ranges: list[int] | None = None
-        """First host ids of its ranges, as root: one, or as many as a nest has slots."""
-        self._reserve = reserve
-        self._ids = ids
-        self._nest = nest
-        self.slot: Slot | None = None
-        """Its place in a nest, with who makes it; None for a container by itself."""
+        """Descriptors of its namespaces, where they were asked for; ours until `end`."""
+        self._life = -1
+        """Pid 1 lives as long as this is open."""
+        self.slots = slots
+        """Where its slot is one of: the launcher's, or those of a nest."""
         self._sources = sources
         self.single = bool(order.get("single"))
-        # Pid 1 is made first: while it gets rid of what it inherited, the rest is made here.
-        self.channel: socket.socket | None = None
-        """To pid 1, or in a nest to its agent, when there is one."""
-        self.pid, self.pidfd = -1, -1
-        self._clone()
+        with step("find a place for", self.id):
+            self.slot: Slot = slots.take(self.id, ranges=order.get("ranges", 1))
         try:
+            slots.maker(self.slot)
             with step("make cgroup", f"{launcher}/{self.id}"):
                 self.group: Group = driver.create(
                     f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
                 )
         except BaseException:
-            self._end_init()
-            self._give_back()
+            slots.give_back(self.slot, reuse=False)
             raise
         try:
             oom = self.group.oom_fd()
@@ -240,28 +230,7 @@ class Held:
             self.end()
             raise
 
-    def _clone(self) -> None:
-        """Pid 1 in its namespaces, waiting to be let go. In a nest the maker of the slot makes it
-        when the rest is there; pid and pidfd are -1 until `made`."""
-        self._take_ids()
-        if self._nest:
-            return
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        with theirs:
-            try:
-                with step("clone", "namespaces"):
-                    self.pid, self.pidfd = processes.clone(self.order["flags"])
-            except BaseException:
-                ours.close()
-                self._give_back()
-                raise
-            if self.pid == 0:
-                be_init(theirs, self.order)
-        self.channel = ours
-
-    def made(self, pidfd: int, writable: int, namespaces: dict[str, int]) -> None:
+    def made(self, writable: int, pidfd: int, namespaces: dict[str, int]) -> None:
         """The maker of the slot has made it. Takes the descriptors."""
         self.pidfd, self.writable, self.namespaces = pidfd, writable, namespaces
         self.pid = processes.pid_of(pidfd)
@@ -269,41 +238,8 @@ class Held:
         if self.reason is not None:
             self.kill(self.reason)
 
-    def open_agent(self) -> socket.socket:
-        """In a nest: have somebody in it who forks runs. Raises OSError, StepFailed."""
-        assert self._nest is not None and self.slot is not None
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        entrances = self.group.entrances()
-        try:
-            with theirs, step("start", "an agent"):
-                maker = self._nest.maker(self.slot)
-                maker.start_agent(self.order["program"], theirs, self.namespaces, entrances)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            for entrance in entrances:
-                os.close(entrance)
-        ours.setblocking(False)
-        self.channel = ours
-        return ours
-
-    def _take_ids(self) -> None:
-        """Ranges of the host's ids, or a slot of the nest, which has some."""
-        if self._nest:
-            self.slot = self._nest.take()
-            first = self._nest.first(self.slot)
-            self.ranges = None if first is None else [first]
-        elif self._reserve:
-            count = NEST_SLOTS if self.order.get("nest") else 1
-            self.ranges = []
-            for _ in range(count):
-                self.ranges.append(self._reserve.take())
-
     def let_go(self, descriptors: dict[int, int]) -> None:
-        """Give pid 1 all that the container consists of. Closes the descriptors of the first run.
+        """Tell the maker all that the container consists of. Closes the descriptors of its program.
 
         Raises StepFailed or HostLacks; everything made so far is taken back then by `end`.
         """
@@ -311,29 +247,52 @@ class Held:
         try:
             trees = self._open_trees(self.order["config"])
             given += trees.values()
+            self._map_trees(trees)
             entrances = self.group.entrances()
             given += entrances
-            if not self._nest:
-                with step("write id maps of", self.id):
-                    identities.write_maps(self.pid, self.ranges, self._ids)
-            self._map_trees(trees)
-            if self._nest and self.slot:
-                with step("ask", "the maker of the slot"):
-                    self._nest.maker(self.slot).make(self.id, self.order, trees, entrances)
-                self.limits = self.group.limits()
-                return
-            assert self.channel is not None
-            with step("start", "init"):
-                messages.send(
-                    self.channel,
-                    {"trees": list(trees), "entrances": len(entrances), "numbers": [*descriptors]},
-                    [*given, *descriptors.values()],
-                )
+            life, self._life = os.pipe2(os.O_CLOEXEC)
+            given.append(life)
+            with step("ask", "the maker of the slot"):
+                maker = self.slots.maker(self.slot)
+                maker.make(self.order, trees, entrances, life, descriptors)
         finally:
             for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)
-        self.channel.setblocking(False)
         self.limits = self.group.limits()
+
+    def open_agent(self, *, adopts: bool = False) -> socket.socket:
+        """Have somebody in it who forks runs. Raises OSError, StepFailed."""
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        given: list[int] = []
+        try:
+            with theirs, step("start", "an agent"):
+                entrances = self.group.entrances()
+                given += entrances
+                namespaces = self._open_namespaces()
+                given += namespaces.values()
+                maker = self.slots.maker(self.slot)
+                program = self.order["program"]
+                maker.start_agent(program, theirs, namespaces, entrances, adopts=adopts)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
+        ours.setblocking(False)
+        self.agent = ours
+        return ours
+
+    def _open_namespaces(self) -> dict[str, int]:
+        """Descriptors of all of them, by pid 1, which lives: else its pidfd would have said so."""
+        return {
+            kind: os.open(
+                f"/proc/{self.pid}/ns/{NAMESPACE_FILE.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC
+            )
+            for kind in self.order["kinds"]
+        }
 
     def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Detached mounts of all that the container gets."""
@@ -367,25 +326,20 @@ class Held:
 
     def _map_trees(self, trees: Mapping[str, int]) -> None:
         """As root: show layers and the caller's own folders with the ids of the container."""
-        if not self._reserve:
+        if self.slot.firsts is None:
             return
-        (first, *_) = self.ranges or [0]
+        first = self.slot.firsts[0]
         mounted = self.order["config"].get("mounts", ())
         for name, tree in trees.items():
             kind, _, index = name.partition(" ")
             if kind == "layer":
                 with step("map ids of", name):
-                    self._map(tree, self._user_namespace())
+                    mounts.map_identities(tree, self.slot.user)
             elif kind == "mount" and "idmap" in mounted[int(index)].get("options", ()):
                 with step("map ids of", name):
                     owner = os.fstat(tree)
                     ids = (owner.st_uid, first, 1), (owner.st_gid, first, 1)
                     self._map(tree, identities.namespace_of(*ids))
-
-    def _user_namespace(self) -> int:
-        if self.slot:
-            return os.dup(self.slot.user)
-        return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     @staticmethod
     def _map(tree: int, namespace: int) -> None:
@@ -401,8 +355,8 @@ class Held:
         numbers: dict[int, int],
         timeout: float | None,
     ) -> Run:
-        """Ask pid 1 to fork one more run, in a cgroup of its own. Closes the descriptors."""
-        assert self.channel is not None
+        """Ask the agent to fork one more run, in a cgroup of its own. Closes the descriptors."""
+        assert self.agent is not None
         number = self._next_run
         self._next_run += 1
         try:
@@ -411,7 +365,7 @@ class Held:
             entrances = run.group.entrances() if run.group else []
             try:
                 messages.send(
-                    self.channel,
+                    self.agent,
                     {"do": "run", "run": number, "process": process, "numbers": list(numbers)},
                     [*numbers.values(), *entrances],
                 )
@@ -483,7 +437,17 @@ class Held:
 
     def end(self) -> None:
         """Pid 1 is gone: give everything back. Raises StepFailed if a group can't be removed."""
-        self._end_init()
+        self.over = True
+        if self._life >= 0:
+            os.close(self._life)
+            self._life = -1
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):  # mostly it is gone
+                processes.send_signal(self.pidfd, signal.SIGKILL)
+            processes.wait_ended(self.pidfd)  # a child of the maker, who reaps it
+            os.close(self.pidfd)
+        if self.agent:
+            self.agent.close()
         if self.writable >= 0:
             os.close(self.writable)
         for run in self.runs.values():
@@ -492,39 +456,26 @@ class Held:
             os.close(descriptor)
         self.namespaces.clear()
         cells.let_go(self)
-        self.group.kill()
-        self.group.remove()
-        self._give_back()
+        try:
+            self.group.kill()
+            self.group.remove()
+        finally:
+            self.slots.give_back(self.slot, reuse=self._leaves_no_trace())
 
-    def _end_init(self) -> None:
-        """When making it failed half-way, pid 1 still waits to be let go."""
-        self.over = True
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):  # mostly it is gone
-                processes.send_signal(self.pidfd, signal.SIGKILL)
-            if self._nest:  # a child of the maker, who has the kernel reap it
-                processes.wait_ended(self.pidfd)
-            else:
-                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-            os.close(self.pidfd)
-        if self.channel:
-            self.channel.close()
+    def _leaves_no_trace(self) -> bool:
+        """Whether the user namespace is as new: nothing in it could have changed it."""
+        held = self.order["config"]["process"].get("capabilities", {}).get("bounding")
+        return not held and self.order["program"] is not None and "ranges" not in self.order
 
-    def _give_back(self) -> None:
-        if self._nest:
-            if self.slot:
-                self._nest.give_back(self.slot)
-        elif self._reserve:
-            for first in self.ranges or ():
-                self._reserve.give_back(first)
-        self.ranges = None
+
+NAMESPACE_FILE = {"mount": "mnt", "network": "net"}  # namespaces(7)
 
 
 def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe with what is the same for every container of it worked out.
 
-    Adds `flags` of clone3(2), the `kinds` of namespaces, `cgroup_namespace`, `network_namespace`,
-    the bytes of the seccomp `program`, and `bounding`, a mask of capabilities.
+    Adds `flags` of unshare(2), the `kinds` of namespaces, `cgroup_namespace`, `network_namespace`
+    and the bytes of the seccomp `program`.
     """
     config = recipe["config"]
     kinds = [entry["type"] for entry in config["linux"]["namespaces"]]
@@ -537,7 +488,6 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
                 f"make a {kind} namespace: this kernel was built without: use one that has it"
             )
     program = recipe.pop("seccomp_program")  # None only where the plan waived it
-    bounding = config["process"].get("capabilities", {}).get("bounding", ())
     return {
         **recipe,
         "trees": [{**tree, "key": json.dumps(tree, sort_keys=True)} for tree in recipe["trees"]],
@@ -546,7 +496,6 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
         "cgroup_namespace": "cgroup" in kinds,
         "network_namespace": "network" in kinds,
         "program": None if program is None else base64.b64decode(program),
-        "bounding": capabilities.to_mask(bounding),
     }
 
 

@@ -22,7 +22,7 @@ from sandbox_kernel.linux import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 RANGE = 65536
 # Above the ranges that /etc/subuid and systemd-nspawn hand out (systemd, UIDS-GIDS.md: 524288 to
@@ -100,21 +100,37 @@ def _same(name: str, count: int) -> str:
     return text
 
 
+def user_namespace(firsts: Sequence[int] | None, count: int) -> int:
+    """A new user namespace, a child of ours, with maps as `write_maps` has them: a descriptor.
+
+    The process that makes it ends at once. Raises OSError.
+    """
+    return _made(lambda pid: write_maps(pid, firsts, count))
+
+
 def namespace_of(extent: tuple[int, int, int], groups: tuple[int, int, int]) -> int:
     """A user namespace with one id map, as a descriptor, for an id-mapped mount.
 
     Each extent is (id on disk, id shown, count). The process that makes it ends at once.
     """
+
+    def write(pid: int) -> None:
+        _write(f"/proc/{pid}/uid_map", DIGITS_OF_MAP.format(*extent))
+        _write(f"/proc/{pid}/gid_map", DIGITS_OF_MAP.format(*groups))
+
+    return _made(write)
+
+
+def _made(write: Callable[[int], None]) -> int:
     pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
     if pid == 0:
         while True:
             signal.pause()
     try:
-        _write(f"/proc/{pid}/uid_map", DIGITS_OF_MAP.format(*extent))
-        _write(f"/proc/{pid}/gid_map", DIGITS_OF_MAP.format(*groups))
+        write(pid)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.kill(pid, 9)
+        processes.send_signal(pidfd, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(pidfd)
 

@@ -37,6 +37,7 @@ from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 from sandbox_kernel.runtime.pool import Pool
+from sandbox_kernel.runtime.slots import Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox_kernel.runtime.cgroups.contract import Driver
-    from sandbox_kernel.runtime.templates import Nest, Template
+    from sandbox_kernel.runtime.slots import Slot
+    from sandbox_kernel.runtime.templates import Template
 
 RECIPE = ("config", "plan", "layers", "entries", "trees", "storage_size", "seccomp_program")
 MOST_RECIPES = 32
@@ -116,7 +118,13 @@ class Launcher:
         mounts.make_private()
         gone = state.sweep(runtime)
         # Asked when a group was seen: its launcher may have started during this very sweep.
-        self._driver.sweep(lambda other: other == name or state.is_live(runtime, other))
+        self._driver.sweep(
+            lambda other: (
+                other == name
+                or not state.is_named_here(runtime, other)
+                or state.is_live(runtime, other)
+            )
+        )
         self._folder = state.LauncherFolder(runtime, name)
         self._holder = state.become_holder(runtime, name) if holds else None
         self._holds = self._holder is not None
@@ -124,6 +132,8 @@ class Launcher:
         sources = f"{self._folder.path}/sources"
         os.mkdir(sources, 0o700)
         self._sources = Sources(sources)
+        self._slots = Slots(self, self._reserve, self.ids)
+        self._next_spare: float | None = None
         self._pool = (
             Pool(self, idle=HOLDER_SECONDS, demand=HOLDER_SECONDS, most=MOST_KERNELS)
             if self._holds
@@ -146,6 +156,11 @@ class Launcher:
             "folder": self._folder.path,
         }
         messages.send(main, {"event": "ready", **self._about})
+        try:
+            # While the program makes up its mind: the first container finds its place ready.
+            self._slots.prepare()
+        except (SandboxError, OSError):
+            pass  # whoever asks for a container is told why there can be none
 
     # --- the loop
 
@@ -165,6 +180,7 @@ class Launcher:
             self._pool.close()
             for held in sorted(self._containers.values(), key=_is_nest):
                 self._end(held)
+            self._slots.close()
             self._stop_holding()
             self._listen.close()
             mounts.detach(f"{self._folder.path}/sources")
@@ -182,7 +198,7 @@ class Launcher:
             self._epoll.unregister(descriptor)
 
     def _time_left(self) -> float:
-        dues = [self._pool.next_tick] if self._pool.next_tick is not None else []
+        dues = [at for at in (self._pool.next_tick, self._next_spare) if at is not None]
         if self._holds:
             dues.append(time.monotonic() + IDLE_CHECK_SECONDS)
         if self._deadlines:
@@ -193,6 +209,8 @@ class Launcher:
         now = time.monotonic()
         if self._pool.next_tick is not None and self._pool.next_tick <= now:
             self._pool.tick()
+        if self._next_spare is None or self._next_spare <= now:
+            self._next_spare = self._slots.spare(now)
         if self._holds:
             self._end_when_idle(now)
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -314,7 +332,7 @@ class Launcher:
 
     def create_cold(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """A container whose process is started by its pid 1."""
-        held = self._new(message, None)
+        held = self._new(message, self._slots)
         process = message.get("process")
         if process:
             numbers = dict(zip(message["numbers"], owned, strict=True))
@@ -339,16 +357,14 @@ class Launcher:
         except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
             self._answer(client, _error(error))
 
-    def _new(self, order: dict[str, Any], nest: Nest | None) -> Held:
+    def _new(self, order: dict[str, Any], slots: Slots) -> Held:
         return Held(
             order,
             log=Feed(MOST_OUTPUT),
             driver=self._driver,
             launcher=self._folder.name,
             sources=self._sources,
-            reserve=self._reserve,
-            ids=self.ids,
-            nest=nest,
+            slots=slots,
         )
 
     def _let_go(self, held: Held, numbers: dict[int, int]) -> None:
@@ -359,44 +375,99 @@ class Launcher:
             raise
         self._containers[held.id] = held
         self._owners[held.id] = None
-        if held.channel:
-            self._watch_init(held)
-        if held.pidfd >= 0:
-            self.watch(held.pidfd, lambda: self._end(held))
         if held.oom_fd >= 0:
             self.watch(held.oom_fd, lambda: self._hear_oom(held))
 
-    def _watch_init(self, held: Held) -> None:
-        assert held.channel is not None
-        self.watch(held.channel.fileno(), lambda: self._hear_init(held))
-
-    # --- what the pool needs
-
-    def make(self, order: dict[str, Any], nest: Nest | None, numbers: dict[int, int]) -> Held:
-        """A container that belongs to nobody yet. Closes the descriptors of its process."""
-        try:
-            held = self._new(order, nest)
-        except BaseException:
-            for descriptor in numbers.values():
-                os.close(descriptor)
-            raise
-        if numbers:
-            held.runs[0] = Run(0, None, None, None)
-        self._let_go(held, numbers)
-        return held
-
-    def made(self, held: Held, writable: int, pidfd: int, namespaces: dict[str, int]) -> None:
-        """A container in a nest is there. Takes the descriptors."""
-        self.watch(pidfd, lambda: self._end(held))
-        held.made(pidfd, writable, namespaces)
+    # --- makers of slots
 
     def ways_home(self) -> list[int]:
         """See `Driver.ways_home`."""
         return self._driver.ways_home()
 
+    def hear_maker_of(self, slot: Slot) -> None:
+        """A slot has a new maker: listen to it."""
+        assert slot.maker is not None
+        self.watch(slot.maker.channel.fileno(), lambda: self._hear_maker(slot))
+
+    def _hear_maker(self, slot: Slot) -> None:
+        """A container is there, or can't be made, or its program ended."""
+        assert slot.maker is not None
+        try:
+            received = _receive(slot.maker.channel)
+        except BlockingIOError:
+            return
+        if received is None:
+            self._maker_ended(slot)
+            return
+        said, descriptors = received
+        held = self._containers.get(said.get("made") or said.get("failed") or said["exited"])
+        if held is None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif "made" in said:
+            self._made(held, said, descriptors)
+        elif "failed" in said:
+            held.order["failed"] = said
+            held.reason = held.reason or f"{said['step']} {said['subject']}: {said['why']}"
+            self._end(held)
+        else:
+            self._on_exit(held, {**said, "run": 0})
+
+    def _made(self, held: Held, said: dict[str, Any], descriptors: list[int]) -> None:
+        writable, pidfd, *rest = descriptors
+        leader = rest.pop(0) if said["leader"] else -1
+        held.made(writable, pidfd, dict(zip(said["kinds"], rest, strict=True)))
+        self.watch(pidfd, lambda: self._end(held))
+        if self._pool.made(held):
+            return
+        self._tell("created", held)
+        owner = self._owners.get(held.id)
+        if leader >= 0:
+            self._on_start(held, held.runs[0], leader)
+            self._answer(owner, _created(held), (leader,))
+            os.close(leader)
+        else:
+            self._answer(owner, _created(held))
+        if "failure" in said:
+            self._on_exit(held, {"run": 0, "failure": said["failure"], "status": said["status"]})
+
+    def _maker_ended(self, slot: Slot) -> None:
+        """Somebody ended it: what it was making, or whose end it would tell, ends too."""
+        held = self._containers.get(slot.container or "")
+        if held is not None:
+            held.slots.rest(slot)
+            self._pool.maker_ended(held)
+            if held.pidfd < 0:
+                held.reason = held.reason or "the maker of it ended"
+                self._end(held)
+            elif held.agent or (0 in held.runs and held.slots is self._slots):
+                held.kill("the maker of it ended")
+        else:
+            self._slots.rest(slot)
+
+    # --- what the pool needs
+
+    def make(self, order: dict[str, Any], slots: Slots | None = None) -> Held:
+        """A container that belongs to nobody yet, in slots of a nest or in our own."""
+        held = self._new(order, slots or self._slots)
+        self._let_go(held, {})
+        return held
+
     def not_made(self, held: Held) -> None:
-        """There will be no pid 1."""
+        """There will be no pid 1: who would make it has ended."""
+        held.kill("the maker of it ended")
         self._end(held)
+
+    def start_template(self, held: Held, process: dict[str, Any], numbers: dict[int, int]) -> None:
+        """Run the program of a template in its nest. Closes the descriptors."""
+        try:
+            agent = held.open_agent(adopts=True)
+        except BaseException:
+            for descriptor in numbers.values():
+                os.close(descriptor)
+            raise
+        self.watch(agent.fileno(), lambda: self._hear_agent(held))
+        held.start(None, process, numbers, None)
 
     def bind(self, held: Held, client: Client, run: Run) -> None:
         """From now on it is the client's, and ends with his channel."""
@@ -436,9 +507,9 @@ class Launcher:
         owned.clear()
         if message.get("logged"):
             self._log_outputs(held, numbers)
-        if held.channel is None:
-            held.open_agent()
-            self._watch_init(held)
+        if held.agent is None:
+            agent = held.open_agent()
+            self.watch(agent.fileno(), lambda: self._hear_agent(held))
         run = held.start(client, message["process"], numbers, message.get("timeout"))
         if not message.get("outlives"):
             client.run = (held, run)
@@ -540,6 +611,7 @@ class Launcher:
             self._answer(client, {"event": "pool"})
         elif message["do"] == "stop":
             self._stop_holding()
+            self._slots.rest_all()
             self._pool.stop("the pool was stopped", lambda: self._answer(client, {"event": "pool"}))
         else:
             self._answer(client, {"event": "pool", "templates": self._pool.status()})
@@ -678,41 +750,27 @@ class Launcher:
 
     # --- what containers say
 
-    def _hear_init(self, held: Held) -> None:
-        assert held.channel is not None
+    def _hear_agent(self, held: Held) -> None:
+        assert held.agent is not None
         try:
-            received = _receive(held.channel)
+            received = _receive(held.agent)
         except BlockingIOError:
             return
         if received is None:
-            self.forget(held.channel.fileno())
+            # Without it nobody would tell how its runs end.
+            self.forget(held.agent.fileno())
+            held.kill("its agent ended")
             return
         message, descriptors = received
         try:
-            self._on_init(held, message, descriptors)
+            self._on_agent(held, message, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _on_init(self, held: Held, message: dict[str, Any], descriptors: list[int]) -> None:
+    def _on_agent(self, held: Held, message: dict[str, Any], descriptors: list[int]) -> None:
         at = message["at"]
-        owner = self._owners.get(held.id)
-        if at == "ready":
-            held.ready = True
-            held.writable = os.dup(descriptors[0])
-            kinds = message["namespaces"]
-            spaces, rest = descriptors[1 : 1 + len(kinds)], descriptors[1 + len(kinds) :]
-            held.namespaces = dict(zip(kinds, map(os.dup, spaces), strict=True))
-            if _is_nest(held):
-                self._pool.nest_ready(held)
-                return
-            self._tell("created", held)
-            if "run" in message:
-                self._on_start(held, held.runs[0], rest[0])
-            self._answer(owner, _created(held), tuple(rest))
-        elif at == "failed":
-            held.order["failed"] = message
-        elif at == "forked":
+        if at == "forked":
             run = held.runs.get(message["run"])
             if run is not None:
                 self._on_start(held, run, descriptors[0])
@@ -779,18 +837,25 @@ class Launcher:
         # The kernel says so before it chooses what to end, so its counter may still be 0.
         held.kill("out-of-memory")
 
+    def _hear_what_was_said(self, held: Held) -> None:
+        """What its agent and its maker said last comes before its end."""
+        agent = held.agent
+        while agent and agent.fileno() in self._handlers and _readable(agent):
+            self._hear_agent(held)
+        maker = held.slot.maker
+        while maker and maker is held.slot.maker and _readable(maker.channel):
+            self._hear_maker(held.slot)
+
     def _end(self, held: Held) -> None:
         """Pid 1 is gone, and with it all processes of the container."""
-        channel = held.channel
-        while channel and channel.fileno() in self._handlers and _readable(channel):
-            self._hear_init(held)  # what it said last comes before its end
+        self._hear_what_was_said(held)
         if held.reason is None and held.group.oom_kills() > 0:
             held.reason = "out-of-memory"
         for run in list(held.runs.values()) if held.ready else ():
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
-        for descriptor in (channel.fileno() if channel else -1, held.pidfd, held.oom_fd):
+        for descriptor in (held.agent.fileno() if held.agent else -1, held.pidfd, held.oom_fd):
             self.forget(descriptor)
         self._end_outputs(held)
         if held.order.get("record") and held.ready:

@@ -1,21 +1,22 @@
 """The maker of a slot: makes one container after another in one user namespace, without forking.
 
-It is a fork of the launcher that joined the nest's pid namespace, since who makes a pid namespace
-below another must be in that, and then the user namespace of its slot, in which it holds all
-capabilities and outside of which none. Each container is made by a thread of its own that ends
-with it: namespaces, working directory and, on cgroup v1, groups are each thread's own on Linux, so
-with the thread everything is let go, and the maker is as it was. On v2, where threads can't leave
-their process, it goes back to its groups by itself.
+It is a fork of the launcher that joined the user namespace of its slot, in which it holds all
+capabilities and outside of which none; in a nest it joined the nest's pid namespace before, since
+who makes a pid namespace below another must be in that. Each container is made by a thread of its
+own that ends with it: namespaces, identity, working directory, filter and, on cgroup v1, groups are
+each thread's own on Linux, so with the thread everything is let go, and the maker is as it was. On
+v2, where threads can't leave their process, it goes back to its groups by itself.
 
-Pid 1 of the container is no Python but a page of machine code (`linux.first_process`): what a pid 1
-has to do otherwise is done by the thread before, and by an *agent*, when somebody wants one more
-process in the container. That spares two forks of a Python for each container.
+Pid 1 of the container is no Python but a page of machine code (`linux.first_process`). What else a
+pid 1 does is done here: the thread lays out the root file system, becomes what the first program
+shall be and starts it; the maker reaps that. For one more process in the container there is an
+*agent* (see `agent`). So a container costs no copy of a Python's memory.
 
-The template sees in the nest that makers are there, and no more: they are not dumpable and hold
-what it does not.
+A maker is not dumpable. The template sees in the nest that makers are there, and no more.
 
-Requests (`do`): make (a container of a recipe), agent (pid 1's duties for further runs).
-Answers: made (with `kinds`, and the descriptors: writable layer, pid 1, namespaces), failed.
+Requests (`do`): make (a container of a recipe, and its first program if there is one), agent.
+Answers: made (with `kinds`, and the descriptors: writable layer, pid 1, the program, namespaces; or
+with `failure`: the program could not be started), failed, exited.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ import base64
 import ctypes
 import gc
 import os
+import select
 import signal
 import socket
 import sys
 
 from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import first_process, interfaces, libc, messages, processes
-from sandbox_kernel.runtime import rootfs
+from sandbox_kernel.runtime import agent, payload, rootfs
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.init import be_agent
 from sandbox_kernel.runtime.rootfs import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NoReturn
 
 MOST_RECIPES = 16
@@ -46,13 +48,15 @@ RECIPE = (
     "config", "entries", "trees", "layers", "storage_size", "flags", "kinds", "cgroup_namespace",
     "network_namespace",
 )  # fmt: skip
-"""What of an order a maker needs, beside `program` and `hostname`."""
+"""What of an order a maker needs, beside `program`, `hostname` and `process`."""
+# What Python and the launcher gave handlers to, or ignore.
+HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Maker:
     """The launcher's side: a maker that waits for requests."""
 
-    def __init__(self, user: int, pid_namespace: int, home: list[int]) -> None:
+    def __init__(self, user: int, pid_namespace: int | None, home: list[int]) -> None:
         """`user` and `pid_namespace` are descriptors. Closes `home`. Raises StepFailed, OSError."""
         self.channel, theirs = _pair()
         self._recipes: list[str] = []
@@ -70,66 +74,93 @@ class Maker:
         try:
             received = messages.receive(self.channel)
             os.waitpid(helper, 0)
-            if received is None or "maker" not in received[0]:
+            if received is None or not received[1]:
                 why = received[0].get("why") if received else "it ended at once"
                 raise StepFailed("start", "a maker of containers", str(why))
-            self._pidfd = os.pidfd_open(received[0]["maker"])
+            (self._pidfd,) = received[1]
         except BaseException:
             self.channel.close()
             raise
 
     def make(
-        self, container: str, order: dict[str, Any], trees: dict[str, int], entrances: list[int]
+        self,
+        order: Mapping[str, Any],
+        trees: Mapping[str, int],
+        entrances: list[int],
+        life: int,
+        numbers: Mapping[int, int],
     ) -> None:
-        """Ask for a container; the answer comes over `channel`. Raises OSError."""
+        """Ask for a container; the answer comes over `channel`. Raises OSError.
+
+        Pid 1 lives as long as somebody holds the other end of `life`. `numbers` are the descriptors
+        of the first program, if `order` has one: number inside to ours.
+        """
         message = {
             "do": "make",
-            "container": container,
+            "container": order["id"],
             "recipe": order["recipe"],
             "hostname": order["hostname"],
+            "process": order.get("process"),
+            "wants_namespaces": bool(order.get("wants_namespaces")),
             "trees": list(trees),
+            "numbers": list(numbers),
         }
         if order["recipe"] not in self._recipes:
-            message["new"] = {name: order[name] for name in RECIPE} | {
-                "program": base64.b64encode(order["program"]).decode()
+            message["new"] = {name: order.get(name) for name in RECIPE} | {
+                "program": encoded(order["program"])
             }
             self._recipes = [*self._recipes[1 - MOST_RECIPES :], order["recipe"]]
-        messages.send(self.channel, message, [*trees.values(), *entrances])
+        given = [life, *trees.values(), *numbers.values(), *entrances]
+        messages.send(self.channel, message, given)
 
     def start_agent(
         self,
-        program: bytes,
+        program: bytes | None,
         channel: socket.socket,
-        namespaces: dict[str, int],
+        namespaces: Mapping[str, int],
         entrances: list[int],
+        *,
+        adopts: bool,
     ) -> None:
-        """Have pid 1's duties done in a container, for who holds the other end. Raises OSError."""
+        """Have further runs of a container forked and reaped (see `agent`). Raises OSError."""
         message = {
             "do": "agent",
-            "kinds": list(namespaces),
-            "program": base64.b64encode(program).decode(),
+            "flags": [processes.FLAG_OF_NAMESPACE[kind] for kind in namespaces],
+            "program": encoded(program),
+            "adopts": adopts,
         }
         given = [channel.fileno(), *namespaces.values(), *entrances]
         messages.send(self.channel, message, given)
 
     def close(self) -> None:
-        """Let it end, and reap it: the nest's pid 1 can't end before."""
+        """Let it end, and reap it: the pid namespace that it is in can't end before."""
         self.channel.close()
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         os.close(self._pidfd)
 
 
+def encoded(program: bytes | None) -> str | None:
+    """A seccomp program as text; None: there is none."""
+    return None if program is None else base64.b64encode(program).decode()
+
+
+def decoded(program: str | None) -> bytes | None:
+    """What `encoded` made a text of."""
+    return None if program is None else base64.b64decode(program)
+
+
 def _become_maker(
-    channel: socket.socket, user: int, pid_namespace: int, home: list[int]
+    channel: socket.socket, user: int, pid_namespace: int | None, home: list[int]
 ) -> NoReturn:
     """In a fork of the launcher: a sibling of it, in the nest's pid namespace, is the maker."""
     try:
-        processes.setns(pid_namespace, processes.CLONE_NEWPID)
+        if pid_namespace is not None:
+            processes.setns(pid_namespace, processes.CLONE_NEWPID)
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
-        maker, _ = processes.clone_sibling(0)
+        maker, pidfd = processes.clone_sibling(0)
         if maker == 0:
             _be_maker(channel, user, home)
-        messages.send(channel, {"maker": maker})
+        messages.send(channel, {}, [pidfd])
     except BaseException as error:
         messages.send(channel, {"why": repr(error)})
     os._exit(0)
@@ -144,142 +175,241 @@ def _be_maker(channel: socket.socket, user: int, home: list[int]) -> NoReturn:
         processes.close_all_but((channel.fileno(), user, program, *home))
         processes.set_name("sandbox-maker")
         processes.set_command_line("sandbox-maker")
+        for number in HANDLED:
+            signal.signal(number, signal.SIG_DFL)
         processes.setns(user, processes.CLONE_NEWUSER)
         os.close(user)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+        # A change of identity clears the parent-death signal and may set dumpable again.
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
         processes.end_with_parent()
+        payload.may_set_groups()
         # A thread's own heap would be made and dropped with each container.
         libc.libc.mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as each pid 1 is to have it
-        recipes: dict[str, dict[str, Any]] = {}
-        own = (channel.fileno(), program, *home)
-        while received := messages.receive(channel):
-            message, given = received
-            if message["do"] == "agent":
-                _fork_agent(message, given)
-            else:
-                _answer(channel, message, given, recipes, program)
-                for entrance in home:
-                    os.write(entrance, b"0")
-            processes.close_all_but(own)  # what came with it, and what a failure left open
+        _Loop(channel, program, home).serve()
     finally:
         os._exit(0)
 
 
-def _answer(
-    channel: socket.socket,
-    message: dict[str, Any],
-    given: list[int],
-    recipes: dict[str, dict[str, Any]],
-    program: int,
-) -> None:
-    """Make one container, in a thread, and say how it went."""
-    if "new" in message:
-        while len(recipes) >= MOST_RECIPES:
-            del recipes[next(iter(recipes))]
-        recipes[message["recipe"]] = message["new"]
-    order = {**recipes[message["recipe"]], "hostname": message["hostname"]}
-    count = len(message["trees"])
-    trees = dict(zip(message["trees"], given, strict=False))
-    entrances = given[count:]
-    made: list[tuple[int, int, dict[str, int]] | BaseException] = []
-    over = _thread.allocate_lock()
-    over.acquire()
+class _Loop:
+    """What the maker itself does, while no thread of it makes a container."""
 
-    def work() -> None:
+    def __init__(self, channel: socket.socket, program: int, home: list[int]) -> None:
+        self._channel = channel
+        self._program = program
+        self._home = home
+        self._recipes: dict[str, dict[str, Any]] = {}
+        self._children = processes.child_signal_descriptor()
+        self._first: tuple[int, str, int] | None = None
+        """The first program of the container that is there: its pid, the container, its report."""
+
+    def serve(self) -> None:
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._children, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._children in ready:
+                os.read(self._children, 4096)
+                self._reap()
+            if self._channel.fileno() in ready:
+                received = messages.receive(self._channel)
+                if received is None:
+                    return
+                message, given = received
+                if message["do"] == "agent":
+                    _fork_agent(message, given)
+                else:
+                    self._make(message, given)
+                    for entrance in self._home:
+                        os.write(entrance, b"0")
+                # What came with it, and what a failure left open.
+                processes.close_all_but(self._own())
+
+    def _own(self) -> tuple[int, ...]:
+        report = self._first[2] if self._first else -1
+        kept = (self._channel.fileno(), self._program, self._children, *self._home)
+        return (*kept, report) if report >= 0 else kept
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, state = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._first and self._first[0] == pid:
+                _, container, report = self._first
+                self._first = None
+                said = agent.how_it_ended(state, report)
+                messages.send(self._channel, {"exited": container, **said})
+
+    def _make(self, message: dict[str, Any], given: list[int]) -> None:
+        if "new" in message:
+            while len(self._recipes) >= MOST_RECIPES:
+                del self._recipes[next(iter(self._recipes))]
+            self._recipes[message["recipe"]] = message["new"]
+        recipe = self._recipes[message["recipe"]]
+        names, count = message["trees"], 1 + len(message["trees"])
+        beyond = count + len(message["numbers"])
+        making = _Making(
+            {**recipe, **{name: message[name] for name in ("hostname", "process")}},
+            life=given[0],
+            trees=dict(zip(names, given[1:count], strict=True)),
+            numbers=dict(zip(message["numbers"], given[count:beyond], strict=True)),
+            entrances=given[beyond:],
+            program=self._program,
+        )
+        over = _thread.allocate_lock()
+        over.acquire()
+        _thread.start_new_thread(making.work, (over,))
+        over.acquire()
+        name = message["container"]
+        if making.error is not None:
+            self._first = None
+            messages.send(self._channel, {"failed": name, **_told(making.error, name)})
+            return
+        said: dict[str, Any] = {"made": name, "leader": False, "kinds": []}
+        descriptors = [making.writable, making.first]
+        if making.failure is not None:
+            said["failure"] = _told(making.failure, name)
+            said["status"] = payload.status_of(said["failure"]["errno"])
+        elif making.pid > 0:
+            self._first = (making.pid, name, making.report)
+            descriptors.append(processes.pidfd_open(making.pid))
+            said["leader"] = True
+        if message["wants_namespaces"]:
+            said["kinds"] = list(making.namespaces)
+            descriptors += making.namespaces.values()
+        messages.send(self._channel, said, descriptors)
+
+
+def _told(error: BaseException, name: str) -> dict[str, Any]:
+    """An error as the launcher tells it on."""
+    if isinstance(error, StepFailed):
+        kept = ("step", "subject", "why", "errno")
+        return {field: getattr(error, field) for field in kept}
+    why = str(error) if isinstance(error, SandboxError) else repr(error)
+    return {"step": "make", "subject": name, "why": why, "errno": 0}
+
+
+class _Making:
+    """One container on its way; `work` is a thread's, and what it found is read after its end."""
+
+    def __init__(
+        self,
+        order: Mapping[str, Any],
+        *,
+        life: int,
+        trees: Mapping[str, int],
+        numbers: Mapping[int, int],
+        entrances: list[int],
+        program: int,
+    ) -> None:
+        self._order = order
+        self._life = life
+        self._trees = trees
+        self._numbers = numbers
+        self._entrances = entrances
+        self._program = program
+        self.error: BaseException | None = None
+        """Why there is no container."""
+        self.failure: BaseException | None = None
+        """Why its program did not start."""
+        self.first = self.writable = self.report = -1
+        self.pid = 0
+        self.namespaces: dict[str, int] = {}
+
+    def work(self, over: Any) -> None:
+        """In a thread of its own. Raises nothing."""
         try:
-            made.append(_make(order, trees, entrances, program))
-        except BaseException as error:  # for the thread that waits
-            made.append(error)
+            self._make()
+            if self._order["process"]:
+                self._start_program()
+        except BaseException as error:
+            self.error = error
+            if self.first >= 0:
+                processes.send_signal(self.first, signal.SIGKILL)
         finally:
             over.release()
 
-    _thread.start_new_thread(work, ())
-    over.acquire()
-    (result,) = made
-    if isinstance(result, tuple):
-        writable, pidfd, namespaces = result
-        said = {"made": message["container"], "kinds": list(namespaces)}
-        messages.send(channel, said, [writable, pidfd, *namespaces.values()])
-        return
-    error = result if isinstance(result, SandboxError) else StepFailed("make", "it", repr(result))
-    step_of = {"step": "make", "subject": message["container"], "why": str(error), "errno": 0}
-    if isinstance(error, StepFailed):
-        step_of = {name: getattr(error, name) for name in ("step", "subject", "why", "errno")}
-    messages.send(channel, {"failed": message["container"], **step_of})
-
-
-def _make(
-    order: dict[str, Any], trees: dict[str, int], entrances: list[int], program: int
-) -> tuple[int, int, dict[str, int]]:
-    """Enter the groups, make the namespaces, lay the root file system out around pid 1.
-
-    Returns the writable layer, a pidfd of pid 1 and the namespaces.
-    """
-    with step("enter", "the cgroup"):
-        files.enter(entrances)
-    # Of this thread; looked up while /proc is still the host's.
-    own = os.open("/proc/thread-self/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    flags = order["flags"] & ~processes.CLONE_NEWUSER
-    with step("unshare", "namespaces"):
-        # That of the groups now, so that the container's group is the root that is seen.
-        processes.unshare(flags | (processes.CLONE_NEWCGROUP if order["cgroup_namespace"] else 0))
-    with step("set hostname", order["hostname"]):
-        socket.sethostname(order["hostname"])
-    if order["network_namespace"]:
-        with step("bring up", "lo"):
-            interfaces.switch_on_loopback()
-    first: list[int] = []
-    try:
-        writable = rootfs.lay_out(order, trees, lambda place: first.append(_start(program, place)))
+    def _make(self) -> None:
+        """Enter the groups, make the namespaces, lay the root file system out around pid 1."""
+        order = self._order
+        with step("enter", "the cgroup"):
+            files.enter(self._entrances)
+        # Of this thread; looked up while /proc is still the host's.
+        own = os.open("/proc/thread-self/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = order["flags"] & ~processes.CLONE_NEWUSER
+        # The group that is entered now is the root of groups that is seen.
+        flags |= processes.CLONE_NEWCGROUP if order["cgroup_namespace"] else 0
+        with step("unshare", "namespaces"):
+            processes.unshare(flags)
+        with step("set hostname", order["hostname"]):
+            socket.sethostname(order["hostname"])
+        if order["network_namespace"]:
+            with step("bring up", "lo"):
+                interfaces.switch_on_loopback()
+        self.writable = rootfs.lay_out(order, self._trees, self._start_first)
+        if self.first < 0:
+            raise StepFailed("start", "pid 1", "the configuration has no proc for it to mount", 22)
         with step("open", "namespaces"):
-            namespaces = {
-                kind: os.open(_FILE_OF.get(kind, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
+            self.namespaces = {
+                kind: os.open(FILE_OF.get(kind, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
                 for kind in order["kinds"]
             }
-    except BaseException:
-        for pidfd in first:
-            processes.send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
-        raise
-    finally:
-        os.close(own)
-    return writable, first[0], namespaces
+
+    def _start_first(self, place: int) -> None:
+        """Pid 1, which mounts proc on a place. Raises OSError as the mount did."""
+        os.fchdir(place)
+        result, end = os.pipe2(os.O_CLOEXEC)
+        # posix_spawn shares the memory until the program is executed: no page is copied.
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{self._program}",
+            ["sandbox-init"],
+            {},
+            file_actions=_moves({self._life: first_process.LIFE, end: first_process.RESULT}),
+        )
+        self.first = processes.pidfd_open(pid)
+        os.close(end)
+        answer = int.from_bytes(os.read(result, 8), sys.byteorder, signed=True)
+        os.close(result)
+        if answer:
+            raise OSError(-answer, os.strerror(-answer))
+
+    def _start_program(self) -> None:
+        """Become what the program shall be, and start it; a failure is the program's, not ours."""
+        process = self._order["process"]
+        program = decoded(self._order["program"])
+        try:
+            if payload.can_spawn(process):
+                self.pid = payload.spawn(process, self._numbers, program)
+                return
+            self.report, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            with step("fork", process["args"][0]):
+                pid = os.fork()
+            if pid == 0:
+                payload.enter(process, self._numbers, [], program, report)
+            self.pid = pid
+        except StepFailed as error:
+            self.failure = error
 
 
 # namespaces(7): those that a thread gave its children and is not in itself have other names.
-_FILE_OF = {
+FILE_OF = {
     "mount": "mnt", "network": "net", "pid": "pid_for_children", "time": "time_for_children"
 }  # fmt: skip
 
 
-def _start(program: int, place: int) -> int:
-    """Pid 1, which mounts proc on a place. Returns a pidfd. Raises OSError as the mount did."""
-    os.fchdir(place)
-    result, end = os.pipe2(os.O_CLOEXEC)
-    try:
-        # posix_spawn shares the memory until the program is executed: no page is copied.
-        pid = os.posix_spawn(
-            f"/proc/self/fd/{program}",
-            ["sandbox-init"],
-            {},
-            file_actions=[(os.POSIX_SPAWN_DUP2, end, first_process.RESULT)],
-        )
-        pidfd = processes.pidfd_open(pid)
-        os.close(end)
-        end = -1
-        answer = int.from_bytes(os.read(result, 8), sys.byteorder, signed=True)
-    finally:
-        os.close(result)
-        if end >= 0:
-            os.close(end)
-    if answer:
-        processes.send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
-        raise OSError(-answer, os.strerror(-answer))
-    return pidfd
+def _moves(wanted: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """File actions that give descriptors their numbers, which may be those of each other."""
+    above = max(*wanted, *wanted.values()) + 1
+    steps = [(os.POSIX_SPAWN_DUP2, ours, above + index) for index, ours in enumerate(wanted)]
+    steps += [(os.POSIX_SPAWN_DUP2, above + i, to) for i, to in enumerate(wanted.values())]
+    steps += [(os.POSIX_SPAWN_CLOSE, above + i) for i in range(len(wanted))]  # type: ignore[misc] # an action has as many members as it needs
+    return steps
 
 
 def _fork_agent(message: dict[str, Any], given: list[int]) -> None:
@@ -287,17 +417,17 @@ def _fork_agent(message: dict[str, Any], given: list[int]) -> None:
     if os.fork():
         return
     try:
-        count = 1 + len(message["kinds"])
+        count = 1 + len(message["flags"])
         channel = socket.socket(fileno=given[0])
-        for kind, namespace in zip(message["kinds"], given[1:count], strict=True):
-            if kind != "user":  # in which the maker is
-                processes.setns(namespace, processes.FLAG_OF_NAMESPACE[kind])
-        if os.fork():
-            os._exit(0)  # the pid namespace is its child's, whom the nest's pid 1 inherits
+        for flag, namespace in zip(message["flags"], given[1:count], strict=True):
+            if flag != processes.CLONE_NEWUSER:  # in which the maker is
+                processes.setns(namespace, flag)
+        # The pid namespace is its child's, which is the maker's too, who reaps it.
+        if processes.clone_sibling(0)[0]:
+            os._exit(0)
         files.enter(given[count:])
-        processes.set_name("sandbox-agent")
         processes.close_all_but((channel.fileno(),))
-        be_agent(channel, base64.b64decode(message["program"]))
+        agent.serve(channel, decoded(message["program"]), adopts=message["adopts"])
     finally:
         os._exit(1)
 

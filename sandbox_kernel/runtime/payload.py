@@ -1,6 +1,6 @@
-"""From pid 1 to the program of the caller: the last steps, in the only right order.
+"""From the maker of a container to the caller's program: the last steps, in the only right order.
 
-Two ways lead there: `enter` in a fork of pid 1, `spawn` in a thread of it.
+Two ways lead there: `spawn` in the thread that made the container, `enter` in a fork.
 
 cgroup       while it has one thread and the id that may enter
 session      no terminal of the host (CVE-2017-5226)
@@ -17,8 +17,8 @@ exec
 
 from __future__ import annotations
 
-import _thread
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -89,7 +89,7 @@ def status_of(errno: int) -> int:
 
 
 def can_spawn(process: Mapping[str, Any]) -> bool:
-    """Whether `spawn` will do: the limits must be such that pid 1 can live with them too."""
+    """Whether `spawn` will do: the limits must be such that the maker can live with them too."""
     return "transfer" not in process and all(
         limit == NO_CORE for limit in process.get("rlimits", ())
     )
@@ -98,40 +98,20 @@ def can_spawn(process: Mapping[str, Any]) -> bool:
 def spawn(process: Mapping[str, Any], descriptors: Mapping[int, int], program: bytes | None) -> int:
     """Start the program without a fork of the interpreter; returns its pid. Raises StepFailed.
 
-    A thread of pid 1 becomes what the program shall be: with descriptors, directory, identity,
-    capabilities and filter of its own, which are each thread's own on Linux. Then it calls
-    posix_spawn(3), which shares the memory until the program is executed (vfork(2)). That spares
-    a fork its page tables and the copies of all pages that Python touches, 2 ms of 8. The other
-    thread of pid 1 stays what it was; it does nothing meanwhile.
+    For a thread that ends afterwards: it becomes what the program shall be, with descriptors,
+    directory, identity, capabilities and filter of its own, which are each thread's own on Linux.
+    Then it calls posix_spawn(3), which shares the memory until the program is executed (vfork(2)).
+    That spares a fork its page tables and the copies of all pages that Python touches, 2 ms of 8.
     """
     for limit in process.get("rlimits", ()):
-        _set_rlimit(limit)  # of pid 1: no thread has its own, children inherit it
-    outcome: list[int | BaseException] = []
-    done = _thread.allocate_lock()
-    done.acquire()
-
-    def work() -> None:
-        try:
-            processes.unshare(processes.CLONE_FS | processes.CLONE_FILES)
-            _arrange(descriptors, None)
-            outcome.append(_execute(_spawn, *_become(process, program)))
-        except BaseException as error:  # for the thread that waits
-            outcome.append(error)
-        finally:
-            done.release()
-
-    _thread.start_new_thread(work, ())
-    done.acquire()
-    (result,) = outcome
-    if isinstance(result, int):
-        return result
-    if isinstance(result, StepFailed):
-        raise result
-    raise StepFailed("enter", "the container", repr(result)) from result
+        _set_rlimit(limit)  # of the whole process: no thread has its own, children inherit it
+    processes.unshare(processes.CLONE_FS | processes.CLONE_FILES)
+    _arrange(descriptors, None)
+    return _execute(_spawn, *_become(process, program))
 
 
 def _spawn(path: str, arguments: list[str], environment: Mapping[str, str]) -> int:
-    # The thread itself keeps SIGCHLD blocked: it would swallow what pid 1 waits for.
+    # The thread itself keeps SIGCHLD blocked: it would swallow what its process waits for.
     return os.posix_spawn(path, arguments, environment, setsid=True, setsigmask=())
 
 
@@ -143,10 +123,12 @@ def _become(
     user = process.get("user", {})
     uid, gid, groups, home = _identity(user, needs_home="HOME" not in environment)
     kept = process.get("capabilities", {})
+    with step("drop", "capabilities from the bounding set"):
+        capabilities.drop_bounding(capabilities.to_mask(kept.get("bounding", ())))
     with step("set identity", f"{uid}:{gid}"):
         if kept.get("permitted") and uid != 0:
             processes.prctl(processes.PR_SET_KEEPCAPS, 1)
-        processes.set_identity(uid, gid, groups if _may_set_groups() else None)
+        processes.set_identity(uid, gid, groups if may_set_groups() else None)
     _change_directory(process.get("cwd") or "/")
     capabilities.set_sets(
         **{
@@ -200,8 +182,12 @@ def _rlimit(value: int) -> int:
     return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
 
 
-def _may_set_groups() -> bool:
-    """setgroups(2) is denied for good where one id was mapped without privilege."""
+@functools.cache
+def may_set_groups() -> bool:
+    """Whether this user namespace allows setgroups(2): not where one id was mapped for itself.
+
+    A maker asks while it sees itself in /proc; a container's /proc does not show it.
+    """
     file = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(file, 64).strip() == b"allow"

@@ -15,7 +15,6 @@ nothing else to do. No container is given to two callers: it is taken out of the
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 import time
@@ -25,7 +24,8 @@ from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import messages
 from sandbox_kernel.runtime import templates
 from sandbox_kernel.runtime.held import Held, Run, prepare
-from sandbox_kernel.runtime.templates import Demand, Nest, Ready, Slot, Template
+from sandbox_kernel.runtime.slots import MOST_IN_NEST, Nest, Slot
+from sandbox_kernel.runtime.templates import Demand, Ready, Template
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class Pool:
             return True
         while len(self._orders) >= MOST_ORDERS:
             os.close(self._orders.pop(next(iter(self._orders)))[1])
-        process = {"process": order.pop("process")}
-        self._orders[key] = ({**prepare(order), **process}, program)
+        own = {"template": order.pop("process"), "recipe": f"template {key}"}
+        self._orders[key] = ({**prepare(order), **own}, program)
         return True
 
     def take(self, client: Client, message: dict[str, Any], owned: list[int]) -> bool:
@@ -228,21 +228,22 @@ class Pool:
         ours, theirs = _pair()
         wanted = {
             **order,
-            "id": secrets.token_hex(6),
+            "id": os.urandom(6).hex(),
             "name": None,
             "hostname": "template",
             "about": {**message["about"], "command": [], "program": "template"},
             "created": time.time(),
             "nest": True,
+            "ranges": MOST_IN_NEST,
             "wants_namespaces": True,
         }
         try:
-            numbers = {3: os.dup(program), templates.CONTROL: theirs.detach()}
-            held = launcher.make(wanted, None, numbers)
+            held = launcher.make(wanted)
         except BaseException:
             ours.close()
+            theirs.close()
             raise
-        template = Template(key, family, held, ours, modules)
+        template = Template(key, family, held, ours, theirs, os.dup(program), modules)
         template.message = {name: message[name] for name in ("about", "program", "warm")}
         self._templates[key] = self._by_nest[held.id] = template
         begin = {"modules": modules, "filter": (message["program"] or b"").hex()}
@@ -291,6 +292,10 @@ class Pool:
             del self._templates[template.key]
         self._launcher.forget(template.control.fileno())
         template.control.close()
+        template.theirs.close()
+        if template.program >= 0:
+            os.close(template.program)
+            template.program = -1
         for waiting in template.ready.values():
             for ready in list(waiting):
                 self._discard(ready, reason)
@@ -311,7 +316,7 @@ class Pool:
 
     def _make(self, template: Template, order: dict[str, Any], recipe: str) -> Ready:
         assert template.nest is not None
-        held = self._launcher.make(order, template.nest, {})
+        held = self._launcher.make({**order, "wants_namespaces": True}, template.nest)
         ready = Ready(template, held, recipe)
         self._by_container[held.id] = template.on_the_way[held.id] = ready
         template.containers.add(held.id)
@@ -319,75 +324,53 @@ class Pool:
             template.demand[recipe].making += 1
         return ready
 
-    def nest_ready(self, held: Held) -> None:
-        """A container was laid out; if it is a template's, others can be made in it now."""
+    def made(self, held: Held) -> bool:
+        """A container was made. Whether it is a nest, or made for the pool."""
         template = self._by_nest.get(held.id)
-        if template is None:
+        if template is not None:
+            self._start_interpreter(template)
+            return True
+        ready = self._by_container.get(held.id)
+        if ready is None:
+            return False
+        self._enter(ready)
+        return True
+
+    def _start_interpreter(self, template: Template) -> None:
+        """The nest is there: its interpreter imports, while containers are made already."""
+        held = template.held
+        program, template.program = template.program, -1
+        try:
+            numbers = {3: program, templates.CONTROL: template.theirs.detach()}
+            self._launcher.start_template(held, held.order["template"], numbers)
+            user, pid = held.namespaces["user"], held.namespaces["pid"]
+            template.nest = Nest(self._launcher, user, pid, held.slot.firsts, self._launcher.ids)
+        except (SandboxError, OSError) as error:
+            self._retire(template, str(error))
+            self._fail(template.key, str(error))
             return
-
-        def watch(slot: Slot) -> None:
-            assert slot.maker is not None
-            self._launcher.watch(
-                slot.maker.channel.fileno(), lambda: self._hear_maker(template, slot)
-            )
-
-        template.nest = Nest(
-            held.namespaces["user"],
-            held.namespaces["pid"],
-            held.ranges,
-            self._launcher.ids,
-            ways_home=self._launcher.ways_home,
-            watch=watch,
-            forget=self._launcher.forget,
-        )
         for recipe in template.demand:
             self._want(template, recipe)
 
-    def _hear_maker(self, template: Template, slot: Slot) -> None:
-        """A container is there, or can't be made."""
-        assert slot.maker is not None and template.nest is not None
-        try:
-            received = messages.receive(slot.maker.channel, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except (OSError, ValueError):
-            received = None
-        if received is None:
-            self._end_slot(template, slot, "the maker of it ended")
-            return
-        said, descriptors = received
-        ready = self._by_container.get(said.get("made") or said["failed"])
-        if ready is None:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        elif descriptors:
-            writable, pidfd, *namespaces = descriptors
-            kinds = dict(zip(said["kinds"], namespaces, strict=True))
-            self._launcher.made(ready.held, writable, pidfd, kinds)
-            self._enter(ready)
-        else:
-            held = ready.held
-            held.order["failed"] = said
-            held.kill(f"{said['step']} {said['subject']}: {said['why']}")
-            self._launcher.not_made(held)
+    def maker_ended(self, held: Held) -> None:
+        """Who makes in the slot of this container is gone, and comes again with the next one."""
+        ready = self._by_container.get(held.id)
+        if ready is not None and held.id in ready.template.on_the_way and held.pidfd >= 0:
+            self._discard(ready, "the maker of it ended")
 
     def _end_slot(self, template: Template, slot: Slot, why: str) -> None:
-        """Who made or forked in it is gone; what was on its way there goes another way."""
+        """Who forked in it is gone; what was on its way there goes another way."""
         assert template.nest is not None
-        template.nest.rest(slot)
+        template.nest.close_forker(slot)
         for ready in [r for r in template.on_the_way.values() if r.held.slot is slot]:
-            ready.held.kill(why)
-            if ready.held.pidfd < 0:
-                self._launcher.not_made(ready.held)
-            else:
-                self._discard(ready, why)
+            self._discard(ready, why)
 
     def _enter(self, ready: Ready) -> None:
         """A container was made: the template is asked for a child in it."""
         template, slot = ready.template, ready.held.slot
         if ready.held.reason is not None:
             return  # it was given up meanwhile, and ends
-        if template.over or slot is None:
+        if template.over:
             self._discard(ready, "its template is over")
             return
         ours, theirs = _pair()
@@ -429,14 +412,12 @@ class Pool:
 
     def _let_go_of(self, template: Template) -> None:
         """The makers end and are reaped: pid 1 of the nest can't end before."""
-        if template.nest is None:
-            return
-        nest, template.nest = template.nest, None
-        nest.close()
+        if template.nest is not None:
+            nest, template.nest = template.nest, None
+            nest.close()
         for container in list(template.containers):
             ready = self._by_container.get(container)
             if ready is not None and ready.held.pidfd < 0:
-                ready.held.kill("its nest ended")
                 self._launcher.not_made(ready.held)
 
     def close(self) -> None:
@@ -600,7 +581,7 @@ class Pool:
                 self._retire(template, "memory is short" if short else "nobody used it")
                 continue
             if template.nest is not None:
-                template.nest.rest_idle(now - self._demand)
+                template.nest.spare(now)
             for recipe, demand in list(template.demand.items()):
                 if now - demand.used > self._demand:
                     del template.demand[recipe]
@@ -659,7 +640,7 @@ def available() -> float:
 
 def _blank(message: dict[str, Any]) -> dict[str, Any]:
     """The order of a container that nobody has yet."""
-    container = secrets.token_hex(6)
+    container = os.urandom(6).hex()
     dropped = ("process", "warm", "numbers", "timeout", "single", "outlives", "record", "logged")
     blank = {name: value for name, value in message.items() if name not in dropped}
     return {**blank, "id": container, "hostname": container, "name": None, "created": time.time()}

@@ -82,6 +82,25 @@ class LauncherFolder:
         os.close(self._lock)
 
 
+def new_name(runtime: str) -> str:
+    """A name for one more launcher, which says in which runtime folder its lock will be."""
+    return os.urandom(5).hex() + _mark(runtime)
+
+
+def is_named_here(runtime: str, name: str) -> bool:
+    """Whether a launcher's lock is in this folder, so that its absence means something.
+
+    Control groups are the machine's, and runtime folders are not: a program with another one (of
+    another session, in another mount namespace) has its groups beside ours.
+    """
+    return name.endswith(_mark(runtime))
+
+
+def _mark(runtime: str) -> str:
+    found = os.stat(runtime)
+    return format((found.st_ino * 0x9E3779B1 ^ found.st_dev) & 0xFFFFFF, "06x")
+
+
 def live_launchers(runtime: str) -> list[str]:
     """Names of the launchers that live now."""
     return [name for name in _names(runtime) if is_live(runtime, name)]

@@ -47,24 +47,21 @@ import array
 import json
 import os
 import select
-import signal
 import socket
 import struct
 import time
 from collections import deque
 
-from sandbox_kernel.errors import HostLacks, StepFailed
+from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import messages, processes
-from sandbox_kernel.runtime import identities
-from sandbox_kernel.runtime.held import NEST_SLOTS
-from sandbox_kernel.runtime.maker import Maker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
     from sandbox_kernel.runtime.held import Held
+    from sandbox_kernel.runtime.slots import Nest, Slot
 
 LEAST = 2
 """How many are ready of a kind that somebody wants: one to take, while the other is made."""
@@ -72,151 +69,6 @@ CONTROL = 4
 """The template's end of its socket, as `inside/template.py` has it."""
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _PACKET = 1 << 16
-
-
-class Slot:
-    """A place in a nest for one container after another: their user namespace, and who makes them.
-
-    The user namespace holds nothing that a container without capabilities could change.
-    """
-
-    __slots__ = ("forker", "maker", "number", "used", "user")
-
-    def __init__(self, number: int, user: int) -> None:
-        self.number = number
-        self.user = user
-        self.maker: Maker | None = None
-        self.forker: socket.socket | None = None
-        """To the fork of the template that has joined the user namespace, and forks the cells."""
-        self.used = time.monotonic()
-
-
-class Nest:
-    """The namespaces of a template's container, and slots for others in them."""
-
-    def __init__(
-        self,
-        user: int,
-        pid: int,
-        ranges: list[int] | None,
-        ids: int,
-        *,
-        ways_home: Callable[[], list[int]],
-        watch: Callable[[Slot], None],
-        forget: Callable[[int], None],
-    ) -> None:
-        self.ranges = ranges
-        """First host id of each slot; None where all ids are the same (an ordinary user)."""
-        self._user = os.dup(user)
-        self._pid = os.dup(pid)
-        self._ids = ids
-        self._ways_home = ways_home
-        self._watch = watch
-        self._forget = forget
-        self._free = list(range(NEST_SLOTS - 1, 0, -1))
-        self._slots: dict[int, Slot] = {}
-
-    def take(self) -> Slot:
-        """A slot for one more container, the one that was free for the shortest time.
-
-        Raises HostLacks when all are taken, StepFailed, OSError.
-        """
-        if not self._free:
-            raise HostLacks(f"make one more container in the nest: it has {NEST_SLOTS - 1} already")
-        number = self._free[-1]
-        if number not in self._slots:
-            self._slots[number] = Slot(number, self._user_namespace(number))
-        self._free.pop()
-        return self._slots[number]
-
-    def give_back(self, slot: Slot) -> None:
-        """Its container is gone."""
-        slot.used = time.monotonic()
-        self._free.append(slot.number)
-
-    def first(self, slot: Slot) -> int | None:
-        """The first host id of a slot."""
-        return None if self.ranges is None else self.ranges[slot.number]
-
-    def maker(self, slot: Slot) -> Maker:
-        """Who makes containers in a slot, started when nobody does. Raises StepFailed, OSError."""
-        if slot.maker is None:
-            slot.maker = Maker(slot.user, self._pid, self._ways_home())
-            self._watch(slot)
-        return slot.maker
-
-    def rest(self, slot: Slot) -> None:
-        """End the processes of a slot: nothing is wanted of it for a while."""
-        if slot.maker is not None:
-            self._forget(slot.maker.channel.fileno())
-            slot.maker.close()
-            slot.maker = None
-        if slot.forker is not None:
-            self._forget(slot.forker.fileno())
-            slot.forker.close()
-            slot.forker = None
-
-    def rest_idle(self, before: float) -> None:
-        """End the processes of free slots that were not used since (monotonic clock)."""
-        for number in self._free:
-            slot = self._slots.get(number)
-            if slot is not None and slot.used < before:
-                self.rest(slot)
-
-    def close(self) -> None:
-        """The nest is over: its makers end and are reaped, or its pid 1 could not end."""
-        for slot in self._slots.values():
-            self.rest(slot)
-            os.close(slot.user)
-        self._slots.clear()
-        os.close(self._user)
-        os.close(self._pid)
-
-    def _user_namespace(self, number: int) -> int:
-        """A child of the nest's user namespace, with the ids of the slot.
-
-        Made outside the nest's pid namespace: a process with no ids yet has to be dumpable, and the
-        template may not reach one that is.
-        """
-        ours, theirs = _pair()
-        with ours:
-            helper = os.fork()
-            if helper == 0:
-                self._make_user_namespace(theirs, number)
-            theirs.close()
-            received = messages.receive(ours)
-            os.waitpid(helper, 0)
-        if received is None or not received[1]:
-            why = received[0].get("why") if received else "a helper ended"
-            raise StepFailed("make", "a user namespace in the nest", str(why))
-        return received[1][0]
-
-    def _make_user_namespace(self, channel: socket.socket, number: int) -> NoReturn:
-        try:
-            processes.setns(self._user, processes.CLONE_NEWUSER)
-            _become_root()
-            # The maps of a process that is not dumpable belong to root of the machine.
-            processes.prctl(processes.PR_SET_DUMPABLE, 1)
-            pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
-            if pid == 0:
-                while True:
-                    signal.pause()
-            try:
-                firsts = None if self.ranges is None else (number * identities.RANGE,)
-                identities.write_maps(pid, firsts, self._ids)
-                made = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-                messages.send(channel, {}, [made])
-            finally:
-                processes.send_signal(pidfd, signal.SIGKILL)
-                os.waitpid(pid, 0)
-        except BaseException as error:
-            messages.send(channel, {"why": repr(error)})
-        os._exit(0)
-
-
-def _become_root() -> None:
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
 
 
 class Ready:
@@ -241,12 +93,22 @@ class Template:
     """One interpreter with its nest, the containers in it, and what it was made for."""
 
     def __init__(
-        self, key: str, family: str, held: Held, control: socket.socket, modules: list[str]
+        self,
+        key: str,
+        family: str,
+        held: Held,
+        control: socket.socket,
+        theirs: socket.socket,
+        program: int,
+        modules: list[str],
     ) -> None:
         self.key = key
         self.family = family
         self.held = held
         self.control = control
+        self.theirs = theirs
+        self.program = program
+        """What it gets when its nest is there: its end of `control`, and a descriptor."""
         self.modules = modules
         self.nest: Nest | None = None
         self.running = False
