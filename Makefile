@@ -13,7 +13,7 @@ BIN := .venv/bin
 # builds the system call filter.
 PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 # The peers that the tests and benchmarks compare with, a second kernel with cgroup v2, a browser.
-PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) bubblewrap chromium fonts-noto-cjk gcc git libc6-dev \
+PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) binutils binutils-aarch64-linux-gnu bubblewrap chromium fonts-noto-cjk gcc git libc6-dev \
 	passwd python3 python3-venv runc strace user-mode-linux util-linux
 
 .PHONY: help demo lab test check bench format docs clean packages packages-to-test

@@ -1,9 +1,9 @@
 """The agent of a container: forks the runs that come after the first, reaps them, tells of them.
 
 Pid 1 of a container can do nothing but hold it (see `maker`). When somebody wants one more process
-in it, the maker of its slot forks an agent that joins all its namespaces and its control group.
-Nothing in the container can look into it: it is not dumpable, and holds capabilities that no
-process there has. It ends when the launcher lets go of its channel, and with pid 1.
+in it, the maker of its slot forks an agent that joins its namespaces and its control group. Nothing
+in the container sees it: it gives the pid namespace to its children and is not in it itself. It
+ends when the launcher lets go of its channel.
 
 Messages to the launcher (`at`): forked, moved, exited, orphan (to one that `adopts`, as in a nest:
 who ended was none of its runs). From the launcher (`do`): run, move.

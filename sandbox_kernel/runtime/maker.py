@@ -24,6 +24,7 @@ from __future__ import annotations
 import _thread
 import base64
 import ctypes
+import fcntl
 import gc
 import os
 import select
@@ -171,7 +172,8 @@ def _be_maker(channel: socket.socket, user: int, home: list[int]) -> NoReturn:
     try:
         gc.disable()
         sys.meta_path.clear()  # an import in a thread of ours would run the image's code
-        program = first_process.program()
+        # Above the numbers that pid 1 has for others when it is executed.
+        program = fcntl.fcntl(first_process.program(), fcntl.F_DUPFD_CLOEXEC, 16)
         processes.close_all_but((channel.fileno(), user, program, *home))
         processes.set_name("sandbox-maker")
         processes.set_command_line("sandbox-maker")
@@ -370,7 +372,7 @@ class _Making:
             f"/proc/self/fd/{self._program}",
             ["sandbox-init"],
             {},
-            file_actions=_moves({self._life: first_process.LIFE, end: first_process.RESULT}),
+            file_actions=self._moves({self._life: first_process.LIFE, end: first_process.RESULT}),
         )
         self.first = processes.pidfd_open(pid)
         os.close(end)
@@ -378,6 +380,16 @@ class _Making:
         os.close(result)
         if answer:
             raise OSError(-answer, os.strerror(-answer))
+
+    def _moves(self, wanted: Mapping[int, int]) -> list[Any]:
+        """File actions that give descriptors their numbers, which may be those of each other.
+
+        That of the program itself stays what it is until it is executed.
+        """
+        above = max(*wanted, *wanted.values(), self._program) + 1
+        first = [(os.POSIX_SPAWN_DUP2, ours, above + i) for i, ours in enumerate(wanted)]
+        then = [(os.POSIX_SPAWN_DUP2, above + i, to) for i, to in enumerate(wanted.values())]
+        return [*first, *then, *((os.POSIX_SPAWN_CLOSE, above + i) for i in range(len(wanted)))]
 
     def _start_program(self) -> None:
         """Become what the program shall be, and start it; a failure is the program's, not ours."""
@@ -403,17 +415,12 @@ FILE_OF = {
 }  # fmt: skip
 
 
-def _moves(wanted: Mapping[int, int]) -> list[tuple[int, int, int]]:
-    """File actions that give descriptors their numbers, which may be those of each other."""
-    above = max(*wanted, *wanted.values()) + 1
-    steps = [(os.POSIX_SPAWN_DUP2, ours, above + index) for index, ours in enumerate(wanted)]
-    steps += [(os.POSIX_SPAWN_DUP2, above + i, to) for i, to in enumerate(wanted.values())]
-    steps += [(os.POSIX_SPAWN_CLOSE, above + i) for i in range(len(wanted))]  # type: ignore[misc] # an action has as many members as it needs
-    return steps
-
-
 def _fork_agent(message: dict[str, Any], given: list[int]) -> None:
-    """An agent in a container that is there: it joins, and does what a pid 1 does for runs."""
+    """An agent of a container that is there: it joins, and its children are born there.
+
+    It stays outside of the pid namespace, so nothing in it sees the agent. One that `adopts` has to
+    be inside, as orphans are not given to anybody outside.
+    """
     if os.fork():
         return
     try:
@@ -422,8 +429,8 @@ def _fork_agent(message: dict[str, Any], given: list[int]) -> None:
         for flag, namespace in zip(message["flags"], given[1:count], strict=True):
             if flag != processes.CLONE_NEWUSER:  # in which the maker is
                 processes.setns(namespace, flag)
-        # The pid namespace is its child's, which is the maker's too, who reaps it.
-        if processes.clone_sibling(0)[0]:
+        # Of the maker too, who reaps it.
+        if message["adopts"] and processes.clone_sibling(0)[0]:
             os._exit(0)
         files.enter(given[count:])
         processes.close_all_but((channel.fileno(),))

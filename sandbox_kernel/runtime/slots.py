@@ -67,6 +67,8 @@ class Slots:
         self._free: list[Slot] = []
         self._all: set[Slot] = set()
         self._pid: int | None = None
+        self._stopped = False
+        """Whether what is free is to have no processes, until somebody takes one again."""
 
     def take(self, container: str, *, ranges: int = 1) -> Slot:
         """A slot for a container: the one that was free for the shortest time, or a new one.
@@ -74,6 +76,7 @@ class Slots:
         With more `ranges` of ids than one it is a new one. Raises HostLacks when all are taken,
         StepFailed, OSError.
         """
+        self._stopped = False
         slot = self._free.pop() if self._free and ranges == 1 else self._new(ranges)
         slot.container = container
         return slot
@@ -89,7 +92,7 @@ class Slots:
             return
         self._free.append(slot)
         waiting = self._waiting()
-        for one in waiting[: max(0, len(waiting) - MOST_WAITING)]:
+        for one in waiting[: max(0, len(waiting) - (0 if self._stopped else MOST_WAITING))]:
             self.rest(one)
 
     def prepare(self) -> None:
@@ -135,7 +138,8 @@ class Slots:
         return min((slot.used + WAITING_SECONDS for slot in self._waiting()), default=None)
 
     def rest_all(self) -> None:
-        """End the processes of all free slots."""
+        """End the processes of all free slots, and of those that become free."""
+        self._stopped = True
         for slot in self._waiting():
             self.rest(slot)
 
