@@ -11,6 +11,7 @@ who ended was none of its runs). From the launcher (`do`): run, move.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -95,14 +96,23 @@ def _start(
 
 
 def _move(channel: socket.socket, message: Mapping[str, Any], entrances: list[int]) -> None:
-    """Put a process of this pid namespace, and of no other, into the control group of a cell."""
-    why = ""
+    """Put a process of this pid namespace, and of no other, into the control group of a cell.
+
+    The number is that of the writer's own pid namespace, so a child writes it, who is born in it.
+    """
+    child = os.fork()
+    if child == 0:
+        failed = 0
+        for entrance in entrances:
+            try:
+                os.write(entrance, str(message["pid"]).encode())
+            except OSError as error:
+                failed = failed or error.errno or errno.EIO
+        os._exit(failed)
     for entrance in entrances:
-        try:
-            os.write(entrance, str(message["pid"]).encode())
-        except OSError as error:
-            why = why or os.strerror(error.errno or 0)
         os.close(entrance)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    why = "" if status == 0 else os.strerror(status) if status > 0 else "who moves it was ended"
     messages.send(channel, {"at": "moved", "cell": message["cell"], "why": why})
 
 
