@@ -63,6 +63,7 @@ def examine() -> Iterator[Check]:
     yield _seccomp()
     yield _landlock()
     yield from _groups()
+    yield from _kept()
     yield _settings()
     yield from _jupyter()
 
@@ -209,6 +210,31 @@ def _hand_over(mend: str) -> str:
     except KeyError:
         return "make an entry for this user in /etc/passwd, then ask again"
     return "\n".join([mend.replace(HAND_OVER, "as root:"), *lines])
+
+
+def _kept() -> Iterator[Check]:
+    """What a program and the warm holder keep ready, and how much that may become."""
+    from sandbox_kernel import observe
+
+    kept: list[tuple[str, observe.Kept | None]] = []
+    try:
+        kept = [
+            ("ready cells", observe.by_this_program()), ("warm holder", observe.by_the_holder())
+        ]  # fmt: skip
+    except (SandboxError, OSError) as error:
+        yield Check("ready cells", "bad", str(error), "nothing can start",
+            "mend what is bad above")  # fmt: skip
+    for name, found in kept:
+        if found is None:
+            yield Check(name, "good", "none: the first kernel starts one", "each kernel starts cold"
+                " until then")  # fmt: skip
+            continue
+        yield Check(name, "good",
+            f"{found.ready} now, at most {found.most_ready} of a kind, from {found.most_templates} "
+            f"templates; dropped after {found.ready_seconds:g} s without use, templates after "
+            f"{found.template_seconds:g} s, and all of it when less than "
+            f"{found.least_available:.0%} of the memory is available",
+            "a cell or kernel that finds one ready starts at once")  # fmt: skip
 
 
 def _settings() -> Check:

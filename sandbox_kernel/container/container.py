@@ -317,6 +317,7 @@ class _Order:
         container_id = secrets.token_hex(6)
         self.message: dict[str, Any] = {
             "recipe": self.made["recipe"],
+            "kind": self.made["kind"],
             "id": container_id,
             "name": plan.name,
             "outlives": plan.keep or detached,
@@ -419,8 +420,14 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
         "storage_size": made.storage_size,
         "seccomp_program": None if program is None else base64.b64encode(program).decode(),
     }
-    text = json.dumps(recipe, sort_keys=True)
-    return {**recipe, "recipe": hashlib.sha256(text.encode()).hexdigest()}
+    # What is ready for other limits of the same kind can be given these (see `runtime.pool`).
+    linux = {name: value for name, value in config["linux"].items() if name != "resources"}
+    kind = {**recipe, "config": {**config, "linux": linux}, "plan": None}
+    return {**recipe, "recipe": _digest(recipe), "kind": _digest(kind)}
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:

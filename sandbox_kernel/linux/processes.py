@@ -5,6 +5,7 @@ Constants: include/uapi/linux/sched.h, include/uapi/linux/prctl.h, include/uapi/
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -155,6 +156,19 @@ def wait_ended(pidfd: int) -> None:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.poll()
+
+
+def reap(pidfd: int) -> None:
+    """Take what is left of a process that ended, if it is a child of ours that nobody reaped."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+
+def reap_all() -> None:
+    """The same for every child of ours."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def pid_of(pidfd: int) -> int:

@@ -288,13 +288,18 @@ def _stop_pool_of(launcher: Launcher | Holder) -> None:
         channel.close()
 
 
-def _pool_of(launcher: Launcher | Holder) -> list[dict[str, Any]]:
+def pool_of(launcher: Launcher | Holder) -> dict[str, Any]:
+    """What a launcher keeps ready: its `templates`, and the `bounds` of that (see `Pool`)."""
     channel = launcher.connect()
     try:
-        templates: list[dict[str, Any]] = channel.request("pool", {"do": "status"})["templates"]
-        return templates
+        return channel.request("pool", {"do": "status"})
     finally:
         channel.close()
+
+
+def _pool_of(launcher: Launcher | Holder) -> list[dict[str, Any]]:
+    templates: list[dict[str, Any]] = pool_of(launcher)["templates"]
+    return templates
 
 
 def stop_pool() -> None:

@@ -215,7 +215,7 @@ class Held:
         with step("find a place for", self.id):
             self.slot: Slot = slots.take(self.id, ranges=order.get("ranges", 1))
         try:
-            slots.maker(self.slot)
+            slots.maker_of(self.slot)
             with step("make cgroup", f"{launcher}/{self.id}"):
                 self.group: Group = driver.create(
                     f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
@@ -253,7 +253,7 @@ class Held:
             life, self._life = os.pipe2(os.O_CLOEXEC)
             given.append(life)
             with step("ask", "the maker of the slot"):
-                maker = self.slots.maker(self.slot)
+                maker = self.slots.maker_of(self.slot)
                 maker.make(self.order, trees, entrances, life, descriptors)
         finally:
             for descriptor in (*given, *descriptors.values()):
@@ -272,7 +272,7 @@ class Held:
                 given += entrances
                 namespaces = self._open_namespaces()
                 given += namespaces.values()
-                maker = self.slots.maker(self.slot)
+                maker = self.slots.maker_of(self.slot)
                 program = self.order["program"]
                 maker.start_agent(program, theirs, namespaces, entrances, adopts=adopts)
         except BaseException:

@@ -135,7 +135,7 @@ class Launcher:
         self._slots = Slots(self, self._reserve, self.ids)
         self._next_spare: float | None = None
         self._pool = (
-            Pool(self, idle=HOLDER_SECONDS, demand=HOLDER_SECONDS, most=MOST_KERNELS)
+            Pool(self, idle=HOLDER_SECONDS, demand=HOLDER_SECONDS, most=MOST_KERNELS, lean=True)
             if self._holds
             else Pool(self, idle=pool.IDLE_SECONDS, demand=pool.DEMAND_SECONDS, most=pool.MOST)
         )
@@ -210,7 +210,7 @@ class Launcher:
         if self._pool.next_tick is not None and self._pool.next_tick <= now:
             self._pool.tick()
         if self._next_spare is None or self._next_spare <= now:
-            self._next_spare = self._slots.spare(now)
+            self._next_spare = self._slots.rest_idle(now)
         if self._holds:
             self._end_when_idle(now)
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -427,6 +427,7 @@ class Launcher:
             self._answer(owner, _created(held), (leader,))
             os.close(leader)
         else:
+            held.slots.spare(held.slot)
             self._answer(owner, _created(held))
         if "failure" in said:
             self._on_exit(held, {"run": 0, "failure": said["failure"], "status": said["status"]})
@@ -614,7 +615,8 @@ class Launcher:
             self._slots.rest_all()
             self._pool.stop("the pool was stopped", lambda: self._answer(client, {"event": "pool"}))
         else:
-            self._answer(client, {"event": "pool", "templates": self._pool.status()})
+            answer = {"templates": self._pool.status(), "bounds": self._pool.bounds()}
+            self._answer(client, {"event": "pool", **answer})
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = [_row(held) for held in self._containers.values() if not self._pool.only_waits(held)]
@@ -878,6 +880,7 @@ class Launcher:
             self._answer(owner, _error(_why_not_made(held)))
         for client in held.order.pop("waiting", ()):
             self._answer(client, _error(failure) if failure else {"event": "removed"})
+        processes.reap_all()  # whom a maker that ended has left to us
         for run in held.runs.values():
             _let_go(run)
         if client_held := owner:
@@ -1006,6 +1009,8 @@ def main() -> None:
         # A terminal's Ctrl-C is for the program; the launcher ends when the program does.
         signal.signal(number, signal.SIG_IGN)
     processes.set_name("sandbox-launch")
+    # What a maker leaves when it ends stays below the launcher, which reaps it.
+    processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
     try:
         # Before the user namespace is entered: the driver looks at who we are.
         driver = _scope_driver(channel) if "scope" in words else choose()

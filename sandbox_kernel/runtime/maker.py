@@ -40,7 +40,7 @@ from sandbox_kernel.runtime.rootfs import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
 MOST_RECIPES = 16
@@ -57,31 +57,10 @@ HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.
 class Maker:
     """The launcher's side: a maker that waits for requests."""
 
-    def __init__(self, user: int, pid_namespace: int | None, home: list[int]) -> None:
-        """`user` and `pid_namespace` are descriptors. Closes `home`. Raises StepFailed, OSError."""
-        self.channel, theirs = _pair()
+    def __init__(self, channel: socket.socket, pidfd: int) -> None:
+        self.channel = channel
+        self._pidfd = pidfd
         self._recipes: list[str] = []
-        with theirs:
-            try:
-                helper = os.fork()
-                if helper == 0:
-                    _become_maker(theirs, user, pid_namespace, home)
-            except BaseException:
-                self.channel.close()
-                raise
-            finally:
-                for descriptor in home:
-                    os.close(descriptor)
-        try:
-            received = messages.receive(self.channel)
-            os.waitpid(helper, 0)
-            if received is None or not received[1]:
-                why = received[0].get("why") if received else "it ended at once"
-                raise StepFailed("start", "a maker of containers", str(why))
-            (self._pidfd,) = received[1]
-        except BaseException:
-            self.channel.close()
-            raise
 
     def make(
         self,
@@ -136,8 +115,67 @@ class Maker:
     def close(self) -> None:
         """Let it end, and reap it: the pid namespace that it is in can't end before."""
         self.channel.close()
-        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        processes.wait_ended(self._pidfd)
+        processes.reap(self._pidfd)
         os.close(self._pidfd)
+
+
+def start_in_new_namespace(write_maps: Callable[[int], None], home: list[int]) -> tuple[Maker, int]:
+    """A maker in a new user namespace, and a descriptor of that. Closes `home`.
+
+    `write_maps` gives the namespace of a process its ids. Raises OSError.
+    """
+    channel, theirs = _pair()
+    try:
+        with theirs:
+            pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+            if pid == 0:
+                _be_maker(theirs, None, home)
+        maker = Maker(channel, pidfd)
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        for descriptor in home:
+            os.close(descriptor)
+    try:
+        write_maps(pid)
+        user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        messages.send(channel, {"do": "go"})
+    except BaseException:
+        maker.close()
+        raise
+    return maker, user
+
+
+def start(user: int, pid_namespace: int | None, home: list[int]) -> Maker:
+    """A maker in a user namespace that is there, in a nest in its pid namespace. Closes `home`.
+
+    Both are descriptors. Raises StepFailed, OSError.
+    """
+    channel, theirs = _pair()
+    try:
+        with theirs:
+            if pid_namespace is None:
+                pid, pidfd = processes.clone(0)
+                if pid == 0:
+                    _be_maker(theirs, user, home)
+                return Maker(channel, pidfd)
+            helper = os.fork()
+            if helper == 0:
+                _become_maker(theirs, user, pid_namespace, home)
+        received = messages.receive(channel)
+        os.waitpid(helper, 0)
+        if received is None or not received[1]:
+            why = received[0].get("why") if received else "it ended at once"
+            raise StepFailed("start", "a maker of containers", str(why))
+        return Maker(channel, received[1][0])
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        for descriptor in home:
+            os.close(descriptor)
 
 
 def encoded(program: bytes | None) -> str | None:
@@ -151,12 +189,11 @@ def decoded(program: str | None) -> bytes | None:
 
 
 def _become_maker(
-    channel: socket.socket, user: int, pid_namespace: int | None, home: list[int]
+    channel: socket.socket, user: int, pid_namespace: int, home: list[int]
 ) -> NoReturn:
     """In a fork of the launcher: a sibling of it, in the nest's pid namespace, is the maker."""
     try:
-        if pid_namespace is not None:
-            processes.setns(pid_namespace, processes.CLONE_NEWPID)
+        processes.setns(pid_namespace, processes.CLONE_NEWPID)
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
         maker, pidfd = processes.clone_sibling(0)
         if maker == 0:
@@ -167,20 +204,24 @@ def _become_maker(
     os._exit(0)
 
 
-def _be_maker(channel: socket.socket, user: int, home: list[int]) -> NoReturn:
+def _be_maker(channel: socket.socket, user: int | None, home: list[int]) -> NoReturn:
     """Make what is asked for, until the launcher lets go."""
     try:
         gc.disable()
         sys.meta_path.clear()  # an import in a thread of ours would run the image's code
         # Above the numbers that pid 1 has for others when it is executed.
         program = fcntl.fcntl(first_process.program(), fcntl.F_DUPFD_CLOEXEC, 16)
-        processes.close_all_but((channel.fileno(), user, program, *home))
+        others = () if user is None else (user,)
+        processes.close_all_but((channel.fileno(), program, *home, *others))
         processes.set_name("sandbox-maker")
         processes.set_command_line("sandbox-maker")
         for number in HANDLED:
             signal.signal(number, signal.SIG_DFL)
-        processes.setns(user, processes.CLONE_NEWUSER)
-        os.close(user)
+        if user is not None:
+            processes.setns(user, processes.CLONE_NEWUSER)
+            os.close(user)
+        elif messages.receive(channel) is None:
+            os._exit(0)  # the namespace, which is new, got no ids
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         # A change of identity clears the parent-death signal and may set dumpable again.

@@ -53,8 +53,12 @@ REFUSED_SECONDS = 30.0
 class Pool:
     """All templates of one launcher, and what is in their nests."""
 
-    def __init__(self, launcher: Launcher, *, idle: float, demand: float, most: int) -> None:
+    def __init__(
+        self, launcher: Launcher, *, idle: float, demand: float, most: int, lean: bool = False
+    ) -> None:
         self._most = most
+        self._lean = lean
+        """Whether a slot has no processes while somebody uses its container."""
         self._idle = idle
         self._demand = demand
         self._launcher = launcher
@@ -114,6 +118,9 @@ class Pool:
                     self._want(template, recipe)
                 return True  # else one is made when this cell is over, which is soon
             self._discard(ready, "its process is gone")
+        if hostname is None and self._give_other(template, client, message, owned):
+            self._want(template, recipe)
+            return True
         # Nobody waits: one is made for this caller, and next time there is one more.
         demand.wanted = min(self._most, demand.wanted + 1)
         numbers = list(owned)
@@ -126,6 +133,34 @@ class Pool:
             return False
         ready.claim = _Claim(self, ready, client, message, numbers)
         return True
+
+    def _give_other(
+        self, template: Template, client: Client, message: dict[str, Any], owned: list[int]
+    ) -> bool:
+        """Give a container that waits for somebody with other limits, when it can be given these.
+
+        Only limits that the new ones replace: what has one more can't be rid of it for sure.
+        """
+        wanted = message["config"]["linux"].get("resources", {})
+        for waiting in template.ready.values():
+            for ready in list(waiting):
+                order = ready.held.order
+                has = order["config"]["linux"].get("resources", {})
+                if order["kind"] != message["kind"] or not _replaces(wanted, has):
+                    break  # so are all of this recipe
+                waiting.remove(ready)
+                if ready.channel is None or not templates.listening(ready.channel):
+                    self._discard(ready, "its process is gone")
+                    continue
+                try:
+                    ready.held.group.update(wanted)
+                except (SandboxError, OSError) as error:
+                    self._discard(ready, str(error))
+                    return False
+                order.update(config=message["config"], recipe=message["recipe"])
+                self._give(ready, client, message, owned)
+                return True
+        return False
 
     @staticmethod
     def _remember(template: Template | None, message: dict[str, Any]) -> Demand:
@@ -151,6 +186,16 @@ class Pool:
             template.used = self.last_use = time.monotonic()
             template.demand.setdefault(message["recipe"], Demand(_blank(message)))
             self._want(template, message["recipe"])
+
+    def bounds(self) -> dict[str, Any]:
+        """How much is kept, and for how long."""
+        return {
+            "ready": self._most,
+            "templates": MOST_TEMPLATES,
+            "ready_seconds": self._demand,
+            "template_seconds": self._idle,
+            "least_available": LEAST_AVAILABLE,
+        }
 
     def status(self) -> list[dict[str, Any]]:
         """What there is, for `pool status`."""
@@ -448,6 +493,8 @@ class Pool:
             return
         template.on_the_way.pop(ready.held.id, None)
         template.inside[ready.pid] = ready
+        if self._lean and template.nest is not None:
+            template.nest.rest(ready.held.slot)
         demand = template.demand.get(ready.recipe)
         if demand is not None:
             demand.making -= 1
@@ -581,7 +628,7 @@ class Pool:
                 self._retire(template, "memory is short" if short else "nobody used it")
                 continue
             if template.nest is not None:
-                template.nest.spare(now)
+                template.nest.rest_idle(now)
             for recipe, demand in list(template.demand.items()):
                 if now - demand.used > self._demand:
                     del template.demand[recipe]
@@ -636,6 +683,16 @@ def available() -> float:
     with open("/proc/meminfo", encoding="ascii") as lines:
         found = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
     return found.get("MemAvailable", found["MemTotal"]) / found["MemTotal"]
+
+
+def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether each limit of `old` has a new value in `new`."""
+    return all(
+        name in new
+        and (not isinstance(value, dict) or not isinstance(new[name], dict)
+             or set(value) <= set(new[name]))
+        for name, value in old.items()
+    )  # fmt: skip
 
 
 def _blank(message: dict[str, Any]) -> dict[str, Any]:

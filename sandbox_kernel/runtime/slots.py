@@ -15,8 +15,7 @@ import time
 
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import messages, processes
-from sandbox_kernel.runtime import identities
-from sandbox_kernel.runtime.maker import Maker
+from sandbox_kernel.runtime import identities, maker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 MOST_IN_NEST = 64
 """Ranges of ids that a nest has; the first is the template's own."""
-MOST_WAITING = 8
+MOST_WAITING = 4
 """How many free slots keep their processes; others start them anew when they are used."""
 WAITING_SECONDS = 20.0
 """And for how long."""
@@ -50,7 +49,7 @@ class Slot:
         self.firsts = firsts
         """First host ids of its ranges: one, or as many as a nest has slots; None where all ids are
         the same (an ordinary user)."""
-        self.maker: Maker | None = None
+        self.maker: maker.Maker | None = None
         self.forker: socket.socket | None = None
         """In a nest: to the fork of the template that has joined the user namespace."""
         self.container: str | None = None
@@ -77,8 +76,13 @@ class Slots:
         StepFailed, OSError.
         """
         self._stopped = False
-        slot = self._free.pop() if self._free and ranges == 1 else self._new(ranges)
+        slot = self._take_free() if self._free and ranges == 1 else self._new(ranges)
         slot.container = container
+        return slot
+
+    def _take_free(self) -> Slot:
+        slot = next((slot for slot in reversed(self._free) if slot.maker), self._free[-1])
+        self._free.remove(slot)
         return slot
 
     def give_back(self, slot: Slot, *, reuse: bool) -> None:
@@ -99,14 +103,19 @@ class Slots:
         """Have a slot ready, with its maker. Raises HostLacks, StepFailed, OSError."""
         if not self._free:
             self._free.append(self._new(1))
-        self.maker(self._free[-1])
+        self.maker_of(self._free[-1])
 
-    def maker(self, slot: Slot) -> Maker:
+    def maker_of(self, slot: Slot) -> maker.Maker:
         """Who makes containers in a slot, started when nobody does. Raises StepFailed, OSError."""
         if slot.maker is None:
-            slot.maker = Maker(slot.user, self._pid, self._owner.ways_home())
+            slot.maker = maker.start(slot.user, self._pid, self._owner.ways_home())
             self._owner.hear_maker_of(slot)
         return slot.maker
+
+    def spare(self, slot: Slot) -> None:
+        """Its container needs no maker for now: it may go, if there are many."""
+        if sum(1 for other in self._all if other.maker) > MOST_WAITING:
+            self.rest(slot)
 
     def rest(self, slot: Slot) -> None:
         """End the processes of a slot in which nothing is just being made."""
@@ -127,7 +136,7 @@ class Slots:
         """Free slots with processes, longest unused first."""
         return [slot for slot in self._free if slot.maker or slot.forker]
 
-    def spare(self, now: float) -> float | None:
+    def rest_idle(self, now: float) -> float | None:
         """End the processes of free slots that nobody used for a while (monotonic clock).
 
         Returns when there will be more to end.
@@ -154,12 +163,16 @@ class Slots:
         try:
             while firsts is not None and self._reserve and len(firsts) < ranges:
                 firsts.append(self._reserve.take())
-            user = identities.user_namespace(firsts, self._ids)
+            made, user = maker.start_in_new_namespace(
+                lambda pid: identities.write_maps(pid, firsts, self._ids), self._owner.ways_home()
+            )
         except BaseException:
             self._give_back(firsts)
             raise
         slot = Slot(len(self._all), user, firsts)
+        slot.maker = made
         self._all.add(slot)
+        self._owner.hear_maker_of(slot)
         return slot
 
     def _drop(self, slot: Slot) -> None:

@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 import sandbox_kernel
-from sandbox_kernel import errors
+from sandbox_kernel import engine, errors, policy
+from sandbox_kernel.container import events as e
 from sandbox_kernel.container import learning
+from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.runtime import client
 
 pytestmark = pytest.mark.everybody
@@ -270,3 +272,31 @@ def test_what_cells_import_again_and_again_is_ready_for_the_next() -> None:
     until(lambda: sandbox_kernel.run(look).check().stdout == "True\n")
 
     learning.forget()
+
+
+def test_what_is_ready_for_other_limits_is_given_these() -> None:
+    make_ready(memory="256m")
+    launcher = psutil.Process(client.shared().pid)
+    there = {process.pid for process in launcher.children(recursive=True)}
+
+    plan = policy.plan("program", warm=["numpy"], memory="256m", cpus=0.5, pids_limit=20)
+    run = engine.start(plan, CellRequest(code="import os\nprint(os.getpid())"))
+    events = list(run)
+
+    assert run.container.pid in there
+    assert any(isinstance(event, e.Stdout) for event in events)
+    limits = run.limits()
+    assert (limits["memory"], limits["cpus"], limits["pids_limit"]) == (256 << 20, 0.5, 20)
+
+
+def test_what_is_ready_with_one_limit_more_is_given_to_nobody_else() -> None:
+    make_ready(memory="256m", cpus=0.5)
+    launcher = psutil.Process(client.shared().pid)
+    there = {process.pid for process in launcher.children(recursive=True)}
+
+    plan = policy.plan("program", warm=["numpy"], memory="256m")
+    run = engine.start(plan, CellRequest(code="pass"))
+    list(run)
+
+    assert run.container.pid not in there
+    assert run.limits()["cpus"] is None
