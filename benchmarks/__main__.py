@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import cells, containers, kernels, mapping, sizes, values
-from benchmarks.pairs import Pair, Size
+from benchmarks.pairs import Amounts, Pair, Size
 from sandbox_kernel.runtime import client
 
-SETS: dict[str, Callable[[int], Iterator[Pair | Size]]] = {
+SETS: dict[str, Callable[[int], Iterator[Pair | Amounts | Size]]] = {
     "containers": containers.cold_runs,
     "cells": cells.rows,
     "kernels": kernels.pairs,

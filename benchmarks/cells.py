@@ -6,7 +6,6 @@ limits read back, and no file of the run before.
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import docker
+from benchmarks import docker, kernels
 from benchmarks.containers import _bwrap
-from benchmarks.pairs import Pair, Size, measure
+from benchmarks.pairs import Amounts, Pair, Size, measure
 from sandbox_kernel import engine, image, policy
 from sandbox_kernel.container import Container
 from sandbox_kernel.container import events as e
@@ -32,6 +31,7 @@ import os
 print(os.readlink("/proc/self/ns/pid"), os.path.exists("/tmp/marker"))
 open("/tmp/marker", "w").close()"""
 MANY, HELD = 10_000, 100
+CELLS = [*kernels.SANDBOX[:3], "--cells", *kernels.SANDBOX[3:]]
 
 
 class Fresh:
@@ -60,7 +60,7 @@ class Fresh:
             time.sleep(0.002)
 
 
-def rows(rounds: int) -> Iterator[Pair | Size]:
+def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
     """The rows of this module."""
     fresh = Fresh()
     for _ in range(4):
@@ -80,7 +80,7 @@ def rows(rounds: int) -> Iterator[Pair | Size]:
                 rounds=max(5, rounds // 4),
                 check=fresh.ready,
             )
-            yield _held(engine_of_docker, shown)
+            yield from _held(engine_of_docker, shown)
     yield measure(
         "the same, one after another in a loop, refill included",
         lambda: _times(fresh, 20),
@@ -100,6 +100,7 @@ def rows(rounds: int) -> Iterator[Pair | Size]:
         warm=1,
     )
     yield from _for_ever(fresh, MANY if rounds >= 40 else 500)
+    yield _empty_cell(rounds)
 
 
 def _quiet(argv: list[str]) -> Callable[[], None]:
@@ -132,8 +133,12 @@ def _from_two(work: Callable[[], None], count: int) -> None:
     assert not failed, failed
 
 
-def _held(command: list[str], shown: image.Image) -> Pair:
-    """Containers that hold nothing but themselves, all at once, and their memory beside shims."""
+def _held(command: list[str], shown: image.Image) -> Iterator[Pair | Amounts]:
+    """Containers that only hold themselves, all at once, and the memory of all who hold them.
+
+    Of docker count the daemons, the shims and the program that each container must have; of ours
+    the launcher and all that is below it.
+    """
     plan = policy.plan("program", memory="256m", pids_limit=64)
     memory: dict[str, float] = {}
 
@@ -154,19 +159,31 @@ def _held(command: list[str], shown: image.Image) -> Pair:
             subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
             for _ in range(HELD)
         ]
-        shims = [p for p in psutil.process_iter(["name"]) if "shim" in p.info["name"]]
-        memory["docker"] = _pss(shims)
+        memory["docker"] = _pss(docker.processes())
         subprocess.run([*command, "rm", "--force", *names], check=True, capture_output=True)
 
-    pair = measure(f"{HELD} containers held at once, made and removed", ours, "docker", theirs,
+    client.stop_pool()  # what is ready for cells is no part of these
+    yield measure(f"{HELD} containers held at once, made and removed", ours, "docker", theirs,
         bound=1 / 20, rounds=1, warm=0)  # fmt: skip
-    print(f"<!-- memory of {HELD}: {json.dumps(memory)} MiB -->")
-    return pair
+    what = f"memory of {HELD} held containers"
+    yield Amounts(what, memory["ours"], "docker, its daemons and shims", memory["docker"], 1 / 10)
 
 
 def _pss(processes: list[psutil.Process]) -> float:
     """Proportional set size of all of them, MiB."""
     return float(sum(one.memory_full_info().pss for one in processes)) / (1 << 20)
+
+
+def _empty_cell(rounds: int) -> Size:
+    """In "Sandbox Cells", each cell in a fresh container, above that of plain ipykernel."""
+    with kernels.started(CELLS) as cells, kernels.started(kernels.PLAIN) as plain:
+        pair = measure(
+            "", lambda: kernels._cell(cells, "", 0), "", lambda: kernels._cell(plain, "", 0),
+            bound=1, rounds=rounds * 5, warm=20,
+        )  # fmt: skip
+    more = [mine - other for mine, other in zip(pair.ours, pair.theirs, strict=True)]
+    what = "empty cell of Sandbox Cells, above that of ipykernel"
+    return Size(what, 1000 * statistics.median(more), "ms", 10)
 
 
 def _for_ever(fresh: Fresh, count: int) -> Iterator[Size]:

@@ -18,9 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from sandbox_kernel.image import Image
 
 DOCKERD, DOCKER = "/usr/sbin/dockerd", "/usr/bin/docker"
+PROGRAMS = ("dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2")
 START_SECONDS = 60.0
 IMAGE = "benchmark"
 
@@ -54,6 +57,13 @@ def engine() -> Iterator[list[str] | None]:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes() -> list[psutil.Process]:
+    """The daemons, the shims, and what runs in the containers."""
+    found = [one for one in psutil.process_iter(["name"]) if one.info["name"] in PROGRAMS]
+    below = (child for one in found for child in one.children(recursive=True))
+    return list({one.pid: one for one in (*found, *below)}.values())
 
 
 def run(client: list[str], shown: Image, argv: list[str]) -> list[str]:

@@ -86,6 +86,29 @@ class Size:
         return [self.what, amount, "", "", f"{self.bound:g} {self.unit}", held]
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """MiB of ours and of the peer, and the most that ours may be of the peer."""
+
+    what: str
+    ours: float
+    peer: str
+    theirs: float
+    bound: float
+
+    def row(self) -> list[str]:
+        """The same columns as a pair has."""
+        ratio = self.ours / self.theirs
+        return [
+            self.what,
+            f"{self.ours:.1f} MiB",
+            f"{self.peer}: {self.theirs:.1f} MiB",
+            f"{ratio:.2f}",
+            f"{self.bound:g}",
+            "yes" if ratio <= self.bound else "**no**",
+        ]
+
+
 def shown(seconds: float) -> str:
     """Milliseconds with three digits, or seconds."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
