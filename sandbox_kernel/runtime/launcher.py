@@ -147,6 +147,8 @@ class Launcher:
         self._listen.listen(16)
         self.watch(self._listen.fileno(), self._accept)
         self.watch(main.fileno(), self._hear_main)
+        self._children = processes.child_signal_descriptor()
+        self.watch(self._children, self._reap)
         support = self._driver.support()
         self._about = {
             "ids": self.ids,
@@ -197,6 +199,11 @@ class Launcher:
         if self._handlers.pop(descriptor, None):
             self._epoll.unregister(descriptor)
 
+    def _reap(self) -> None:
+        """Whom a maker left to us when it was ended: a pid namespace waits for all of its own."""
+        os.read(self._children, 4096)
+        processes.reap_all()
+
     def _time_left(self) -> float:
         dues = [at for at in (self._pool.next_tick, self._next_spare) if at is not None]
         if self._holds:
@@ -241,7 +248,12 @@ class Launcher:
     # --- channels
 
     def _hear_main(self) -> None:
-        received = _receive(self._main)
+        try:
+            received = _receive(self._main)
+        except ValueError as error:
+            # No descriptor was left for what came with it; who sent it hears the end of it.
+            print(f"sandbox-kernel: hear the program: {error}", file=sys.stderr, flush=True)
+            return
         if received is None:
             self.forget(self._main.fileno())
             self._main.close()
@@ -880,7 +892,6 @@ class Launcher:
             self._answer(owner, _error(_why_not_made(held)))
         for client in held.order.pop("waiting", ()):
             self._answer(client, _error(failure) if failure else {"event": "removed"})
-        processes.reap_all()  # whom a maker that ended has left to us
         for run in held.runs.values():
             _let_go(run)
         if client_held := owner:
@@ -1013,6 +1024,7 @@ def main() -> None:
     processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
     try:
         # Before the user namespace is entered: the driver looks at who we are.
+        processes.argument_area()  # asked here, where /proc is the host's, for every fork to know
         driver = _scope_driver(channel) if "scope" in words else choose()
         launcher = Launcher(channel, name, driver, stays="stays" in words, holds="holder" in words)
     except (SandboxError, OSError) as error:
@@ -1021,5 +1033,4 @@ def main() -> None:
     # Forks share what lives for ever and never look through it for garbage: fewer pages to copy.
     gc.collect()
     gc.freeze()
-    processes.argument_area()  # asked here, where /proc is the host's, for every pid 1 to know
     launcher.serve()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import _thread
 import base64
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -113,8 +114,10 @@ class Maker:
         messages.send(self.channel, message, given)
 
     def close(self) -> None:
-        """Let it end, and reap it: the pid namespace that it is in can't end before."""
+        """End it, and reap it: the pid namespace that it is in can't end before."""
         self.channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            processes.send_signal(self._pidfd, signal.SIGKILL)
         processes.wait_ended(self._pidfd)
         processes.reap(self._pidfd)
         os.close(self._pidfd)

@@ -1,7 +1,8 @@
 """Whatever is killed by SIGKILL while cells run: nothing is left, nobody else is hurt, all goes on.
 
-A hundred kills: ten Jupyter servers, and ten each of relays, launchers, pid 1 and kernels inside;
-then fifty of launchers, pid 1 and cells of a program, at moments from the first system call on.
+A hundred kills: eight Jupyter servers, eight each of relays, launchers, makers, pid 1 and kernels
+inside; then 52 of launchers, makers, pid 1 and cells of a program, at moments from the first system
+call on.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from sandbox_kernel import engine, errors, policy
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.runtime import client, state
 
-SERVERS = 10
-CELLS = 50
+SERVERS = 8
+CELLS = 52
 GONE_SECONDS = 10.0
 BUSY = """\
 import os, time
@@ -144,8 +145,8 @@ def _server(folder: Path, number: int, servers: contextlib.ExitStack) -> Jupyter
 
 
 def _busy_kernels(server: JupyterServer, clients: contextlib.ExitStack) -> list:
-    """Relay, launcher, pid 1 and ipykernel of four kernels, each of which runs a cell."""
-    names = [server.start_kernel("sandbox") for _ in range(4)]
+    """Relay, launcher, maker, pid 1 and ipykernel of five kernels, each of which runs a cell."""
+    names = [server.start_kernel("sandbox") for _ in range(5)]
     chains = []
     for name in names:
         one = clients.enter_context(server.client(name))
@@ -153,8 +154,9 @@ def _busy_kernels(server: JupyterServer, clients: contextlib.ExitStack) -> list:
         while "on\n" not in str(one.get_iopub_msg(timeout=30)["content"].get("text")):
             pass
         chain = [server.relay(name)]
-        while len(chain) < 4:
+        while len(chain) < 3:
             chain.append(chain[-1].children()[0])
+        chain += chain[-1].children()
         chains.append(chain)
     return chains
 
@@ -174,7 +176,7 @@ def test_a_launcher_pid_1_or_cell_killed_at_any_moment_leaves_nothing(bystander:
             with contextlib.suppress(psutil.NoSuchProcess):
                 launcher = psutil.Process(client.shared().pid)
                 chain = [launcher, *launcher.children(recursive=True)]
-                chain[min(number % 3, len(chain) - 1)].kill()
+                chain[min(number % 4, len(chain) - 1)].kill()
             thread.join(2)
         assert isinstance(ended[0], errors.SandboxError), ended
 
