@@ -1,4 +1,4 @@
-"""`python -m sandbox_kernel [--cells] -f CONNECTION_FILE`: the two kernels, as Jupyter starts them.
+"""`python -m sandbox_kernel [--cells] -f CONNECTION_FILE`: the two kernels, in this process.
 
 That with one container for its life starts the inside first, then all the rest.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from typing import NoReturn
 
 from sandbox_kernel.errors import InvalidOption, SandboxError
 
-from . import connection
+from . import connection, start, stub
 from .start import Inside
 
 CELLS = "--cells"
@@ -21,14 +22,11 @@ HEAD_START = 0.25
 """Seconds at most that the start of the inside, which takes longest, has Python for itself."""
 
 
-def main(words: list[str] | None = None) -> None:
+def main(words: list[str]) -> None:
     """Runs the kernel and ends the process with its status."""
-    words = sys.argv[1:] if words is None else words
     cells = words[:1] == [CELLS]
-    try:
-        where = connection.read(_connection_file(words[1:] if cells else words))
-    except SandboxError as error:
-        print(f"sandbox-kernel: {error}", file=sys.stderr)
+    where = _connection(words[1:] if cells else words)
+    if where is None:
         sys.exit(2)
     # Until the loop is there an interrupt has nothing to interrupt, and must not end the start.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -45,10 +43,46 @@ def main(words: list[str] | None = None) -> None:
     _leave(Relay(where, inside).run())
 
 
+def run_for(face: socket.socket, words: list[str]) -> NoReturn:
+    """Runs the kernel for a stub, in a fork of the template that has all of it imported.
+
+    A kernel whose settings want nothing kept ready is the stub's own. What settings lack is for the
+    first cell to hear.
+    """
+    inside = Inside()
+    try:
+        inside.plan = start.plan()
+    except (SandboxError, OSError):
+        pass  # the same again, where it is told
+    if inside.plan and not (inside.plan.holder and not inside.plan.cold):
+        face.sendall(stub.DECLINED)
+        os._exit(0)
+    face.sendall(stub.ACCEPTED)
+    status = 2
+    where = _connection(words)
+    if where is not None:
+        from .relay import Relay
+
+        relay = Relay(where, inside, face)
+        threading.Thread(target=inside.start, name="start", daemon=True).start()
+        status = relay.run()
+    face.sendall(b"%b%d" % (stub.ENDED, status))
+    _leave(status)
+
+
 def _leave(status: int) -> NoReturn:
     sys.stderr.flush()
     # Threads in libraries that wait for nothing any more are no reason to stay.
     os._exit(status)
+
+
+def _connection(words: list[str]) -> connection.Connection | None:
+    """Where to listen; None when that can't be known, which was said."""
+    try:
+        return connection.read(_connection_file(words))
+    except SandboxError as error:
+        print(f"sandbox-kernel: {error}", file=sys.stderr)
+        return None
 
 
 def _connection_file(words: list[str]) -> str:

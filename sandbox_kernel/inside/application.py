@@ -1,0 +1,198 @@
+"""ipykernel's application on sockets that came as descriptors. ipykernel 6 and 7.
+
+Its start has two parts. `begin` needs no thread, no socket and no file of the container, so that a
+template can do it once for all kernels; `initialize` does what is left.
+"""
+
+import codecs
+import os
+import sys
+from contextlib import contextmanager
+from threading import Event, current_thread
+from typing import Any, Iterator, Optional
+
+import zmq
+from ipykernel.compiler import XCachingCompiler
+from ipykernel.iostream import OutStream
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.application import BaseIPythonApplication
+
+CHANNELS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
+CHUNK = 1 << 18  # characters of one stream message
+MOST_WAITING = 8 << 20  # characters that may wait to be sent before a write waits for them
+MOST_MESSAGES = 64  # of any size, that may wait behind those
+PIPE_READ = 1 << 16
+
+
+class Stream(OutStream):
+    """Sends in pieces, and lets the writer wait when what it wrote is not taken."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._waiting = 0
+        self._unsent = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        super().__init__(*arguments, **options)
+
+    def write(self, string: str) -> Optional[int]:
+        if not isinstance(string, str) or len(string) <= CHUNK:
+            written = super().write(string)
+            self._count(len(string))
+            return written
+        for start in range(0, len(string), CHUNK):
+            super().write(string[start : start + CHUNK])
+            self._count(CHUNK)
+        return len(string)
+
+    def flush(self) -> None:
+        """Returns when what was written is sent: the original, when it is about to be. A call
+        that holds the interpreter's lock after a flush would keep it in here."""
+        unsent, self._unsent = self._unsent, False
+        super().flush()
+        sender = self.pub_thread
+        if unsent and sender and sender.thread and sender.thread is not current_thread():
+            sent = Event()
+            sender.schedule(sent.set)  # behind the message that the flush has scheduled
+            sent.wait(self.flush_timeout)
+
+    def _count(self, length: int) -> None:
+        self._unsent = True
+        self._waiting += length
+        if self._waiting > MOST_WAITING and self._is_master_process():
+            self.flush()
+
+    def _flush_buffers(self) -> Any:
+        self._waiting = 0
+        for parent, data in super()._flush_buffers():
+            for start in range(0, len(data), CHUNK):
+                yield parent, data[start : start + CHUNK]
+
+    def _watch_pipe_fd(self) -> None:
+        # What programs and libraries write to descriptors 1 and 2. The original reads a
+        # thousand bytes at a time and cuts characters in two.
+        if self._fid is None:
+            return
+        try:
+            while self._should_watch:
+                data = os.read(self._fid, PIPE_READ)
+                if not data:
+                    return
+                self.write(self._decoder.decode(data))
+                if self.name == "stderr":  # the outside keeps its end for a death report
+                    os.write(self._original_stdstream_copy, data)
+        except Exception:
+            self._exc = sys.exc_info()
+
+
+class Once(BaseIPythonApplication):
+    """Stands between ipykernel's application and IPython's, whose start is not done twice."""
+
+    begun = False
+
+    def initialize(self, argv: Any = None) -> None:
+        if not self.begun:
+            super().initialize(argv)
+            self.begun = True
+
+
+class App(IPKernelApp, Once):
+    """Ports are descriptor numbers; there is no connection file and no inner heartbeat."""
+
+    key = b""
+    prepared: Any = None  # the shell that a template has made
+    seen: Any = None  # what configured it
+
+    def begin(self) -> None:
+        """Reads what configures IPython, and makes a shell that has no history yet.
+
+        Raises RuntimeError where something is configured: what that does is not ours to know.
+        """
+        Once.initialize(self, [])
+        if self.config:
+            raise RuntimeError("IPython is configured in this image")
+        self.init_pdb()
+        self.seen = self.configured()
+        with without_history():
+            self.prepared = ZMQInteractiveShell.instance(
+                parent=self, profile_dir=self.profile_dir, compiler_class=XCachingCompiler
+            )
+
+    def configured(self) -> Any:
+        """Where this container has files that configure IPython, and their times."""
+        found = []
+        for folder in (self.profile_dir.location, *self.config_file_paths):
+            try:
+                names = sorted(name for name in os.listdir(folder) if "config" in name)
+            except OSError:
+                continue
+            found += [
+                (folder, name, os.stat(os.path.join(folder, name)).st_mtime) for name in names
+            ]
+        return found, os.environ.get("HOME"), os.environ.get("IPYTHONDIR")
+
+    def init_pdb(self) -> None:
+        if self.prepared is None:
+            super().init_pdb()
+
+    def init_kernel(self) -> None:
+        super().init_kernel()  # finds the shell that is there
+        shell = self.prepared
+        if shell is None:
+            return
+        os.makedirs(self.profile_dir.location, exist_ok=True)
+        self.profile_dir.check_dirs()
+        shell.parent = shell.kernel = self.kernel
+        # Those steps of the shell's start that look at the container.
+        shell.starting_dir = os.getcwd()
+        shell.init_environment()
+        shell.save_sys_module_state()
+        shell.init_history()
+        shell.init_user_ns()
+
+    def _bind_socket(self, s: Any, port: int) -> int:
+        if s.type in (zmq.PUB, zmq.XPUB):
+            # An `idle` that is dropped would hang the front end: sending waits instead.
+            s.setsockopt(zmq.XPUB_NODROP, 1)
+            s.setsockopt(zmq.SNDHWM, MOST_MESSAGES)
+        s.setsockopt(zmq.USE_FD, port)
+        s.bind("ipc:///sandbox-kernel/%d" % port)  # the name is only for messages of libzmq
+        if port == CHANNELS["shell"]:
+            # The debugger asks the shell channel for things; LAST_ENDPOINT is then this one.
+            s.bind("inproc://sandbox-kernel-shell")
+        return port
+
+    def init_connection_file(self) -> None:
+        self.session.key = self.key
+        # What is not copied is freed by a thread that hardly gets its turn in a flood.
+        self.session.copy_threshold = MOST_WAITING
+
+    def write_connection_file(self, **_: Any) -> None:
+        pass
+
+    def init_heartbeat(self) -> None:
+        pass
+
+    def init_poller(self) -> None:
+        pass
+
+    def log_connection_info(self) -> None:
+        self._ports = dict(CHANNELS)
+
+
+@contextmanager
+def without_history() -> Iterator[None]:
+    """A shell that is made meanwhile has no history, which is a file and a thread."""
+    original = ZMQInteractiveShell.init_history
+    ZMQInteractiveShell.init_history = lambda shell: None
+    try:
+        yield
+    finally:
+        ZMQInteractiveShell.init_history = original
+
+
+def made() -> App:
+    """The application of this process, made by the first call."""
+    ports = {"%s_port" % name: number for name, number in CHANNELS.items()}
+    return App.instance(
+        transport="ipc", ip="inside", outstream_class=__name__ + ".Stream", parent_handle=0, **ports
+    )
