@@ -9,9 +9,11 @@ import os
 import sys
 from contextlib import contextmanager
 from threading import Event, current_thread
+from types import SimpleNamespace
 from typing import Any, Iterator, Optional
 
 import zmq
+from ipykernel import ipkernel
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
@@ -101,6 +103,7 @@ class App(IPKernelApp, Once):
     key = b""
     prepared: Any = None  # the shell that a template has made
     seen: Any = None  # what configured it
+    modules: Any = None  # by name, those that were imported before the shell was made
 
     def begin(self) -> None:
         """Reads what configures IPython, and makes a shell that has no history yet.
@@ -112,6 +115,11 @@ class App(IPKernelApp, Once):
             raise RuntimeError("IPython is configured in this image")
         self.init_pdb()
         self.seen = self.configured()
+        self.modules = {
+            name: SimpleNamespace(__file__="".join(list(module.__file__)))
+            for name, module in sys.modules.copy().items()
+            if getattr(module, "__file__", None)
+        }
         with without_history():
             self.prepared = ZMQInteractiveShell.instance(
                 parent=self, profile_dir=self.profile_dir, compiler_class=XCachingCompiler
@@ -135,10 +143,12 @@ class App(IPKernelApp, Once):
             super().init_pdb()
 
     def init_kernel(self) -> None:
-        super().init_kernel()  # finds the shell that is there
         shell = self.prepared
         if shell is None:
+            super().init_kernel()
             return
+        with known_modules(self.modules):
+            super().init_kernel()  # finds the shell that is there
         os.makedirs(self.profile_dir.location, exist_ok=True)
         self.profile_dir.check_dirs()
         shell.parent = shell.kernel = self.kernel
@@ -177,6 +187,20 @@ class App(IPKernelApp, Once):
 
     def log_connection_info(self) -> None:
         self._ports = dict(CHANNELS)
+
+
+@contextmanager
+def known_modules(known: Any) -> Iterator[None]:
+    """The kernel notes where all modules come from, for its debugger, which touches each of them.
+
+    In a fork, what is touched is copied: these few strings that lie together stand for them.
+    """
+    original = ipkernel.sys
+    ipkernel.sys = SimpleNamespace(**{**vars(original), "modules": known})
+    try:
+        yield
+    finally:
+        ipkernel.sys = original
 
 
 @contextmanager

@@ -9,7 +9,6 @@ process that Jupyter starts is the relay itself.
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import gc
 import os
@@ -44,7 +43,7 @@ def keep_one() -> None:
     if there is not None:
         there.close()
         return
-    kept = {
+    kept = {"JUPYTER_NO_CONFIG": "1"} | {
         name: value
         for name, value in os.environ.items()
         if name in KEPT or name.startswith(("PYTHON", "LC_"))
@@ -104,14 +103,13 @@ def main() -> None:
 
 def _import_all() -> None:
     """What the relay needs until its first cell has run."""
-    from sandbox_kernel import image, policy, settings  # noqa: F401
-    from sandbox_kernel.container import Container, program, warm  # noqa: F401
+    from sandbox_kernel.container import holding, program
 
-    from . import info, main, relay  # noqa: F401
+    from . import info, main, relay, start  # noqa: F401
 
+    # What is worked out here is not in each of them once more: the built-in defaults, no file.
     program.program(program.KERNEL)
-    program.program(program.TEMPLATE)
-    image.resolve("host")
+    holding.prepare_order(start.plan())
     info.first()
 
 
@@ -127,7 +125,7 @@ def _become_relay(connection: socket.socket, known: str) -> NoReturn:
         from .main import run_for
 
         run_for(connection, words)
-    except (OSError, SandboxError, ValueError, SyntaxError) as error:
+    except (OSError, SandboxError, ValueError) as error:
         # Before it was accepted: the stub sees our end and starts by itself.
         print(f"sandbox-kernel: fork a relay: {error}", file=sys.stderr)
     finally:
@@ -154,16 +152,19 @@ def _take_over(connection: socket.socket, known: str) -> list[str] | None:
             raise ValueError("the stub ended")
         body += data
     connection.settimeout(None)
-    theirs, words, environment, umask = ast.literal_eval(body.decode())
-    if theirs != known:
+    theirs, umask, number, *rest = bytes(body).split(b"\0")
+    if theirs != known.encode():
         return None
-    for number, descriptor in enumerate(given[:3]):
-        os.dup2(descriptor, number)
+    words = [os.fsdecode(word) for word in rest[: int(number)]]
+    for standard, descriptor in enumerate(given[:3]):
+        os.dup2(descriptor, standard)
     os.fchdir(given[3])
     for descriptor in given:
         os.close(descriptor)
-    os.umask(umask)
+    os.umask(int(umask))
     os.environ.clear()
-    os.environ.update(environment)
+    for variable in rest[int(number) :]:
+        name, _, value = variable.partition(b"=")
+        os.environb[name] = value
     sys.argv = ["sandbox_kernel", *words]
-    return list(words)
+    return words

@@ -8,7 +8,8 @@ lives, so it imports next to nothing (`socket` and `signal` would double its siz
 What is said, `relay_template.py` has the other side:
 
     stub     length of the rest in 8 bytes, with the descriptors 0, 1, 2 and the working folder;
-             a Python literal: identity, words, environment, umask; then a byte for each signal
+             identity, umask, number of words, words, variables, with zero bytes between them;
+             afterwards a byte for each signal
     relay    `a`: it is mine from here on, or `d`: start by yourself; then `e` and the status
 """
 
@@ -117,7 +118,9 @@ def _pass_on(number: int, frame: object) -> None:
 
 def _send(channel: _socket.socket, known: str, words: list[str]) -> None:
     os.umask(umask := os.umask(0o077))
-    body = ascii((known, words, dict(os.environ), umask)).encode()
+    variables = [b"%b=%b" % pair for pair in os.environb.items()]
+    said = [known.encode(), b"%d" % umask, b"%d" % len(words), *map(os.fsencode, words), *variables]
+    body = b"\0".join(said)
     folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         given = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2, folder))
