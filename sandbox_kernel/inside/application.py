@@ -25,6 +25,8 @@ CHUNK = 1 << 18  # characters of one stream message
 MOST_WAITING = 8 << 20  # characters that may wait to be sent before a write waits for them
 MOST_MESSAGES = 64  # of any size, that may wait behind those
 PIPE_READ = 1 << 16
+LARGE = 1 << 16  # characters of a string that is worth it to pack in another way
+FEW = 64
 
 
 class Stream(OutStream):
@@ -84,6 +86,47 @@ class Stream(OutStream):
                     os.write(self._original_stdstream_copy, data)
         except Exception:
             self._exc = sys.exc_info()
+
+
+def packer(original: Any) -> Any:
+    """Packs as `original` does, but what has a large string at a fifth of the time, by msgspec.
+
+    That makes no copy on its way; in a container each new page costs.
+    """
+    try:
+        from msgspec.json import encode
+    except ImportError:
+        return original
+
+    def pack(value: Any) -> bytes:
+        if type(value) is dict and has_large(value) and is_plain(value):
+            try:
+                return encode(value)
+            except UnicodeEncodeError:  # half of a pair: what becomes of it is not ours to say
+                pass
+        return original(value)
+
+    return pack
+
+
+def has_large(value: Any) -> bool:
+    """Whether a large string is in a dictionary, or in one that is in it."""
+    return any(
+        (type(item) is str and len(item) > LARGE)
+        or (type(item) is dict and any(type(i) is str and len(i) > LARGE for i in item.values()))
+        for item in value.values()
+    )
+
+
+def is_plain(value: Any, depth: int = 4) -> bool:
+    """Whether it is of a few values that all packers pack alike: so no float may be in it."""
+    if type(value) is dict:
+        return (
+            depth > 0
+            and len(value) <= FEW
+            and all(type(name) is str and is_plain(item, depth - 1) for name, item in value.items())
+        )
+    return value is None or type(value) in (str, int, bool)
 
 
 class Once(BaseIPythonApplication):
@@ -173,6 +216,7 @@ class App(IPKernelApp, Once):
 
     def init_connection_file(self) -> None:
         self.session.key = self.key
+        self.session.pack = packer(self.session.pack)
         # What is not copied is freed by a thread that hardly gets its turn in a flood.
         self.session.copy_threshold = MOST_WAITING
 

@@ -12,6 +12,7 @@ for name in (
     "IPython.core.oinspect",
     "IPython.extensions.storemagic",
     "faulthandler",
+    "msgspec",
     "psutil",
     "resource",
     "sqlite3",

@@ -271,6 +271,7 @@ class Relay:
         self._watch(inside.process, self._process_news)
         self._watch(inside.errors_read, self._read_errors)
         for link in inside.channels.links.values():
+            link.begin_digest = self._outgoing.begin_digest
             link.flush()
         self._probe()
 
