@@ -34,7 +34,7 @@ class Stream(OutStream):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._waiting = 0
-        self._unsent = False
+        self._written = self._sent = object()  # stand for the last write, and the last one sent
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         super().__init__(*arguments, **options)
 
@@ -50,17 +50,21 @@ class Stream(OutStream):
 
     def flush(self) -> None:
         """Returns when what was written is sent: the original, when it is about to be. A call
-        that holds the interpreter's lock after a flush would keep it in here."""
-        unsent, self._unsent = self._unsent, False
+        that holds the interpreter's lock after a flush would keep it in here. Each cell flushes
+        four times, so where nothing was written the other thread is not waited for."""
+        written = self._written
+        if written is self._sent:
+            return
         super().flush()
         sender = self.pub_thread
-        if unsent and sender and sender.thread and sender.thread is not current_thread():
+        if sender and sender.thread and sender.thread is not current_thread():
             sent = Event()
             sender.schedule(sent.set)  # behind the message that the flush has scheduled
             sent.wait(self.flush_timeout)
+        self._sent = written
 
     def _count(self, length: int) -> None:
-        self._unsent = True
+        self._written = object()
         self._waiting += length
         if self._waiting > MOST_WAITING and self._is_master_process():
             self.flush()
