@@ -97,17 +97,15 @@ def packer(original: Any) -> Any:
 
     That makes no copy on its way; in a container each new page costs.
     """
-    try:
-        from msgspec.json import encode
-    except ImportError:
-        return original
 
     def pack(value: Any) -> bytes:
         if type(value) is dict and has_large(value) and is_plain(value):
             try:
+                from msgspec.json import encode
+
                 return encode(value)
-            except UnicodeEncodeError:  # half of a pair: what becomes of it is not ours to say
-                pass
+            except (ImportError, UnicodeEncodeError):
+                pass  # not in this image; or half of a pair: what becomes of it is not ours to say
         return original(value)
 
     return pack

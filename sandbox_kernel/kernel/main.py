@@ -1,21 +1,25 @@
 """`python -m sandbox_kernel [--cells] -f CONNECTION_FILE`: the two kernels, in this process.
 
-That with one container for its life starts the inside first, then all the rest.
+That with one container for its life starts the launcher first, then the inside, then all the rest:
+each of them gets ready while the next is imported here.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
-import threading
-from typing import NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from sandbox_kernel.errors import InvalidOption, SandboxError
 
-from . import connection, start, stub
-from .start import Inside
+from . import stub
+
+if TYPE_CHECKING:
+    import socket
+
+    from .connection import Connection
 
 CELLS = "--cells"
 HEAD_START = 0.25
@@ -24,16 +28,22 @@ HEAD_START = 0.25
 
 def main(words: list[str]) -> None:
     """Runs the kernel and ends the process with its status."""
+    # Until the loop is there an interrupt has nothing to interrupt, and must not end the start.
+    signal.signal(signal.SIGINT, lambda *_: None)
     cells = words[:1] == [CELLS]
+    if not cells:
+        _start_launcher()
     where = _connection(words[1:] if cells else words)
     if where is None:
         sys.exit(2)
-    # Until the loop is there an interrupt has nothing to interrupt, and must not end the start.
-    signal.signal(signal.SIGINT, lambda *_: None)
     if cells:
         from .cells.loop import CellsKernel
 
         _leave(CellsKernel(where).run())
+    import threading
+
+    from .start import Inside
+
     inside = Inside()
     threading.Thread(target=inside.start, name="start", daemon=True).start()
     inside.settled.wait(HEAD_START)
@@ -43,15 +53,28 @@ def main(words: list[str]) -> None:
     _leave(Relay(where, inside).run())
 
 
+def _start_launcher() -> None:
+    """Our own, where there is no holder to ask. Whoever needs it hears why there is none."""
+    from sandbox_kernel.runtime import client
+
+    with suppress(SandboxError, OSError):
+        if client.find_holder() is None:
+            client.shared()
+
+
 def run_for(face: socket.socket, words: list[str]) -> NoReturn:
     """Runs the kernel for a stub, in a fork of the template that has all of it imported.
 
     A kernel whose settings want nothing kept ready is the stub's own. What settings lack is for the
     first cell to hear.
     """
+    import threading
+
+    from .start import Inside, plan
+
     inside = Inside()
     try:
-        inside.plan = start.plan()
+        inside.plan = plan()
     except (SandboxError, OSError):
         pass  # the same again, where it is told
     if inside.plan and not (inside.plan.holder and not inside.plan.cold):
@@ -76,8 +99,10 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _connection(words: list[str]) -> connection.Connection | None:
+def _connection(words: list[str]) -> Connection | None:
     """Where to listen; None when that can't be known, which was said."""
+    from . import connection
+
     try:
         return connection.read(_connection_file(words))
     except SandboxError as error:

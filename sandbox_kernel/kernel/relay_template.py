@@ -122,6 +122,8 @@ def _become_relay(connection: socket.socket, known: str) -> NoReturn:
         if words is None:
             connection.sendall(stub.DECLINED)
             os._exit(0)
+        processes.set_name("sandbox-relay")
+        processes.set_command_line(" ".join(("sandbox-relay", *words)))
         from .main import run_for
 
         run_for(connection, words)
