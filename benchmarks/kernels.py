@@ -3,10 +3,10 @@
 Both are started by `jupyter_client` with the same interpreter, and what arrived is counted: a
 kernel that loses or cuts output fails here instead of being fast.
 
-A start is measured with a client that tries to connect each millisecond and asks for its cell as
-soon as `kernel_info` is answered. libzmq by itself tries again after 100 to 200 ms, at random, and
-`wait_for_ready` ends with 200 ms in which nothing may come: both would be measured in place of the
-kernels.
+The very first start is measured with `wait_for_ready`, as programs start a kernel. Of a warm one
+that would measure little else: libzmq tries to connect again after 100 to 200 ms, at random, and
+`wait_for_ready` ends with 200 ms in which nothing may come. So there the client of both kernels
+tries each millisecond, and asks for its cell as soon as `kernel_info` is answered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import zmq
@@ -26,6 +26,8 @@ from jupyter_client.manager import KernelManager
 from benchmarks.pairs import Pair, measure
 from sandbox_kernel.kernel import stub
 from sandbox_kernel.runtime import client as launchers
+
+Start = Callable[[list[str]], AbstractContextManager[BlockingKernelClient]]
 
 SECONDS = 120.0
 PLAIN = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -44,8 +46,9 @@ DISPLAY = f"display({{'text/plain': 'x' * {DISPLAY_BYTES}}}, raw=True)"
 def pairs(rounds: int) -> Iterator[Pair]:
     """The pairs of this module; `rounds` of the quick ones, fewer of those that take seconds."""
     starts = max(5, rounds // 4)
-    yield _starts("very first start of a kernel to its first result", no_holder, 1.25, starts)
-    yield _starts("start of a kernel with a warm holder", warm_holder, 1 / 3, starts)
+    what = "start of a kernel to its first result"
+    yield _starts(f"very first {what}", no_holder, started, 1.25, starts)
+    yield _starts(f"{what}, with a warm holder", warm_holder, first_answer, 1 / 3, starts)
     with ExitStack() as stack:
         sandbox = stack.enter_context(started(SANDBOX))
         plain = stack.enter_context(started(PLAIN))
@@ -73,7 +76,9 @@ def pairs(rounds: int) -> Iterator[Pair]:
             )
 
 
-def _starts(what: str, prepare: Callable[[], None], bound: float, rounds: int) -> Pair:
+def _starts(
+    what: str, prepare: Callable[[], None], start: Start, bound: float, rounds: int
+) -> Pair:
     """Starts of both in turn; before each the holder is as `prepare` makes it.
 
     A container is fresh: none has the name of another, nor what another left, and its limits are
@@ -86,7 +91,7 @@ def _starts(what: str, prepare: Callable[[], None], bound: float, rounds: int) -
         for argv, seconds in ((SANDBOX, ours), (PLAIN, theirs)):
             prepare()
             begin = time.perf_counter()
-            with first_answer(argv) as client:
+            with start(argv) as client:
                 _cell(client, "print('ready')", len("ready\n"))
                 seconds.append(time.perf_counter() - begin)
                 if argv is SANDBOX:

@@ -96,7 +96,6 @@ KERNEL_MODULES = (
     "ipykernel.zmqshell",
     "ipykernel.debugger",
     "IPython.core.completer",
-    "matplotlib_inline",
     "comm",
     "sandbox_inside.prepared",
 )

@@ -30,16 +30,14 @@ def main(words: list[str]) -> None:
     """Runs the kernel and ends the process with its status."""
     # Until the loop is there an interrupt has nothing to interrupt, and must not end the start.
     signal.signal(signal.SIGINT, lambda *_: None)
-    cells = words[:1] == [CELLS]
-    if not cells:
-        _start_launcher()
-    where = _connection(words[1:] if cells else words)
-    if where is None:
-        sys.exit(2)
-    if cells:
+    if words[:1] == [CELLS]:
+        where = _connection(words[1:])
+        if where is None:
+            sys.exit(2)
         from .cells.loop import CellsKernel
 
         _leave(CellsKernel(where).run())
+    _start_launcher()
     import threading
 
     from .start import Inside
@@ -47,6 +45,9 @@ def main(words: list[str]) -> None:
     inside = Inside()
     threading.Thread(target=inside.start, name="start", daemon=True).start()
     inside.settled.wait(HEAD_START)
+    where = _connection(words)
+    if where is None:
+        _leave(2)  # and the inside with us
 
     from .relay import Relay  # libzmq is loaded while ipykernel loads inside
 

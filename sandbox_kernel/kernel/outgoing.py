@@ -20,8 +20,8 @@ from . import contents
 from .requests import Ledger, Request
 from .voice import Voice, failure
 from .widgets import Widgets
-from .wire import DELIMITER, Buffer, Digest, Message, Parent, Reader, Signer
-from .zmtp import Received
+from .wire import DELIMITER, Message, Parent, Reader, Signer
+from .zmtp import Buffer, Digest, Received
 
 COST = 512
 """Bytes that each message counts beside its own, so that a flood of small ones ends too."""

@@ -36,8 +36,8 @@ from .requests import Ledger, Request
 from .start import Inside
 from .voice import Voice, failure
 from .widgets import Widgets
-from .wire import EMPTY, Buffer, Message, Reader, Signer, frames
-from .zmtp import Link
+from .wire import EMPTY, Message, Reader, Signer, frames
+from .zmtp import Buffer, Link
 
 AT_ONCE = 64
 """Messages of one socket before the others have their turn."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hmac
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from sandbox_kernel.errors import BadMessage
 
-Buffer = bytes | bytearray | memoryview
+from .zmtp import Buffer, Digest
 
 DELIMITER = b"<IDS|MSG>"
 EMPTY = b"{}"
@@ -64,16 +64,6 @@ class Message(NamedTuple):
 _header = msgspec.json.Decoder(Header)
 _parent = msgspec.json.Decoder(Parent)
 _skip = msgspec.json.Decoder(msgspec.Raw)
-
-
-class Digest(Protocol):
-    """A hash that is fed with a frame while the rest of it is still on its way."""
-
-    def update(self, msg: Buffer, /) -> None:
-        """Take in the next bytes."""
-
-    def hexdigest(self) -> str:
-        """The hash of all of it."""
 
 
 class Signer:

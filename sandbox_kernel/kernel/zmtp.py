@@ -12,11 +12,11 @@ import mmap
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sandbox_kernel.errors import BadMessage
 
-from .wire import Buffer, Digest
+Buffer = bytes | bytearray | memoryview
 
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
@@ -25,6 +25,16 @@ HUGE = 4 << 20
 """Bytes of a frame from which on huge pages pay: each small page costs a fault of its own."""
 AT_ONCE = 1 << 20
 """Bytes that one call of `read` takes in, so that no channel keeps the loop from the others."""
+
+
+class Digest(Protocol):
+    """A hash that is fed with a frame while the rest of it is still on its way."""
+
+    def update(self, msg: Buffer, /) -> None:
+        """Take in the next bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of all of it."""
 
 
 class Received(NamedTuple):

@@ -15,7 +15,7 @@ HEADER = b'{"msg_id": "1", "msg_type": "execute_request", "date": {"not": "a dat
 
 def signed(
     *, header: bytes = HEADER, parent: bytes = b"{}", content: bytes = b"{}", key: bytes = KEY
-) -> list[wire.Buffer]:
+) -> list[zmtp.Buffer]:
     return [b"client", *wire.frames(wire.Signer(key), header, parent, b"{}", content)]
 
 
@@ -31,7 +31,7 @@ def test_a_signed_message_is_read() -> None:
     assert message.content == b'{"code": "1"}'
 
 
-def _without_signature() -> list[wire.Buffer]:
+def _without_signature() -> list[zmtp.Buffer]:
     frames = signed()
     frames[2] = b""
     return frames
@@ -61,7 +61,7 @@ def _without_signature() -> list[wire.Buffer]:
     ],
 )
 def test_70_71_frames_that_are_not_one_signed_message_are_refused(
-    frames: list[wire.Buffer],
+    frames: list[zmtp.Buffer],
 ) -> None:
     with pytest.raises(BadMessage):
         reader().read(frames)
