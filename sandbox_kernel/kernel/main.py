@@ -101,14 +101,17 @@ def _leave(status: int) -> NoReturn:
 
 
 def _connection(words: list[str]) -> Connection | None:
-    """Where to listen; None when that can't be known, which was said."""
+    """Where to listen, now that it is our turn; None when that can't be known, which was said."""
     from . import connection
 
     try:
-        return connection.read(_connection_file(words))
+        path = _connection_file(words)
+        where = connection.read(path)
     except SandboxError as error:
         print(f"sandbox-kernel: {error}", file=sys.stderr)
         return None
+    connection.take_turn(path)
+    return where
 
 
 def _connection_file(words: list[str]) -> str:

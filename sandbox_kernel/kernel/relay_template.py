@@ -76,6 +76,7 @@ def main() -> None:
     os.umask(0o077)
     listener.bind(path)
     listener.listen(16)
+    listener.setblocking(False)
     processes.set_name("sandbox-relays")
     # Forks share what lives for ever and never look through it for garbage: fewer pages to copy.
     gc.collect()
@@ -89,8 +90,12 @@ def main() -> None:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             return
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            continue  # who came has gone
         with connection:
+            connection.setblocking(True)
             try:
                 child = os.fork()
             except OSError:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,8 +134,11 @@ def test_of_a_killed_stub_nothing_is_left_and_a_restart_gets_the_same_ports(warm
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=kernels.SECONDS)
         assert kernel.run("left")[0]["content"]["ename"] == "NameError"
-        # At once after a kill, as Jupyter does it: the relay before this one has just the ports.
+        # The relay before this one has the ports until it hears of the kill, and is stopped now.
         until(is_warm)
+        relay = relay_of(kernel)
+        relay.suspend()
+        threading.Timer(1.0, relay.resume).start()
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=kernels.SECONDS)
         assert text_of(kernel.run("print(2)")[1]) == "2\n"
