@@ -1,4 +1,4 @@
-"""What it costs to be there: the import, and the memory of the relay and of the launcher."""
+"""What it costs to be there: the import, and the memory of relay, launcher and an idle kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,9 @@ def sizes(rounds: int) -> Iterator[Size]:
     yield Size("`import sandbox_kernel`, above an empty Python", _import_ms(rounds), "ms", 60)
     yield Size("memory of the relay of a kernel that ran cells", _relay_mib(), "MiB", 45)
     yield Size("memory of the launcher after 100 containers", _launcher_mib(), "MiB", 15)
+    yield Size(
+        "one more idle kernel, PSS of all its processes", _of_a_plain_one(), "x ipykernel", 1 / 3
+    )
 
 
 def _import_ms(rounds: int) -> float:
@@ -41,15 +45,72 @@ def _import_ms(rounds: int) -> float:
 
 
 def _relay_mib() -> float:
+    """Of one that is no fork of a template: it has all of its pages for itself."""
+    kernels.no_holder()
     with kernels.started(kernels.SANDBOX) as kernel:
         for _ in range(100):
             kernels._cell(kernel, "print('x' * 1000)", 1001)
-        (relay,) = [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.cmdline()[1:3] == ["-m", "sandbox_kernel"]
-        ]
-        return _resident(relay.pid)
+        return _resident(_started_last(kernels.SANDBOX))
+
+
+def _of_a_plain_one() -> float:
+    """A sandbox kernel beside two like it, by a plain ipykernel beside one like it."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(kernels.started(kernels.PLAIN))
+        plain = _shares((_started_last(kernels.PLAIN),))
+    with ExitStack() as stack:
+        for _ in range(3):
+            kernels.warm_holder()
+            kernel = stack.enter_context(kernels.started(kernels.SANDBOX))
+        face = _started_last(kernels.SANDBOX)
+        (relay,) = (
+            process.pid
+            for process in psutil.process_iter(["name"])
+            if process.info["name"] == "sandbox-relay"
+            and psutil.Process(face).cmdline()[-1] in " ".join(process.cmdline())
+        )
+        inside = _processes_of(kernels._text(kernel, NAME).strip())
+        kernels.warm_holder()
+        sandbox = _shares((face, relay, *inside))
+    kernels.no_holder()
+    return sandbox / plain
+
+
+NAME = "import socket; print(socket.gethostname())"
+
+
+def _started_last(argv: list[str]) -> int:
+    """The kernel that Jupyter, which is us, started last with this argv."""
+    found = [
+        process for process in psutil.Process().children() if process.cmdline()[1:3] == argv[1:3]
+    ]
+    return int(max(found, key=lambda process: process.create_time()).pid)
+
+
+def _processes_of(container: str) -> set[int]:
+    """All processes of a container of the holder: pid 1 and the kernel."""
+    holder = client.find_holder()
+    assert holder is not None
+    channel = holder.connect()
+    try:
+        groups = channel.request("inspect", {"container": container})["groups"]
+    finally:
+        channel.close()
+    lists = [Path(group, "cgroup.procs").read_text().split() for group in groups.values()]
+    found = {int(pid) for pids in lists for pid in pids}
+    assert len(found) == 2, found
+    return found
+
+
+def _shares(pids: Iterable[int]) -> float:
+    """The sum of their PSS (proc_pid_smaps(5)): pages that n processes have count 1/n. MiB."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
 
 
 def _launcher_mib() -> float:

@@ -1,6 +1,6 @@
 """`python -m sandbox_kernel -f CONNECTION_FILE`: the kernel, as Jupyter starts it."""
 
-from sandbox_kernel.kernel.main import main
+from sandbox_kernel.kernel.stub import main
 
 if __name__ == "__main__":
     main()

@@ -143,6 +143,11 @@ class Container:
         return container
 
     @staticmethod
+    def prepare(plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder) -> None:
+        """Work out the order of such a container, which is kept. Raises as `create`."""
+        _Order(plan, image.resolve(plan.image), process, launcher, detached=False)
+
+    @staticmethod
     def expect(plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder) -> None:
         """Have a container ready for a process like this one, soon. Raises as `create`."""
         order = _Order(plan, image.resolve(plan.image), process, launcher, detached=False)

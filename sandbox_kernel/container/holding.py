@@ -17,15 +17,30 @@ def keep_kernel_ready(plan: ContainerPlan) -> None:
 
     Raises what `Container.create` raises, and HostLacks when there can be no holder.
     """
+    process = _kernel(plan)
+    holder = client.start_holder()
+    if holder is None:
+        raise errors.HostLacks("start the warm holder: it ended at once: see `doctor`")
+    Container.expect(plan, process, holder)
+
+
+def prepare_order(plan: ContainerPlan) -> None:
+    """Work out what the holder will be told of a kernel with this plan, if there is a holder.
+
+    Who does it again, or a fork of who did, has it at once. Raises what `Container.create` raises.
+    """
+    holder = client.find_holder()
+    if holder is not None:
+        Container.prepare(plan, _kernel(plan), holder)
+
+
+def _kernel(plan: ContainerPlan) -> ProcessSpec:
     interpreter = image.resolve(plan.image).interpreter
     if interpreter is None:
         raise errors.ImageError(
             f"keep a kernel ready of `{plan.image}`: it has no Python that is known"
         )
-    holder = client.start_holder()
-    if holder is None:
-        raise errors.HostLacks("start the warm holder: it ended at once: see `doctor`")
-    Container.expect(plan, ProcessSpec(argv=(interpreter, "-c", START_KERNEL)), holder)
+    return ProcessSpec(argv=(interpreter, "-c", START_KERNEL))
 
 
 def status() -> list[dict[str, Any]] | None:

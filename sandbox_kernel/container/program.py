@@ -11,7 +11,8 @@ import os
 from .values import SEALS
 
 MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
-TEMPLATE = (*MODULES, "kernel", "template")
+KERNEL = ("application", "kernel")
+TEMPLATE = (*MODULES, *KERNEL, "prepared", "template")
 PACKAGE = "sandbox_inside"
 # `-c` and not a file name: a path in the container could be replaced by what is in it.
 _START = (

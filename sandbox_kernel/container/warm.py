@@ -96,10 +96,11 @@ KERNEL_MODULES = (
     "ipykernel.zmqshell",
     "ipykernel.debugger",
     "IPython.core.completer",
-    "matplotlib_inline",
     "comm",
+    "sandbox_inside.prepared",
 )
-"""What a kernel imports before it can answer; one that the image lacks is left out."""
+"""What a kernel imports before it can answer; one that the image lacks is left out. The last is
+ours: `inside/prepared.py`."""
 
 
 def _nest(plan: ContainerPlan) -> ContainerPlan:

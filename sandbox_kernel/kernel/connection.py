@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import fcntl
+import os
+import signal
+from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
 from sandbox_kernel.errors import InvalidOption
+
+TURN_SECONDS = 5.0
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -47,3 +52,26 @@ def read(path: str) -> Connection:
         raise InvalidOption("-f", path, f"a connection file: {error.strerror}") from None
     except msgspec.MsgspecError as error:
         raise InvalidOption("-f", path, f"a connection file with a key: {error}") from None
+
+
+def take_turn(path: str) -> None:
+    """Wait until no other process is this kernel: then the ports of the connection are free.
+
+    Jupyter starts a kernel again, on the same ports, as soon as the process that it knows has been
+    killed, and the relay that was forked for that one may still be about to hear of it. The lock on
+    the connection file is ours as long as we live. Called in the main thread.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    before = signal.signal(signal.SIGALRM, _no_longer)
+    signal.setitimer(signal.ITIMER_REAL, TURN_SECONDS)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except (TimeoutError, OSError):
+        pass  # no file system for locks, or somebody else's: then binding says what is wrong
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _no_longer(number: int, frame: object) -> NoReturn:
+    raise TimeoutError

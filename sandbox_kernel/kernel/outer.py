@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import zmq
 
 from .connection import Connection
-from .wire import Buffer
+from .zmtp import Buffer
 
 LINGER = 1000  # milliseconds
 MOST_FRAME = 512 << 20

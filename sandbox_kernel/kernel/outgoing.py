@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from .requests import Ledger, Request
 from .voice import Voice, failure
 from .widgets import Widgets
 from .wire import DELIMITER, Message, Parent, Reader, Signer
-from .zmtp import Received
+from .zmtp import Buffer, Digest, Received
 
 COST = 512
 """Bytes that each message counts beside its own, so that a flood of small ones ends too."""
@@ -62,6 +62,11 @@ class Outgoing:
         self.dropped: dict[str, int] = {}
         self.execution_count = 0
 
+    @property
+    def begin_digest(self) -> Callable[[Sequence[Buffer]], Digest | None]:
+        """For the links whose messages come here."""
+        return self._reader.begin_digest
+
     def drop(self, why: str) -> None:
         """Counts a message that does not come through."""
         self.dropped[why] = self.dropped.get(why, 0) + 1
@@ -74,7 +79,7 @@ class Outgoing:
             self._too_large(received)
             return
         try:
-            message = self._reader.read(received.frames)
+            message = self._reader.read(received.frames, received.digest)
         except errors.BadMessage:
             self.drop("unreadable")
             return
@@ -102,7 +107,7 @@ class Outgoing:
             self._reply_too_large(channel, received)
             return
         try:
-            message = self._reader.read(received.frames)
+            message = self._reader.read(received.frames, received.digest)
         except errors.BadMessage:
             self.drop("unreadable")
             return
@@ -126,7 +131,7 @@ class Outgoing:
     def asked(self, received: Received) -> None:
         """A message on the inner stdin: the code waits for a line."""
         try:
-            message = self._reader.read(received.frames)
+            message = self._reader.read(received.frames, received.digest)
         except errors.BadMessage:
             self.drop("unreadable")
             return

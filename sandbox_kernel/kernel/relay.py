@@ -36,8 +36,8 @@ from .requests import Ledger, Request
 from .start import Inside
 from .voice import Voice, failure
 from .widgets import Widgets
-from .wire import EMPTY, Buffer, Message, Reader, Signer, frames
-from .zmtp import Link
+from .wire import EMPTY, Message, Reader, Signer, frames
+from .zmtp import Buffer, Link
 
 AT_ONCE = 64
 """Messages of one socket before the others have their turn."""
@@ -56,8 +56,12 @@ ERROR_STATUS = 1
 class Relay:
     """One kernel's outside. `run` returns the status to exit with."""
 
-    def __init__(self, connection: Connection, inside: Inside) -> None:
+    def __init__(
+        self, connection: Connection, inside: Inside, face: socket.socket | None = None
+    ) -> None:
+        """`face`: leads to the stub that Jupyter knows as this kernel, see `stub.py`."""
         self._connection = connection
+        self._face = face
         self._inside = inside
         outer_signer = Signer(connection.key.encode(), connection.signature_scheme)
         self._inner_signer = Signer(inside.key.encode())
@@ -100,6 +104,9 @@ class Relay:
         )
         self._watch_signals()
         self._watch_parent()
+        if self._face is not None:
+            self._face.setblocking(False)
+            self._watch(self._face, self._hear_face)
         self._voice.publish("status", {"execution_state": "starting"})
         try:
             while self._status is None:
@@ -212,11 +219,27 @@ class Relay:
 
     def _signalled(self) -> None:
         with suppress(BlockingIOError):
-            for number in self._signals[0].recv(256):
-                if number == signal.SIGINT:
-                    self._interrupt()
-                elif number == signal.SIGTERM:
-                    self._leave()
+            self._obey(self._signals[0].recv(256))
+
+    def _hear_face(self) -> None:
+        """Signals that the stub got; its end, as it is when it was killed, is ours at once."""
+        assert self._face is not None
+        try:
+            numbers = self._face.recv(256)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            numbers = b""
+        if not numbers:
+            os._exit(ERROR_STATUS)  # the container ends with its channel, as if we were killed too
+        self._obey(numbers)
+
+    def _obey(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGINT:
+                self._interrupt()
+            elif number == signal.SIGTERM:
+                self._leave()
 
     def _watch_parent(self) -> None:
         """Jupyter names the process without which this one has no reason to be."""
@@ -248,6 +271,7 @@ class Relay:
         self._watch(inside.process, self._process_news)
         self._watch(inside.errors_read, self._read_errors)
         for link in inside.channels.links.values():
+            link.begin_digest = self._outgoing.begin_digest
             link.flush()
         self._probe()
 

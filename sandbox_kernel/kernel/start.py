@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROGRAM, CONFIGURATION = 3, 4
 NUMBERS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
-"""As `inside/kernel.py` has them."""
+"""As `inside/kernel.py` and `inside/application.py` have them."""
 
 
 def plan() -> ContainerPlan:
@@ -41,7 +41,7 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
     """
     from sandbox_kernel import image
     from sandbox_kernel.container import Container, ProcessSpec
-    from sandbox_kernel.container.program import START_KERNEL, program
+    from sandbox_kernel.container.program import KERNEL, START_KERNEL, program
     from sandbox_kernel.runtime import client
 
     interpreter = image.resolve(plan.image).interpreter
@@ -52,7 +52,7 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
         )
     spec = ProcessSpec(
         argv=(interpreter, "-c", START_KERNEL),
-        descriptors={**descriptors, PROGRAM: program(("kernel",))},
+        descriptors={**descriptors, PROGRAM: program(KERNEL)},
     )
     holder = client.find_holder() if plan.holder and not plan.cold else None
     try:
@@ -70,9 +70,12 @@ def keep_one_ready(plan: ContainerPlan) -> None:
     """Let the warm holder have a kernel ready for the next start; it is started if need be."""
     from sandbox_kernel.container import holding
 
+    from . import relay_template
+
     # The next kernel is none the slower than this one without it, so nobody need be told.
     with suppress(errors.SandboxError, OSError, TimeoutError):
         holding.keep_kernel_ready(plan)
+        relay_template.keep_one()
 
 
 def configuration(key: str) -> int:
@@ -103,7 +106,7 @@ class Inside:
         """Runs in a thread of its own: an image may take long, and Jupyter asks meanwhile."""
         handed = -1
         try:
-            self.plan = plan()
+            self.plan = self.plan or plan()
             self.channels = Channels(self.plan.output_limit + (1 << 20))
             handed = configuration(self.key)
             self.container, self.process = start_inside(

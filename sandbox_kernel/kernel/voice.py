@@ -10,7 +10,8 @@ from typing import Any
 from .contents import encode
 from .outer import Outer
 from .requests import Request
-from .wire import EMPTY, Buffer, Signer, frames
+from .wire import EMPTY, Signer, frames
+from .zmtp import Buffer
 
 PROTOCOL = "5.4"
 

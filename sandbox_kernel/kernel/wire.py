@@ -14,7 +14,7 @@ import msgspec
 
 from sandbox_kernel.errors import BadMessage
 
-Buffer = bytes | bytearray | memoryview
+from .zmtp import Buffer, Digest
 
 DELIMITER = b"<IDS|MSG>"
 EMPTY = b"{}"
@@ -79,14 +79,18 @@ class Signer:
         if kind != "hmac":
             raise BadMessage("signature scheme", scheme, "not known: use hmac-sha256")
 
+    def begin(self, signed: Sequence[Buffer]) -> Digest:
+        """The signature over the first of the dictionaries, to be fed with the rest."""
+        signature = self._fresh.copy()
+        for frame in signed:
+            signature.update(frame)
+        return signature
+
     def sign(self, signed: Sequence[Buffer]) -> bytes:
         """The signature over the four dictionaries; buffers are never signed."""
         if sum(map(len, signed)) < SMALL:
             return hmac.digest(self._key, b"".join(signed), self._digest).hex().encode()
-        signature = self._fresh.copy()
-        for frame in signed:
-            signature.update(frame)
-        return signature.hexdigest().encode()
+        return self.begin(signed).hexdigest().encode()
 
 
 class Reader:
@@ -107,8 +111,19 @@ class Reader:
         self._seen: set[bytes] | None = set() if replays else None
         self._order: deque[bytes] = deque()
 
-    def read(self, frames: Sequence[Buffer]) -> Message:
-        """Raises BadMessage for anything that is not one well-formed, signed message."""
+    def begin_digest(self, frames: Sequence[Buffer]) -> Digest | None:
+        """To be fed with the next frame if that is the content of a message, for `read`."""
+        for number, frame in enumerate(frames[: MOST_IDENTITIES + 1]):
+            if len(frame) == len(DELIMITER) and frame == DELIMITER:
+                signed = frames[number + 2 :]
+                return self._signer.begin(signed) if len(signed) == 3 else None
+        return None
+
+    def read(self, frames: Sequence[Buffer], digest: Digest | None = None) -> Message:
+        """Raises BadMessage for anything that is not one well-formed, signed message.
+
+        `digest`: from `begin_digest`, fed with the content.
+        """
         if len(frames) > MOST_FRAMES:
             raise BadMessage("read", "message", f"more than {MOST_FRAMES} frames")
         identities = []
@@ -124,7 +139,8 @@ class Reader:
         signature, header, parent, metadata, content = rest[:5]
         if len(header) + len(parent) > MOST_HEADER or len(metadata) > MOST_METADATA:
             raise BadMessage("read", "message", f"a header of more than {MOST_HEADER} bytes")
-        self._check(bytes(signature[:256]), rest[1:5])
+        right = self._signer.sign(rest[1:5]) if digest is None else digest.hexdigest().encode()
+        self._check(bytes(signature[:256]), right)
         try:
             known = _header.decode(header)
             shape = self._shapes.get(known.msg_type)
@@ -147,8 +163,8 @@ class Reader:
             raise BadMessage("read", "message", str(error)) from None
         return message
 
-    def _check(self, signature: bytes, signed: Sequence[Buffer]) -> None:
-        if not hmac.compare_digest(signature, self._signer.sign(signed)):
+    def _check(self, signature: bytes, right: bytes) -> None:
+        if not hmac.compare_digest(signature, right):
             raise BadMessage("read", "message", "the signature is wrong")
         if self._seen is None:
             return

@@ -11,12 +11,12 @@ from __future__ import annotations
 import mmap
 import socket
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from sandbox_kernel.errors import BadMessage
 
-from .wire import Buffer
+Buffer = bytes | bytearray | memoryview
 
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
@@ -27,16 +27,34 @@ AT_ONCE = 1 << 20
 """Bytes that one call of `read` takes in, so that no channel keeps the loop from the others."""
 
 
+class Digest(Protocol):
+    """A hash that is fed with a frame while the rest of it is still on its way."""
+
+    def update(self, msg: Buffer, /) -> None:
+        """Take in the next bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of all of it."""
+
+
 class Received(NamedTuple):
-    """One message; of one over the budget only the first frames, and the size of it all."""
+    """One message; of one over the budget only the first frames, and the size of it all.
+
+    `digest`: what `begin_digest` of the link began with a huge frame, fed with all of that frame.
+    """
 
     frames: list[Buffer]
     cut: bool
     size: int
+    digest: Digest | None = None
 
 
 class Link:
     """Frames in and out over a connected stream socket. Never blocks."""
+
+    begin_digest: Callable[[Sequence[Buffer]], Digest | None] | None = None
+    """Called with the frames before a huge one: then that one is hashed as it comes, while its
+    sender makes the rest of it ready, and not afterwards."""
 
     def __init__(
         self, stream: socket.socket, kind: str, *, identity: bytes = b"", budget: int
@@ -139,10 +157,15 @@ class Link:
         self._flags = -1
         self._left = 0
         self._body: memoryview | None = None
+        self._digest: Digest | None = None
+        self._hashing = False
 
     def _fill(self) -> int:
         if self._flags >= 0 and self._body is not None and not self._incoming:
-            count = self._stream.recv_into(self._body[-self._left :], min(self._left, AT_ONCE))
+            free = self._body[-self._left :]
+            count = self._stream.recv_into(free, min(self._left, AT_ONCE))
+            if self._hashing and self._digest is not None:
+                self._digest.update(free[:count])
             self._left -= count
             return count
         data = self._stream.recv(256 << 10)
@@ -172,6 +195,8 @@ class Link:
                 if self._body is not None:
                     start = self._body.nbytes - self._left
                     self._body[start : start + step] = memoryview(data)[at : at + step]
+                    if self._hashing and self._digest is not None:
+                        self._digest.update(self._body[start : start + step])
                 self._left -= step
                 at += step
             if self._left:
@@ -201,11 +226,15 @@ class Link:
             self._size += size
         self._cut = self._cut or not fits
         self._body = _room(size) if fits and not self._cut else None
+        if self._body is not None and size >= HUGE and self._digest is None and self.begin_digest:
+            self._digest = self.begin_digest(self._frames)
+            self._hashing = True
         return used
 
     def _end_of_frame(self, messages: list[Received]) -> None:
         flags, body = self._flags, self._body
         self._flags, self._body = -1, None
+        self._hashing = False
         if flags & COMMAND:
             self._cut = False
             if self._held is not None and body is not None and bytes(body[:6]) == b"\x05READY":
@@ -219,7 +248,7 @@ class Link:
         if body is not None:
             self._frames.append(body)
         if not flags & MORE:
-            messages.append(Received(self._frames, self._cut, self._size))
+            messages.append(Received(self._frames, self._cut, self._size, self._digest))
             self._begin()
 
     def _ready(self) -> bytes:

@@ -13,7 +13,7 @@ from sandbox_kernel.kernel.outgoing import Outgoing
 from sandbox_kernel.kernel.requests import Ledger, Request
 from sandbox_kernel.kernel.voice import Voice
 from sandbox_kernel.kernel.widgets import Shown, Widgets
-from sandbox_kernel.kernel.zmtp import Received
+from sandbox_kernel.kernel.zmtp import Buffer, Received
 from sandbox_kernel.widgets.view import View
 
 INNER, OUTER = wire.Signer(b"inner"), wire.Signer(b"outer")
@@ -28,13 +28,13 @@ class Heard:
     def __init__(self) -> None:
         self.messages: list[tuple[str, Any, wire.Message]] = []
 
-    def publish(self, frames: list[wire.Buffer]) -> None:
+    def publish(self, frames: list[Buffer]) -> None:
         self._hear("iopub", frames)
 
-    def answer(self, _: object, identities: list[bytes], frames: list[wire.Buffer]) -> None:
+    def answer(self, _: object, identities: list[bytes], frames: list[Buffer]) -> None:
         self._hear("reply", [*identities, *frames])
 
-    def _hear(self, channel: str, frames: list[wire.Buffer]) -> None:
+    def _hear(self, channel: str, frames: list[Buffer]) -> None:
         message = wire.Reader(OUTER, replays=False).read(frames)
         self.messages.append((channel, msgspec.json.decode(message.content), message))
 

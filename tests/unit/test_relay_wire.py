@@ -15,7 +15,7 @@ HEADER = b'{"msg_id": "1", "msg_type": "execute_request", "date": {"not": "a dat
 
 def signed(
     *, header: bytes = HEADER, parent: bytes = b"{}", content: bytes = b"{}", key: bytes = KEY
-) -> list[wire.Buffer]:
+) -> list[zmtp.Buffer]:
     return [b"client", *wire.frames(wire.Signer(key), header, parent, b"{}", content)]
 
 
@@ -31,7 +31,7 @@ def test_a_signed_message_is_read() -> None:
     assert message.content == b'{"code": "1"}'
 
 
-def _without_signature() -> list[wire.Buffer]:
+def _without_signature() -> list[zmtp.Buffer]:
     frames = signed()
     frames[2] = b""
     return frames
@@ -61,7 +61,7 @@ def _without_signature() -> list[wire.Buffer]:
     ],
 )
 def test_70_71_frames_that_are_not_one_signed_message_are_refused(
-    frames: list[wire.Buffer],
+    frames: list[zmtp.Buffer],
 ) -> None:
     with pytest.raises(BadMessage):
         reader().read(frames)
@@ -144,3 +144,42 @@ def test_a_peer_that_does_not_speak_zmtp_is_refused() -> None:
     theirs.sendall(b"GET / HTTP/1.1\r\n" * 8)
     with pytest.raises(BadMessage):
         link.read()
+
+
+def sent_in_pieces(link: zmtp.Link, theirs: socket.socket, frames: list[zmtp.Buffer]) -> list:
+    """What the link reads of frames that come bit by bit."""
+    found = []
+    for number, frame in enumerate(frames):
+        more = zmtp.MORE if number < len(frames) - 1 else 0
+        head = bytes((more | zmtp.LONG,)) + len(frame).to_bytes(8, "big")
+        data = memoryview(head + frame)
+        while data:
+            theirs.sendall(data[: 1 << 17])
+            data = data[1 << 17 :]
+            found += link.read()
+    return found
+
+
+@pytest.mark.parametrize("huge", ["content", "buffer", "metadata"])
+def test_a_huge_message_is_hashed_while_it_comes_and_a_forged_one_is_refused(huge: str) -> None:
+    sizes = dict.fromkeys(("metadata", "content", "buffer"), 10) | {huge: zmtp.HUGE + 5}
+    if huge == "metadata":
+        sizes["metadata"] = wire.MOST_METADATA - 20  # as much as a message may have
+    texts = {name: b'{"a": "' + b"x" * size + b'"}' for name, size in sizes.items()}
+    made = wire.frames(
+        wire.Signer(KEY), HEADER, b"{}", texts["metadata"], texts["content"], texts["buffer"]
+    )
+    one = reader(replays=False)
+    link, theirs = linked(budget=64 << 20)
+    link.begin_digest = one.begin_digest
+
+    (received,) = sent_in_pieces(link, theirs, [b"client", *made])
+    assert (received.digest is not None) == (huge == "content")
+    message = one.read(received.frames, received.digest)
+    assert bytes(message.content) == texts["content"]
+
+    forged = list(made)
+    forged[5] = texts["content"].replace(b"x", b"y", 1)
+    (received,) = sent_in_pieces(link, theirs, [b"client", *forged])
+    with pytest.raises(BadMessage, match="signature"):
+        one.read(received.frames, received.digest)

@@ -16,7 +16,7 @@ import msgspec
 
 from .. import contents
 from ..commands import SANDBOX
-from ..wire import Buffer
+from ..zmtp import Buffer
 from .session import Session
 
 WORD = re.compile(r"[^\W\d][\w.]*$|$")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..wire import Buffer
+from ..zmtp import Buffer
 
 MOST = 10_000
 SESSION = 1
