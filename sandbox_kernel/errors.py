@@ -113,6 +113,8 @@ class LimitNotEnforceable(HostLacks):
         self.asked = asked
         self.host = host
         self.remedy = remedy
+        self.status = 0
+        self.passes = False
 
 
 class ImageError(SandboxError, LookupError):
@@ -127,7 +129,8 @@ class RegistryError(ImageError):
 
     Do: what the message says; what was stored before is whole, and the next try goes on from it.
 
-    Attributes: `step` (verb), `subject` (image, layer or address), `why`, `remedy`.
+    Attributes: `step` (verb), `subject` (image, layer or address), `why`, `remedy`, `status` (of
+    the answer; 0 when there was none), `passes` (asked again at once, it may go well).
     """
 
     def __init__(self, step: str, subject: object, why: str, remedy: str = "try again") -> None:
@@ -136,6 +139,8 @@ class RegistryError(ImageError):
         self.subject = str(subject)
         self.why = why
         self.remedy = remedy
+        self.status = 0
+        self.passes = False
 
 
 class ContainerfileError(SandboxError, ValueError):

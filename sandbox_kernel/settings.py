@@ -415,6 +415,9 @@ class Settings(NamedTuple):
     layers: tuple[Layer, ...] = ()
     ceilings: Mapping[str, Ceiling] = MappingProxyType({})
     user_file: str = ""
+    registry: tuple[tuple[settings_files.Where, Mapping[str, object]], ...] = ()
+    """What the user's own files say of registries, as it stands there: `image/registry/` types it,
+    when something is pulled."""
 
     def plus(self, source: str, values: Mapping[str, object], where: str = "") -> Settings:
         """These settings with one more source on top; `where` names it in errors."""
@@ -440,6 +443,7 @@ _loaded: dict[str, tuple[object, Settings]] = {}
 def _read(here: str, places: Iterable[settings_files.Place]) -> Settings:
     layers: list[Layer] = []
     ceilings: dict[str, Ceiling] = {}
+    registry = []
     user_file = ""
     for place in places:
         if not place.project:
@@ -451,12 +455,18 @@ def _read(here: str, places: Iterable[settings_files.Place]) -> Settings:
             raise InvalidOption(
                 found.where("ceiling"), "[ceiling]", f"ceilings stand only in `{user_file}`"
             )
+        if found.registry and place.project:
+            raise InvalidOption(
+                found.where("registry"), "[registry]", f"registries stand only in `{user_file}`"
+            )
+        if found.registry:
+            registry.append((found.where, found.registry))
         for name, value in read_options(found.ceiling, found.where, CEILINGS, "ceiling").items():
             ceilings[name] = Ceiling(value, found.where(name, "ceiling"))
         values = read_options(found.options, found.where)
         source = os.path.basename(place.path) if place.project else f"config file {place.path}"
         layers.append(Layer(source, place.project, values))
-    return Settings(here, tuple(layers), ceilings, user_file)
+    return Settings(here, tuple(layers), ceilings, user_file, tuple(registry))
 
 
 def read_options(

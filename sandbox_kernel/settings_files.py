@@ -35,6 +35,7 @@ class Found(NamedTuple):
     where: Where
     options: Mapping[str, object]
     ceiling: Mapping[str, object]
+    registry: Mapping[str, object]
 
 
 def places(folder: str) -> tuple[Place, ...]:
@@ -92,7 +93,10 @@ def read(place: Place) -> Found | None:
     ceiling = options.pop("ceiling", {})
     if not isinstance(ceiling, Mapping):
         raise InvalidOption(where("ceiling"), ceiling, "a table of ceilings")
-    return Found(where, options, ceiling)
+    registry = options.pop("registry", {})
+    if not isinstance(registry, Mapping):
+        raise InvalidOption(where("registry"), registry, "a table of settings for registries")
+    return Found(where, options, ceiling, registry)
 
 
 def folder(value: object, option: str) -> str:
@@ -268,11 +272,12 @@ def _read_python(place: Place) -> Found:
         raise InvalidOption(at, type(error).__name__, f"Python that runs: {error}") from None
 
     def where(key: str, section: str = "") -> str:
-        return f"{place.path}: c.{'SandboxCeiling' if section else 'Sandbox'}.{key}"
+        return f"{place.path}: c.Sandbox{section.capitalize()}.{key}"
 
     for name in sections:
-        if name not in ("Sandbox", "SandboxCeiling"):
-            raise InvalidOption(f"{place.path}: c.{name}", name, "c.Sandbox or c.SandboxCeiling")
+        if name not in ("Sandbox", "SandboxCeiling", "SandboxRegistry"):
+            allowed = "c.Sandbox, c.SandboxCeiling or c.SandboxRegistry"
+            raise InvalidOption(f"{place.path}: c.{name}", name, allowed)
 
     def section(name: str) -> dict[str, object]:
         values = dict(sections.get(name, {}))
@@ -281,4 +286,4 @@ def _read_python(place: Place) -> Found:
                 values[key] = value.get_value([])
         return values
 
-    return Found(where, section("Sandbox"), section("SandboxCeiling"))
+    return Found(where, section("Sandbox"), section("SandboxCeiling"), section("SandboxRegistry"))
