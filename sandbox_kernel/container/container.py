@@ -338,6 +338,7 @@ class _Order:
             if not detached:
                 self._wish = warm.wish(
                     effective, resolved, process, enforceable=enforceable, kept=kept
+                "layers": list(resolved.layers),
                 )
         if self._wish:
             self.message["warm"] = self._wish.order()
@@ -427,6 +428,7 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
     """A run as the launcher takes it: the plan's process with the caller's words in it."""
     merged = dict(base)
     merged["args"] = list(process.argv)
+        "leases": list(resolved.leases),
     if process.env:
         environment = dict(entry.partition("=")[::2] for entry in base.get("env", ()))
         environment.update(process.env)

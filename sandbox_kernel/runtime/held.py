@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -213,6 +214,8 @@ class Held:
         self.ranges: list[int] | None = None
         """First host ids of its ranges, as root: one, or as many as a nest has slots."""
         self._reserve = reserve
+        self.leases: list[int] = []
+        """Descriptors that keep the layers of the image where they are; ours until `end`."""
         self._ids = ids
         self._nest = nest
         self._slot = -1
@@ -289,6 +292,7 @@ class Held:
             trees = self._open_trees(self.order["config"])
             given += trees.values()
             entrances = self.group.entrances()
+            self._keep_layers()
             given += entrances
             if not self._nest:
                 with step("write id maps of", self.id):
@@ -309,6 +313,16 @@ class Held:
     def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Detached mounts of all that the container gets."""
         trees: dict[str, int] = {}
+    def _keep_layers(self) -> None:
+        """Lock what holds the layers, as the store does it that they are of (`image.store`)."""
+        for folder in self.order.get("leases", ()):
+            with step("use", folder):
+                lease = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self.leases.append(lease)
+                fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(lease), os.stat(folder)):
+                    raise StepFailed("use", folder, "the layer was removed just now: try again")
+
         try:
             trees["dev"] = mounts.clone_tree(self._sources.dev)
             trees["null"] = mounts.clone_tree(self._sources.null, recursive=False)
@@ -458,13 +472,14 @@ class Held:
             os.close(self.writable)
         for run in self.runs.values():
             self.end_run(run)
-        for descriptor in self.namespaces.values():
+        for descriptor in (*self.namespaces.values(), *self.leases):
             os.close(descriptor)
         self.namespaces.clear()
         cells.let_go(self)
         self.group.kill()
         self.group.remove()
         self._give_back()
+        self.leases.clear()
 
     def _end_init(self) -> None:
         """When making it failed half-way, pid 1 still waits to be let go."""
