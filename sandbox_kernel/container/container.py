@@ -73,8 +73,11 @@ class Container:
         process: ProcessSpec | None = None,
         launcher: Launcher | Holder | None = None,
         detached: bool = False,
+        resolved: Image | None = None,
     ) -> Container:
         """Make a container, with its first process or held empty.
+
+        `resolved` is the image where the caller has it already, which `plan.image` then only names.
 
         One with a process lives as long as that process; one without lives until `remove`, or
         until this program ends. A `detached` one has a launcher of its own and outlives this
@@ -82,7 +85,8 @@ class Container:
 
         Raises LimitNotEnforceable, StepFailed, ImageError, HostLacks, LauncherGone.
         """
-        resolved = image.resolve(plan.image)  # before anything is started for it
+        if resolved is None:
+            resolved = image.resolve(plan.image)  # before anything is started for it
         if detached:
             own = Launcher(detached=True)
             try:
@@ -143,9 +147,16 @@ class Container:
         return container
 
     @staticmethod
-    def expect(plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder) -> None:
+    def expect(
+        plan: ContainerPlan,
+        process: ProcessSpec,
+        launcher: Launcher | Holder,
+        resolved: Image | None = None,
+    ) -> None:
         """Have a container ready for a process like this one, soon. Raises as `create`."""
-        order = _Order(plan, image.resolve(plan.image), process, launcher, detached=False)
+        order = _Order(
+            plan, resolved or image.resolve(plan.image), process, launcher, detached=False
+        )
         if not order.programs:
             return
         channel = launcher.connect()
@@ -325,6 +336,7 @@ class _Order:
             "about": {
                 "image": plan.image,
                 "digest": resolved.digest,
+                "layers": list(resolved.layers),
                 "command": list(process.argv) if process else [],
                 "program": os.path.basename(sys.argv[0] or "python"),
                 "owner": os.getpid(),
@@ -338,7 +350,6 @@ class _Order:
             if not detached:
                 self._wish = warm.wish(
                     effective, resolved, process, enforceable=enforceable, kept=kept
-                "layers": list(resolved.layers),
                 )
         if self._wish:
             self.message["warm"] = self._wish.order()
@@ -415,6 +426,7 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
         "config": config,
         "plan": policy.record(plan),
         "layers": list(made.layers),
+        "leases": list(resolved.leases),
         "entries": list(resolved.entries),
         "trees": list(resolved.trees),
         "storage_size": made.storage_size,
@@ -428,7 +440,6 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
     """A run as the launcher takes it: the plan's process with the caller's words in it."""
     merged = dict(base)
     merged["args"] = list(process.argv)
-        "leases": list(resolved.leases),
     if process.env:
         environment = dict(entry.partition("=")[::2] for entry in base.get("env", ()))
         environment.update(process.env)
@@ -439,6 +450,8 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
         merged["user"] = {"username": process.user}
     if process.transfer:
         merged["transfer"] = dict(process.transfer)
+    if process.root_only:
+        merged["rootOnly"] = True
     return {
         "process": merged,
         "numbers": list(process.descriptors),

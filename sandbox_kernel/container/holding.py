@@ -17,7 +17,8 @@ def keep_kernel_ready(plan: ContainerPlan) -> None:
 
     Raises what `Container.create` raises, and HostLacks when there can be no holder.
     """
-    interpreter = image.resolve(plan.image).interpreter
+    resolved = image.for_kernel(image.resolve(plan.image))
+    interpreter = resolved.interpreter
     if interpreter is None:
         raise errors.ImageError(
             f"keep a kernel ready of `{plan.image}`: it has no Python that is known"
@@ -25,7 +26,8 @@ def keep_kernel_ready(plan: ContainerPlan) -> None:
     holder = client.start_holder()
     if holder is None:
         raise errors.HostLacks("start the warm holder: it ended at once: see `doctor`")
-    Container.expect(plan, ProcessSpec(argv=(interpreter, "-c", START_KERNEL)), holder)
+    spec = ProcessSpec(argv=(interpreter, "-c", START_KERNEL))
+    Container.expect(plan, spec, holder, resolved)
 
 
 def status() -> list[dict[str, Any]] | None:

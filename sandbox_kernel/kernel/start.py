@@ -32,7 +32,7 @@ def plan() -> ContainerPlan:
 
 
 def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[Container, Process]:
-    """A container whose first process is the image's ipykernel, on these descriptors.
+    """A container whose first process is an ipykernel, the image's or the kernel layer's.
 
     The warm holder has one ready, if there is a holder; else it is made by a launcher of our own,
     which ends with us.
@@ -44,23 +44,21 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
     from sandbox_kernel.container.program import START_KERNEL, program
     from sandbox_kernel.runtime import client
 
-    interpreter = image.resolve(plan.image).interpreter
+    resolved = image.for_kernel(image.resolve(plan.image))
+    interpreter = resolved.interpreter
     if interpreter is None:
-        raise errors.ImageError(
-            f"start a kernel in `{plan.image}`: it has no Python that is known: "
-            "choose an image with Python 3.8 or later and ipykernel"
-        )
+        raise errors.ImageError(f"start a kernel in `{plan.image}`: it has no Python that is known")
     spec = ProcessSpec(
         argv=(interpreter, "-c", START_KERNEL),
         descriptors={**descriptors, PROGRAM: program(("kernel",))},
     )
     holder = client.find_holder() if plan.holder and not plan.cold else None
     try:
-        container = Container.create(plan, process=spec, launcher=holder)
+        container = Container.create(plan, process=spec, launcher=holder, resolved=resolved)
     except errors.LauncherGone:
         if holder is None:
             raise
-        container = Container.create(plan, process=spec)
+        container = Container.create(plan, process=spec, resolved=resolved)
     if container.process is None:
         raise errors.ContainerError(f"start a kernel in `{plan.image}`: no process was started")
     return container, container.process

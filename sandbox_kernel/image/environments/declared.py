@@ -140,9 +140,10 @@ class _Files:
     def _option(self, line: str, path: str, where: str, *, constraint: bool, depth: int) -> None:
         match = re.fullmatch(r"(-r|--requirement|-c|--constraint)[= ]?\s*(\S.*)", line)
         if match is None:
+            name = re.split(r"[\s=]", line, maxsplit=1)[0]
             raise _wrong(
                 where,
-                f"`{shown(line.split()[0].partition('=')[0])}` is refused in files: indexes and "
+                f"`{shown(name)}` is refused in files: indexes and "
                 "how packages are made are set by the user: UV_DEFAULT_INDEX, or his `uv.toml`",
             )
         below = os.path.normpath(os.path.join(os.path.dirname(path), match[2].strip()))
@@ -206,7 +207,7 @@ def _pyproject(reference: str, folder: str) -> Declared:
 
 
 def of_tables(reference: str, project: dict[str, Any], tool: object) -> Declared:
-    """`dependencies` and `requires-python`; of `[tool.uv]` only `exclude-newer`. PEP 621, PEP 723."""
+    """`dependencies`, `requires-python`, and `exclude-newer` of `[tool.uv]`. PEP 621, PEP 723."""
     listed = project.get("dependencies", [])
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         raise _wrong(reference, "`dependencies` is no list of requirements")

@@ -56,6 +56,7 @@ def compose(reference: str, lock: Lock, base: Image, python: Python) -> Image:
         reference=reference,
         digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
         layers=(*base.layers, *layers),
+        leases=(*base.leases, *layers),
         config=config,
         interpreter=INTERPRETER,
     )
@@ -88,7 +89,8 @@ def _layers(chosen: Sequence[Wheel], python: Python) -> list[str]:
     found = wheels.trees(chosen, python)
     large = sorted((wheel.size for wheel in chosen if wheel.size >= LARGE), reverse=True)
     least = large[:MOST_OWN][-1] if large else None
-    own, small = [], []
+    own: list[str] = []
+    small: list[str] = []
     for wheel, path in zip(chosen, found, strict=True):
         alone = least is not None and wheel.size >= least and len(own) < MOST_OWN
         (own if alone else small).append(path)

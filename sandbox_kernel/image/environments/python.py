@@ -45,7 +45,7 @@ class Python(NamedTuple):
 
 
 def find(tree: Tree, interpreter: str | None, reference: str) -> Python:
-    """The Python behind the interpreter of an image. Raises ImageError that says what is missing."""
+    """The Python behind an image's interpreter. Raises ImageError that says what is missing."""
     doing = f"find the Python of `{shown(reference)}`"
     if interpreter is None:
         raise ImageError(
