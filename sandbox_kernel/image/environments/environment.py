@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from sandbox_kernel.errors import ImageError, shown
-from sandbox_kernel.image.environments import places, resolving, wheels
+from sandbox_kernel.image.environments import bytecode, places, resolving, wheels
 from sandbox_kernel.image.environments import python as pythons
 from sandbox_kernel.image.environments.declared import Declared
 from sandbox_kernel.image.environments.lock import Lock, Wheel
@@ -94,7 +94,12 @@ def _layers(chosen: Sequence[Wheel], python: Python) -> list[str]:
     for wheel, path in zip(chosen, found, strict=True):
         alone = least is not None and wheel.size >= least and len(own) < MOST_OWN
         (own if alone else small).append(path)
-    return [*([group(small)] if small else []), *own]
+    compiled = bytecode.trees(found, python)
+    return [
+        *([group(small)] if small else []),
+        *own,
+        *([group(compiled)] if compiled else []),
+    ]
 
 
 def group(paths: Sequence[str]) -> str:

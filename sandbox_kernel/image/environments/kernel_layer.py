@@ -15,7 +15,14 @@ import json
 import os
 
 from sandbox_kernel.errors import ImageError
-from sandbox_kernel.image.environments import environment, installed, places, resolving, wheels
+from sandbox_kernel.image.environments import (
+    bytecode,
+    environment,
+    installed,
+    places,
+    resolving,
+    wheels,
+)
 from sandbox_kernel.image.environments import python as pythons
 from sandbox_kernel.image.environments.declared import Declared
 from sandbox_kernel.image.environments.lock import Lock
@@ -39,7 +46,8 @@ def added(image: Image) -> Image:
         return image
     order, lock = _lock(image.reference, python, has)
     chosen = [wheel for wheel in lock.wheels if order == FIRST or wheel.name not in has]
-    tree = environment.group(wheels.trees(chosen, python, prefix=PLACE))
+    trees = wheels.trees(chosen, python, prefix=PLACE)
+    tree = environment.group([*trees, *bytecode.trees(trees, python)])
     mount = {
         "destination": f"{PLACE}/{order}",
         "type": "bind",
