@@ -1,0 +1,7 @@
+"""Layers: unpacking them in a confined process, packing trees as layers, and looking into them."""
+
+from sandbox_kernel.image.layers.applying import apply, remove_tree
+from sandbox_kernel.image.layers.facts import LayerFacts
+from sandbox_kernel.image.layers.limits import Limits
+
+__all__ = ["LayerFacts", "Limits", "apply", "remove_tree"]
