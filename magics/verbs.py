@@ -16,6 +16,7 @@ from sandbox_kernel.settings import OPTIONS
 
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
+    "pull", "push",
 )  # fmt: skip
 
 
@@ -150,9 +151,21 @@ def _remove(notebook: Notebook, words: list[str]) -> bool:
     return True
 
 
+def _pull(notebook: Notebook, words: list[str]) -> bool:
+    from magics import transfers
+
+    return transfers.pull(notebook, words)
+
+
+def _push(notebook: Notebook, words: list[str]) -> bool:
+    from magics import transfers
+
+    return transfers.push(notebook, words)
+
+
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
-    "top": _top, "stop": _stop, "rm": _remove,
+    "top": _top, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""
 

@@ -20,6 +20,8 @@ VERBS = {
     "rm": ("changing", "remove containers"),
     "diff": ("files", "list what changed in a container's files"),
     "cp": ("files", "copy files into or out of a container"),
+    "pull": ("registries", "fetch an image from a registry"),
+    "push": ("registries", "bring an image to a registry"),
     "events": ("listing", "print what happens to containers, as it happens"),
     "pool": ("pool", "show, warm or stop what is kept ready between kernels"),
     "install": ("kernelspecs", "install a Jupyter kernel"),

@@ -7,33 +7,32 @@ after a failure that may pass, a bounded number of times; a wrong certificate is
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-import ssl
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import httpcore
 import httpx
 
-from sandbox_kernel.errors import RegistryError, shown
+from sandbox_kernel.errors import RegistryError
 from sandbox_kernel.image.registry import authentication, credentials
 from sandbox_kernel.image.registry.configuration import Configuration
 from sandbox_kernel.image.registry.connections import Cancellation, deadline
 from sandbox_kernel.image.registry.endpoints import Endpoint
+from sandbox_kernel.image.registry.failures import (
+    TRANSIENT,
+    is_certificate,
+    reason,
+    retry_after,
+    said,
+    speaks_no_tls,
+)
 from sandbox_kernel.image.registry.foreign import Foreign, Reach, redirected
 from sandbox_kernel.image.registry.transport import Transport, trust
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
-TRANSIENT = (
-    httpcore.NetworkError,
-    httpcore.TimeoutException,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-)
-_SPEAKS_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF", "HTTP_REQUEST")
+Content = bytes | Callable[[], Iterable[bytes]] | None
+"""A body; one that is made anew for each try is given by what makes it."""
 
 
 class Client:
@@ -57,7 +56,7 @@ class Client:
         self._own = Transport(
             admit=reach.admit_registry, cancellation=cancellation, trust=trusted, connections=32
         )
-        self._foreign = Foreign(reach, cancellation, trust(configuration.ca_files))
+        self._foreign = Foreign(reach, cancellation, configuration.ca_files)
         self._lock = threading.Lock()
         self._authorization: str | None = None
         self._given = 0
@@ -79,21 +78,30 @@ class Client:
         what: str,
         accept: Iterable[int] = (200,),
         headers: Mapping[str, str] | None = None,
-        content: bytes | Iterable[bytes] | None = None,
+        content: Content = None,
         tries: int | None = None,
+        seconds: float | None = None,
     ) -> Iterator[httpx.Response]:
         """An answer whose headers are there and whose status is one of `accept`.
 
         `path` is below the repository, or a whole path when it begins with a slash. `what` is what
-        an error says was wanted. Raises RegistryError, with `status` if an answer came.
+        an error says was wanted, `seconds` how long sending may take. Raises RegistryError, with
+        `status` if an answer came.
         """
         answer = self._answer(
-            method, path, what, frozenset(accept), headers or {}, content, tries=tries
+            method,
+            path,
+            what,
+            frozenset(accept),
+            headers or {},
+            content,
+            tries=tries,
+            seconds=seconds,
         )
         try:
             yield answer
         except TRANSIENT as error:
-            problem = RegistryError(what, self._address(path), _reason(error))
+            problem = RegistryError(what, self.address(path), reason(error))
             problem.passes = True
             raise problem from None
         finally:
@@ -111,12 +119,27 @@ class Client:
                     return self._body(answer, most, what, path), answer.headers
                 except TRANSIENT as error:
                     if attempt == self.limits.tries:
-                        raise RegistryError(what, self._address(path), _reason(error)) from None
+                        raise RegistryError(what, self.address(path), reason(error)) from None
                 finally:
                     with contextlib.suppress(*TRANSIENT):
                         answer.close()
             self.cancellation.wait(self.pause(attempt))
         raise AssertionError("the last try ends")
+
+    def location(self, answer: httpx.Response, path: str) -> str:
+        """Where an answer says that an upload goes on, or a list. Raises RegistryError unless it is
+        on the same origin: with an upload go our credentials."""
+        text = answer.headers.get("location", "")
+        try:
+            url = httpx.URL(self.address(path)).join(text)
+        except (httpx.InvalidURL, TypeError, ValueError):
+            url = httpx.URL("")
+        if not text or url.userinfo or authentication.origin_of(url) != self.endpoint.origin:
+            raise RegistryError(
+                "upload to", text, f"`{self.endpoint.registry}` sends us there, to another origin",
+                "its keeper has to mend that",
+            )  # fmt: skip
+        return str(url)
 
     # -- one answer ----------------------------------------------------------------------------
 
@@ -127,21 +150,22 @@ class Client:
         what: str,
         accept: frozenset[int],
         headers: Mapping[str, str],
-        content: bytes | Iterable[bytes] | None,
+        content: Content,
         *,
         tries: int | None = None,
+        seconds: float | None = None,
     ) -> httpx.Response:
         refused = 0
         attempt, most = 1, tries or self.limits.tries
         while True:
             given = self._given
             try:
-                with deadline(self.limits.headers):
+                with deadline(seconds or self.limits.headers):
                     answer = self._once(method, path, headers, content)
             except TRANSIENT as error:
                 if self._falls_back(error):
                     continue
-                if attempt >= most or _is_certificate(error):
+                if attempt >= most or is_certificate(error):
                     raise self._unreachable(what, path, error, attempt) from None
                 self.cancellation.wait(self.pause(attempt))
                 attempt += 1
@@ -166,17 +190,17 @@ class Client:
         method: str,
         path: str,
         headers: Mapping[str, str],
-        content: bytes | Iterable[bytes] | None,
+        content: Content,
     ) -> httpx.Response:
         """Sent, and followed where it leads; no status is wrong here."""
-        url = httpx.URL(self._address(path))
+        url = httpx.URL(self.address(path))
         followed = 0
         while True:
             request = httpx.Request(
                 method,
                 url,
                 headers={"Accept-Encoding": "identity", "User-Agent": _agent(), **headers},
-                content=content,
+                content=content() if callable(content) else content,
                 extensions={"timeout": self._timeouts()},
             )
             if authentication.origin_of(url) == self.endpoint.origin:
@@ -191,7 +215,7 @@ class Client:
             answer.close()
             if followed > self.limits.redirects:
                 raise RegistryError(
-                    method, self._address(path), f"it is redirected more than {followed - 1} times"
+                    method, self.address(path), f"it is redirected more than {followed - 1} times"
                 )
             url = redirected(answer, url, self.endpoint.origin)
 
@@ -204,7 +228,8 @@ class Client:
             "pool": limits.headers,
         }
 
-    def _address(self, path: str) -> str:
+    def address(self, path: str) -> str:
+        """The whole address of a path."""
         if path.startswith(("https://", "http://")):
             return path
         if path.startswith("/"):
@@ -216,7 +241,7 @@ class Client:
         for part in answer.iter_raw():
             size += len(part)
             if size > most:
-                raise RegistryError(what, self._address(path), f"it is larger than {most} bytes")
+                raise RegistryError(what, self.address(path), f"it is larger than {most} bytes")
             parts.append(part)
         return b"".join(parts)
 
@@ -266,7 +291,7 @@ class Client:
                 finally:
                     answer.close()
         except TRANSIENT as error:
-            raise RegistryError(what, url.copy_with(query=None), _reason(error)) from None
+            raise RegistryError(what, url.copy_with(query=None), reason(error)) from None
         return authentication.read_token(body, self.endpoint, self.limits.token)
 
     # -- what goes wrong -----------------------------------------------------------------------
@@ -275,8 +300,7 @@ class Client:
         """A loopback registry that is known to speak no TLS is spoken to without from now on."""
         if not self.endpoint.may_be_plain:
             return False
-        problem = _tls_problem(error)
-        if problem is None or not any(word in str(problem) for word in _SPEAKS_NO_TLS):
+        if not speaks_no_tls(error):
             return False
         with self._lock:
             if self.endpoint.may_be_plain:
@@ -289,7 +313,7 @@ class Client:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
 
     def _retry_after(self, answer: httpx.Response, what: str, path: str, attempt: int) -> float:
-        asked = _seconds(answer.headers.get("retry-after", ""))
+        asked = retry_after(answer.headers.get("retry-after", ""))
         if asked is None:
             return self.pause(attempt)
         if asked > self.limits.wait:
@@ -300,9 +324,9 @@ class Client:
         self, answer: httpx.Response, what: str, path: str, more: str = ""
     ) -> RegistryError:
         status = answer.status_code
-        said = _said(answer, self.limits.answer, self.limits.silence)
+        words = said(answer, self.limits.answer, self.limits.silence)
         problem = RegistryError(
-            what, self._address(path), f"answer {status}{said}{more}", self._remedy(status)
+            what, self.address(path), f"answer {status}{words}{more}", self._remedy(status)
         )
         problem.status = status
         return problem
@@ -315,10 +339,10 @@ class Client:
 
     def _unreachable(self, what: str, path: str, error: Exception, tries: int) -> RegistryError:
         remedy = "see whether the registry runs and the name is right"
-        if _is_certificate(error):
+        if is_certificate(error):
             remedy = "if you trust who made the certificate, name its file in `ca_files`"
-        why = _reason(error) + (f", {tries} times" if tries > 1 else "")
-        return RegistryError(what, self._address(path), why, remedy)
+        why = reason(error) + (f", {tries} times" if tries > 1 else "")
+        return RegistryError(what, self.address(path), why, remedy)
 
 
 def _agent() -> str:
@@ -336,59 +360,3 @@ def _host_certificates(endpoint: Endpoint) -> list[str]:
     folders = (f"{home}/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d")
     name = glob.escape(endpoint.registry)
     return [path for folder in folders for path in sorted(glob.glob(f"{folder}/{name}/*.crt"))]
-
-
-def _tls_problem(error: BaseException | None) -> ssl.SSLError | None:
-    while error is not None:
-        if isinstance(error, ssl.SSLError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _is_certificate(error: BaseException) -> bool:
-    problem = _tls_problem(error)
-    return problem is not None and not isinstance(
-        problem, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-    )
-
-
-def _reason(error: Exception) -> str:
-    problem = _tls_problem(error)
-    if isinstance(problem, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {shown(problem.verify_message)}"
-    if problem is not None:
-        return f"TLS: {shown(problem.reason or problem)}"
-    if isinstance(error, httpcore.TimeoutException):
-        return "no answer in time"
-    return shown(error) or type(error).__name__
-
-
-def _seconds(text: str) -> float | None:
-    """`Retry-After`: seconds, or a date; None when it is neither."""
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
-    try:
-        at = parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    import datetime
-
-    now = datetime.datetime.now(at.tzinfo)
-    return max(0.0, (at - now).total_seconds())
-
-
-def _said(answer: httpx.Response, most: int, seconds: float) -> str:
-    """What the body of an error says: distribution specification, "Error Codes"."""
-    body = b""
-    try:
-        with deadline(seconds):
-            for part in answer.iter_raw():
-                body += part
-                if len(body) > most:
-                    return ""
-        first = json.loads(body)["errors"][0]
-        text = first.get("message") or first.get("code")
-    except (*TRANSIENT, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return ""
-    return f": {shown(text)}" if isinstance(text, str) and text else ""

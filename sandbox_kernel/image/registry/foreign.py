@@ -7,8 +7,8 @@ nearer than the registry's: a registry on the internet can't have us ask somethi
 
 from __future__ import annotations
 
-import ssl
 import threading
+from collections.abc import Iterable
 
 import httpx
 
@@ -23,7 +23,7 @@ from sandbox_kernel.image.registry.endpoints import (
     is_loopback,
     literal,
 )
-from sandbox_kernel.image.registry.transport import Transport
+from sandbox_kernel.image.registry.transport import Transport, trust
 
 _FAR = 3
 
@@ -54,11 +54,14 @@ class Reach:
 class Foreign:
     """Sends requests to foreign hosts."""
 
-    def __init__(self, reach: Reach, cancellation: Cancellation, trusted: ssl.SSLContext) -> None:
+    def __init__(
+        self, reach: Reach, cancellation: Cancellation, certificates: Iterable[str]
+    ) -> None:
         self._reach = reach
-        self._transport = Transport(
-            admit=reach.admit_foreign, cancellation=cancellation, trust=trusted, connections=16
-        )
+        self._cancellation = cancellation
+        self._certificates = tuple(certificates)
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None  # most registries lead nowhere else
 
     def send(self, request: httpx.Request) -> httpx.Response:
         """One request, not redirected. Raises RegistryError for a host that may not be asked."""
@@ -68,11 +71,20 @@ class Foreign:
             raise _refused(host, "it is this machine")
         if address is not None:  # a proxy would connect without looking
             self._reach.admit_foreign(host, address)
+        with self._lock:
+            if self._transport is None:
+                self._transport = Transport(
+                    admit=self._reach.admit_foreign,
+                    cancellation=self._cancellation,
+                    trust=trust(self._certificates),
+                    connections=16,
+                )
         return self._transport.handle_request(request)
 
     def close(self) -> None:
         """Closes every connection."""
-        self._transport.close()
+        if self._transport is not None:
+            self._transport.close()
 
 
 def redirected(answer: httpx.Response, url: httpx.URL, home: Origin) -> httpx.URL:

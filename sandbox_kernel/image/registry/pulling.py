@@ -16,12 +16,13 @@ import os
 import threading
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-from sandbox_kernel.errors import ImageError, RegistryError, SandboxError
+from sandbox_kernel.errors import ImageError, RegistryError, SandboxError, shown
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
 from sandbox_kernel.image.digest import Digest
-from sandbox_kernel.image.documents import Descriptor
 from sandbox_kernel.image.reference import Registry
 from sandbox_kernel.image.registry import blobs, manifests
 from sandbox_kernel.image.registry.client import Client
@@ -31,6 +32,9 @@ from sandbox_kernel.image.registry.endpoints import endpoints
 from sandbox_kernel.image.registry.progress import Listener, Teller
 from sandbox_kernel.image.registry.threads import in_turn
 from sandbox_kernel.image.store import BlobWriter, Store, Stored
+
+if TYPE_CHECKING:
+    from sandbox_kernel.image.layers.compression import Compression
 
 PIECE = 1 << 20
 PIPE = 1 << 20
@@ -53,6 +57,8 @@ def pull(
     Mirrors are asked first. Raises RegistryError and ImageError, which say which layer and why;
     NotAllowed and InvalidOption for settings.
     """
+    from sandbox_kernel.image import unpacked
+
     settings = configuration if configuration is not None else load()
     problems: list[SandboxError] = []
     for endpoint in endpoints(reference, settings):
@@ -62,21 +68,27 @@ def pull(
                 found = manifests.find(client, reference, platform or settings.wanted)
                 _Pull(store, client, found, Teller(progress)).run()
                 name = None if reference.digest else f"{reference.name}:{reference.tag}"
-                return store.tag(name, found.descriptor, source=str(reference), index=found.index)
+                stored = store.tag(name, found.descriptor, source=str(reference), index=found.index)
+                unpacked.unpack(store, stored)  # those that depend on others
+                return stored
         except RegistryError as error:
             problems.append(error)
     raise problems[-1] if len(problems) == 1 else _all_failed(reference, problems)
 
 
+class _NeedsLower(Exception):
+    """A layer whose tree depends on those below it, which are not there yet."""
+
+
+@dataclass(frozen=True)
 class _Layer:
     """One layer to get."""
 
-    def __init__(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        self.descriptor = descriptor
-        self.digest = descriptor.digest
-        self.size = descriptor.size
-        self.diff_id = diff_id
-        self.compression = documents.COMPRESSION.get(descriptor.media_type)
+    digest: Digest
+    size: int
+    diff_id: Digest
+    compression: Compression
+    is_lowest: bool
 
 
 class _Pull:
@@ -107,16 +119,22 @@ class _Pull:
 
     def _layers(self) -> list[_Layer]:
         """Each once, largest first: what takes longest must not begin last."""
-        manifest, limits = self.found.manifest, self.client.limits
+        limits = self.client.limits
         found: dict[Digest, _Layer] = {}
-        for descriptor, diff_id in zip(
-            manifest.layers, self.found.config.rootfs.diff_ids, strict=True
-        ):
-            layer = found.setdefault(descriptor.digest, _Layer(descriptor, diff_id))
-            if layer.compression is None:
-                raise _failed(layer, f"its type `{descriptor.media_type}` is not known", "none")
-            if descriptor.size > limits.layer:
-                raise _failed(layer, f"it has {descriptor.size} bytes, more than {limits.layer}")
+        pairs = zip(self.found.manifest.layers, self.found.config.rootfs.diff_ids, strict=True)
+        for number, (descriptor, diff_id) in enumerate(pairs):
+            digest, size, kind = descriptor.digest, descriptor.size, descriptor.media_type
+            if kind not in documents.COMPRESSION:
+                raise RegistryError(
+                    "fetch layer", digest, f"its type `{shown(kind)}` is none of a tar, gzip or "
+                    "zstd", "have it built or pushed anew",
+                )  # fmt: skip
+            if size > limits.layer:
+                why = f"it has {size} bytes, more than {limits.layer}"
+                raise RegistryError("fetch layer", digest, why, "take a smaller one")
+            compression = cast("Compression", documents.COMPRESSION[kind])
+            layer = _Layer(digest, size, diff_id, compression, is_lowest=number == 0)
+            found.setdefault(digest, layer)
         return sorted(found.values(), key=lambda layer: -layer.size)
 
     # -- one layer -------------------------------------------------------------------------------
@@ -129,15 +147,21 @@ class _Pull:
                     moved = self._fetch_only(layer, writer)
                 else:
                     moved = not writer.present
-                    self.store.add_layer(
-                        layer.diff_id, lambda directory: self._make(layer, writer, directory)
-                    )
+                    self._add(layer, writer)
                     if not writer.present:  # another pull made the tree while we waited
                         moved = self._fetch_only(layer, writer)
         except BaseException:
             self.tell(layer.digest, "failed", 0, layer.size)
             raise
         self.tell(layer.digest, "done" if moved else "there", layer.size, layer.size)
+
+    def _add(self, layer: _Layer, writer: BlobWriter) -> None:
+        try:
+            self.store.add_layer(
+                layer.diff_id, lambda directory: self._make(layer, writer, directory)
+            )
+        except _NeedsLower:
+            return  # `pull` unpacks it when all are there
 
     def _fetch_only(self, layer: _Layer, writer: BlobWriter) -> bool:
         """The blob alone, of a layer that is unpacked; whether there was something to fetch."""
@@ -158,22 +182,26 @@ class _Pull:
         feed = _Feed(self, layer, writer, into)
         feed.start()
         problem: BaseException | None = None
+        depends: tuple[str, ...] = ()
         try:
-            with open(reader, "rb", buffering=0) as source:
-                layers.apply(
-                    source,
-                    layer.compression or "none",
-                    directory,
-                    diff_id=layer.diff_id,
-                )
+            depends = layers.apply(
+                reader,
+                layer.compression,
+                directory,
+                diff_id=layer.diff_id,
+                parents=() if layer.is_lowest else None,
+            ).depends
         except BaseException as error:
             problem = error
         finally:
+            os.close(reader)  # who still writes learns that nobody reads
             feed.join()
         if feed.problem is not None:
             raise feed.problem
         if problem is not None:
             raise problem
+        if depends:
+            raise _NeedsLower
 
     def commit(self, layer: _Layer, writer: BlobWriter) -> None:
         try:
