@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NewType
 from sandbox_kernel.errors import ImageError, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from hashlib import _Hash
 
 Digest = NewType("Digest", str)
@@ -33,6 +34,15 @@ def parse(text: object) -> Digest:
 def of(data: bytes) -> Digest:
     """The SHA-256 digest of these bytes."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def chain(diff_ids: Sequence[Digest]) -> Digest:
+    """The name of a layer as it is over the layers below it, which are named first.
+
+    Another one than the chain id of the specification where there is one layer alone: what stands
+    on nothing is not what may stand on anything.
+    """
+    return of("\n".join(["over", *diff_ids]).encode())
 
 
 def algorithm(digest: Digest) -> str:

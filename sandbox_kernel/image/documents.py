@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -37,7 +37,7 @@ INDEXES = (OCI_INDEX, DOCKER_INDEX)
 CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
 # media type -> how the tar is compressed. Foreign layers have the same content (C 56); their
 # `urls` are not read by anything here.
-COMPRESSION = {
+COMPRESSION: dict[str, Literal["none", "gzip", "zstd"]] = {
     OCI_LAYER: "none",
     OCI_LAYER_GZIP: "gzip",
     OCI_LAYER_ZSTD: "zstd",

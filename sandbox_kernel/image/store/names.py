@@ -129,14 +129,6 @@ def named(descriptors: Iterable[Descriptor], name: str, new: Descriptor) -> list
     return tidy([*kept, new])
 
 
-def without_name(descriptors: Iterable[Descriptor], name: str) -> list[Descriptor]:
-    """The list without the name; the image stays."""
-    return tidy(
-        _without_name(each) if (each.annotations or {}).get(NAME) == name else each
-        for each in descriptors
-    )
-
-
 def _without_name(descriptor: Descriptor) -> Descriptor:
     kept = {key: text for key, text in (descriptor.annotations or {}).items() if key != NAME}
     return msgspec.structs.replace(descriptor, annotations=kept or None)

@@ -13,11 +13,14 @@ from functools import cached_property
 from types import TracebackType
 
 from sandbox_kernel.errors import ImageError, shown
+from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents, reference
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor, ImageConfig, Manifest
-from sandbox_kernel.image.store import blobs, layers, locks, names
+from sandbox_kernel.image.store import blobs, checking, collecting, layers, locks, names
 from sandbox_kernel.image.store.blobs import BlobWriter, Partial
+from sandbox_kernel.image.store.checking import Problem
+from sandbox_kernel.image.store.collecting import Collected
 from sandbox_kernel.image.store.names import Listed
 from sandbox_kernel.image.store.places import Places, prepare, usual_root
 
@@ -42,6 +45,24 @@ class Stored:
     def diff_ids(self) -> tuple[Digest, ...]:
         """Of the layers, lowest first."""
         return tuple(self.config.rootfs.diff_ids)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal did. `last`: the image itself is gone, not only some names."""
+
+    digest: Digest
+    names: tuple[str, ...]
+    last: bool
+    collected: Collected
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Which images are gone, and what was collected with them."""
+
+    images: tuple[Digest, ...]
+    collected: Collected
 
 
 class Lease:
@@ -169,6 +190,11 @@ class Store:
             )
         return str(found)
 
+    def stamp(self) -> object:
+        """Something that is another after every change of the list of names."""
+        found = os.stat(self.places.index)
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
     def images(self) -> list[Listed]:
         """All images as the list has them, in the order in which they came."""
         return names.listed(self.places)
@@ -248,10 +274,42 @@ class Store:
         created = config.created or ""
         return Stored(descriptor.digest, (), manifest, config, size, created, "", None, descriptor)
 
-    def remove_name(self, name: str) -> None:
-        """Take a name from its image; the image stays."""
-        full = self.full_name(name)
-        names.change(self.places, lambda there: names.without_name(there, full))
+    def remove(self, text: str) -> Removed:
+        """Take a name from its image, and the image with its last name; by digest, all of it.
+
+        Layers that a container uses stay until a later `prune`. Raises ImageError when there is no
+        such image.
+        """
+        found = self.find(text)
+        named = self._as_name(text)
+        name = named if named in found.names else None
+        last = collecting.remove(self.places, found.digest, name=name)
+        gone = (name,) if name else found.names
+        collected = collecting.collect(self.places) if last else collecting.Collected()
+        return Removed(found.digest, gone, last, collected)
+
+    def prune(self, *, unnamed: bool = True, wait: bool = True) -> Pruned:
+        """Remove images that have no name (with `unnamed`), and all that nothing refers to."""
+        gone = [image for image in self.images() if unnamed and not image.names]
+        for image in gone:
+            collecting.remove(self.places, image.digest, name=None)
+        collected = collecting.collect(self.places, wait=wait)
+        return Pruned(tuple(image.digest for image in gone), collected)
+
+    def check(self) -> list[Problem]:
+        """What is wrong with the store; every byte is read. Nothing is changed."""
+        return checking.check(self.places)
+
+    def repair(self) -> list[Problem]:
+        """What was wrong with the store, and what was done about each."""
+        return checking.repair(self.places)
+
+    def _as_name(self, text: str) -> str | None:
+        try:
+            found = reference.registry(text)
+        except ImageError:
+            return None
+        return None if found.digest else str(found)
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -273,8 +331,11 @@ class Store:
         """
         fds: list[int] = []
         try:
-            for diff_id in dict.fromkeys(image.diff_ids):
+            for index, diff_id in enumerate(image.diff_ids):
+                chain = digests.chain(image.diff_ids[: index + 1])
                 fd = layers.hold(self.places, diff_id)
+                if fd is None:
+                    fd = layers.hold(self.places, chain)
                 if fd is None:
                     raise ImageError(
                         f"use image `{image.digest}`: its layer `{diff_id}` is not unpacked any "
