@@ -126,6 +126,14 @@ class Client:
             self.cancellation.wait(self.pause(attempt))
         raise AssertionError("the last try ends")
 
+    def settle(self) -> None:
+        """Finds out whether the registry speaks TLS and who we have to be, before many ask at once.
+
+        Raises RegistryError when it does not answer.
+        """
+        with self.open("GET", "/v2/", what="speak to the registry"):
+            pass
+
     def location(self, answer: httpx.Response, path: str) -> str:
         """Where an answer says that an upload goes on, or a list. Raises RegistryError unless it is
         on the same origin: with an upload go our credentials."""

@@ -57,6 +57,7 @@ def push(
         came_from = _repository_there(image, reference)
         if came_from is not None:
             client.scopes.append(f"repository:{came_from}:pull")
+        client.settle()
         pushing = _Push(store, client, Teller(progress), came_from)
         parts = {part.digest: part for part in (*image.manifest.layers, image.manifest.config)}
         for part in parts.values():
