@@ -9,6 +9,7 @@ from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.container import files
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.policy import ENVIRONMENTS
 
 IN = Flag("in", ("--in",), "NAMES", "Variables of the notebook that the cell gets, such as a,b.",
     many=True)  # fmt: skip
@@ -83,6 +84,9 @@ def cell_flags() -> tuple[Flag, ...]:
 def read_cell(line: str) -> CellLine:
     """Parses the line of a cell. Raises InvalidOption."""
     found = arguments.parse(arguments.words(line), cell_flags())
+    if found.rest and found.rest[0].startswith(ENVIRONMENTS):
+        # `packages: numpy, pandas on IMAGE` needs no quotes: nothing else has plain words here.
+        found.rest[:] = [" ".join(found.rest)]
     if len(found.rest) > 1:
         raise InvalidOption("IMAGE", found.rest[1], f"one image, and `{found.rest[0]}` is one")
     if found.rest and "image" in found.options:

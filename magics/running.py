@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from magics import live, oneline, shown, verbs
 from magics.grammar import CellLine
 from magics.notebook import Kept, Last, Notebook
-from sandbox_kernel import engine
+from sandbox_kernel import engine, settings
 from sandbox_kernel.container import Container, files
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
@@ -34,13 +34,16 @@ class Runner:
         self.notebook = notebook
 
     def run(self, read: CellLine, cell: str) -> None:
-        plan = self.notebook.plan(read.options)
+        request = self._request(read, cell)
+        within = self.notebook.settings()
+        plan = engine.declared(
+            self.notebook.plan(read.options), request, settings.MAGIC, within=within
+        )
         if read.map is not None:
             from magics import mapping
 
-            mapping.run(self.shell, self.notebook, plan, self._request(read, cell), read)
+            mapping.run(self.shell, self.notebook, plan, request, read)
             return
-        request = self._request(read, cell)
         kept = self.notebook.reuse(plan, read.options)
         if kept is None and plan.keep:
             container = Container.create(plan)

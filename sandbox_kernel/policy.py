@@ -9,9 +9,10 @@ folder, another network than none, capabilities, no filter of system calls.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
@@ -288,7 +289,41 @@ def _not_allowed(name: str, value: object, ceiling: str, within: Settings) -> No
     raise NotAllowed(OPTIONS[name].flags[0], value, f"{ceiling}, by {where}", remedy)
 
 
+def with_image(
+    made: ContainerPlan, image: str, source: str, *, within: Settings | None = None
+) -> ContainerPlan:
+    """The plan with another image, which a cell declares at its head: held to the same ceilings.
+
+    Raises InvalidOption, NotAllowed.
+    """
+    layer = Layer(source, source not in settings.TRUSTED, {})
+    over = within if within is not None else settings.load()
+    checked = _check_image(settings.OPTIONS["image"].read(image, "image"), layer, over)
+    return replace(made, image=checked, sources={**made.sources, "image": "the cell's head"})
+
+
+ENVIRONMENTS = ("packages:", "requirements:", "pyproject:", "conda:")
+"""References of Python environments, which may end in ` on BASE`."""
+
+
+def _check_environment_image(value: str, layer: Layer, within: Settings) -> str:
+    """A file or folder is held to the same roots as `dir:`, and the base is an image of its own."""
+    named, on, base = value.partition(" on ")
+    kind, _, path = named.partition(":")
+    if kind != "packages":
+        found = re.fullmatch(r"(.*?)((?:\s*@sha256:[0-9a-f]{64})?(?:\s+before\s+\S+)?)", path)
+        path, rest = found.groups() if found else (path, "")
+        path = path.strip()
+        full = _source(path if "/" in path else f"./{path}", "image", within)
+        if layer.bound and "image" not in within.ceilings:
+            _hold_to_roots("image", full, within)
+        named = f"{kind}:{full}{rest}"
+    return f"{named} on {_check_image(base.strip(), layer, within)}" if on else named
+
+
 def _check_image(value: str, layer: Layer, within: Settings) -> str:
+    if value.startswith(ENVIRONMENTS):
+        value = _check_environment_image(value, layer, within)
     if value.startswith("dir:"):
         value = "dir:" + _source(value[4:], "image", within)
     if not layer.bound:

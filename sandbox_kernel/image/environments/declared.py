@@ -1,10 +1,15 @@
 """What an environment is declared to be: requirements, constraints, hashes, and the base.
 
-`requirements:FILE`, `pyproject:DIR`, `packages: A, B` with ` on BASE` behind it, or nothing for the
-image `host`; and `@sha256:...` where a lock is meant (see `lock`). Files of requirements are read
-here, strictly, and not by pip's rules: what they could say of indexes, paths, addresses or builds
-is the user's to decide and is refused, so that a folder that is not trusted can't make this machine
-fetch, read or run anything but wheels of the user's own index.
+    packages: A, B==1.2 [before DATE] [on BASE]
+    requirements:FILE   [before DATE] [on BASE]
+    pyproject:DIR       [before DATE] [on BASE]
+
+BASE is an image, `host` when it is left out. DATE leaves out what was uploaded to the index later.
+`@sha256:...` before these names a lock (see `lock`). `python>=3.12` among packages is what the base
+must have. Files of requirements are read here, strictly, and not by pip's rules: what they could
+say of indexes, paths, addresses or builds is the user's to decide and is refused, so that a folder
+that is not trusted can't make this machine fetch, read or run anything but wheels of the user's own
+index.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image.digest import Digest
@@ -23,10 +28,12 @@ from sandbox_kernel.image.digest import Digest
 KINDS = ("packages", "requirements", "pyproject")
 BASE = "host"
 ON = " on "
+PYTHON = "python"
 MOST_BYTES = 1 << 20
 MOST_REQUIREMENTS = 2000
 DEEPEST = 8
 LOCKED = re.compile(r"\s*@(sha256:[0-9a-f]{64})")
+BEFORE = re.compile(r"\s+before\s+([0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9:.]+(?:Z|[+-][0-9:]+))?)")
 _HASH = re.compile(r"--hash[= ](sha256:[0-9a-f]{64})")
 
 
@@ -45,36 +52,84 @@ class Declared:
     lock: Digest | None = None
 
 
-def split(text: str) -> tuple[str, str, str, Digest | None]:
-    """Kind, what is behind it, base, and the digest of a lock. Raises ImageError."""
+class Split(NamedTuple):
+    """The parts of a reference."""
+
+    kind: str
+    rest: str
+    base: str
+    before: str | None
+    lock: Digest | None
+
+    def __str__(self) -> str:
+        """The reference again; of `base`, only one that is not the usual."""
+        space = " " if self.kind == "packages" else ""
+        lock = f"@{self.lock}" if self.lock else ""
+        before = f" before {self.before}" if self.before else ""
+        on = f"{ON}{self.base}" if self.base != BASE else ""
+        return f"{self.kind}:{space}{self.rest}{lock}{before}{on}"
+
+
+def is_environment(reference: str) -> bool:
+    """Whether a reference is of this room."""
+    kind, colon, _ = reference.partition(":")
+    return bool(colon) and kind in KINDS
+
+
+def split(text: str) -> Split:
+    """The parts of a reference. Raises ImageError."""
     kind, colon, rest = text.partition(":")
     if not colon or kind not in KINDS:
         raise _wrong(text, f"it is none of `{':`, `'.join(KINDS)}:`")
-    rest, on, base = rest.rpartition(ON) if ON in rest else (rest, "", BASE)
+    rest, on, base = rest.partition(ON)
+    rest, base = rest.strip(), base.strip()
+    before = BEFORE.search(rest)
+    if before and before.end() == len(rest):
+        rest = rest[: before.start()]
+    else:
+        before = None
     locked = LOCKED.search(rest)
-    if locked and locked.end() == len(rest.rstrip()):
+    if locked and locked.end() == len(rest):
         rest = rest[: locked.start()]
     else:
         locked = None
-    if not rest.strip() or (on and not base.strip()):
+    if not rest or (on and not base):
         raise _wrong(text, f"it is not `{kind}:... [on BASE]`")
-    return kind, rest.strip(), base.strip(), Digest(locked[1]) if locked else None
+    if is_environment(base):
+        raise _wrong(text, "an environment stands on an image that is none: name that")
+    return Split(
+        kind,
+        rest,
+        base or BASE,
+        before[1] if before else None,
+        Digest(locked[1]) if locked else None,
+    )
 
 
 def read(text: str) -> Declared:
     """The declaration behind a reference, with its files. Raises ImageError."""
-    kind, rest, base, lock = split(text)
+    named = split(text)
+    kind, rest, base, before, lock = named
+    text = str(named)
     if kind == "packages":
         # `a>=1,<2` and `a[b,c]` are one requirement: no name begins after such a comma.
         parts = re.split(r",(?![^\[]*\])(?=\s*[A-Za-z0-9])", rest)
-        found = Declared(text, tuple(requirement(part, text) for part in parts))
+        found = _without_python(Declared(text, tuple(requirement(part, text) for part in parts)))
     elif kind == "requirements":
         found = _Files(text).read(os.path.abspath(rest))
     else:
         found = _pyproject(text, rest)
     if len(found.requirements) + len(found.constraints) > MOST_REQUIREMENTS:
         raise _wrong(text, f"there are more than {MOST_REQUIREMENTS} requirements")
-    return replace(found, base=base, lock=lock)
+    return replace(found, base=base, lock=lock, exclude_newer=before or found.exclude_newer)
+
+
+def _without_python(found: Declared) -> Declared:
+    """`python>=3.12` is no package but what the base must have."""
+    named = [each for each in found.requirements if re.match(rf"{PYTHON}(?![\w.-])", each)]
+    needs = ",".join(each.removeprefix(PYTHON).strip() for each in named) or None
+    rest = tuple(each for each in found.requirements if each not in named)
+    return replace(found, requirements=rest, requires_python=needs)
 
 
 def requirement(text: str, where: str) -> str:

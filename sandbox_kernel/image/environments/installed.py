@@ -1,7 +1,7 @@
 """Packages that are installed in an image, by its own databases: dpkg, apk and Python's.
 
 Read by descriptors in the image's layers only; what they say is the image's word, held to bounds.
-Sources: dpkg's status file, deb-control(5); apk-tools, "APKINDEX format"; PEP 376 and core metadata.
+Sources: deb-control(5) for dpkg's status file; apk-tools, "APKINDEX format"; PEP 376 and PEP 566.
 """
 
 from __future__ import annotations

@@ -79,9 +79,11 @@ class Session:
         carried = self.mode == "carry"
         request = self._fresh.request(code, name, asked.inputs, asked.outputs, carried=carried)
         if carried:
+            engine.refuse_head(request, "mode carry")
             yield from self._run_carried(request, asked)
             return
-        running = self._fresh.start(self.plan, request)
+        plan = engine.declared(self.plan, request, settings.MAGIC, within=self._within)
+        running = self._fresh.start(plan, request)
         self._set_running(running)
         try:
             yield from self._told(running.container.not_in_force)
