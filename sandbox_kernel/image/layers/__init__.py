@@ -3,5 +3,6 @@
 from sandbox_kernel.image.layers.applying import apply, remove_tree
 from sandbox_kernel.image.layers.facts import LayerFacts
 from sandbox_kernel.image.layers.limits import Limits
+from sandbox_kernel.image.layers.packing import Packed, pack
 
-__all__ = ["LayerFacts", "Limits", "apply", "remove_tree"]
+__all__ = ["LayerFacts", "Limits", "Packed", "apply", "pack", "remove_tree"]

@@ -1,6 +1,7 @@
 """The confined process that handles layers. Started by `process.start`; takes one order, answers.
 
     {"verb": "apply", ...}     unpack what comes through a descriptor into the directory
+    {"verb": "pack", ...}      write the directory as a layer to a descriptor
     {"verb": "remove", ...}    remove a tree whose files may belong to other ids
 
 It imports all that it needs before it goes behind its walls.
@@ -13,12 +14,14 @@ import os
 import resource
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from sandbox_kernel.errors import HostLacks, ImageError, SandboxError
-from sandbox_kernel.image.layers import confinement, names, placing, tar
+from sandbox_kernel.image.layers import confinement, gathering, names, placing, tar
+from sandbox_kernel.image.layers.compressing import Gzip
 from sandbox_kernel.image.layers.compression import PIECE, Plain
 from sandbox_kernel.image.layers.limits import Limits
 from sandbox_kernel.linux import messages, processes
@@ -34,6 +37,8 @@ def main() -> None:
             order, descriptors = received
             messages.send(channel, _answer(channel, order, descriptors))
             status = 0
+    except BaseException:
+        traceback.print_exc()  # a flaw of ours: nothing of it is lost
     finally:
         os._exit(status)
 
@@ -101,7 +106,37 @@ def _remove(
     return {"removed": True}
 
 
+def _pack(channel: socket.socket, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    (out,) = descriptors
+    root, _, _ = _confine(channel, order, descriptors)
+    packed = Gzip(lambda data: _write_all(out, data))
+    owner = order["owner"]
+    gatherer = gathering.Gatherer(
+        packed.write,
+        epoch=order["epoch"],
+        prefix=os.fsencode(order["prefix"]),
+        owner=None if owner is None else (owner[0], owner[1]),
+    )
+    gatherer.gather(root)
+    packed.close()
+    facts = {
+        "digest": packed.digest,
+        "size": packed.size,
+        "diff_id": packed.diff_id,
+        "plain_size": packed.plain_size,
+        "members": gatherer.members,
+    }
+    return {"packed": facts}
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 _VERBS: dict[str, Callable[[socket.socket, dict[str, Any], list[int]], dict[str, Any]]] = {
     "apply": _apply,
+    "pack": _pack,
     "remove": _remove,
 }
