@@ -16,6 +16,7 @@ from sandbox_kernel.settings import OPTIONS
 
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
+    "images", "history", "tag", "save", "load", "rmi", "prune", "image",
     "pull", "push",
 )  # fmt: skip
 

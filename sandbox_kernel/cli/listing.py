@@ -73,9 +73,22 @@ def short(text: str, most: int = 48) -> str:
 
 
 def inspect(found: Parsed) -> int:
-    """Prints everything about containers as JSON."""
-    output.data([container.inspect(reference) for reference in found.rest])
+    """Prints everything about containers, or images, as JSON."""
+    output.data([_facts(reference) for reference in found.rest])
     return 0
+
+
+def _facts(reference: str) -> dict[str, Any]:
+    """Of a container, or of the image of that name where there is no container."""
+    try:
+        return container.inspect(reference)
+    except errors.NoSuchContainer:
+        from sandbox_kernel.cli import images
+
+        found = images.facts(reference)
+        if found is None:
+            raise
+        return found
 
 
 def logs(found: Parsed) -> int:
@@ -175,8 +188,9 @@ def _hear(channels: dict[str, client.Channel], folder: str) -> list[dict[str, An
 VERBS = {
     "ps": Verb("ps [options]", "List your containers.", ps, (_ALL, _QUIET, FORMAT), most=0),
     "inspect": Verb(
-        "inspect CONTAINER...",
-        "Print everything about containers as JSON: plan, limits, use, control groups, end.",
+        "inspect CONTAINER|IMAGE...",
+        "Print everything about containers as JSON: plan, limits, use, control groups, end; about "
+        "images: names, configuration, layers.",
         inspect,
         least=1,
     ),

@@ -288,9 +288,9 @@ class Store:
         collected = collecting.collect(self.places) if last else collecting.Collected()
         return Removed(found.digest, gone, last, collected)
 
-    def prune(self, *, unnamed: bool = True, wait: bool = True) -> Pruned:
-        """Remove images that have no name (with `unnamed`), and all that nothing refers to."""
-        gone = [image for image in self.images() if unnamed and not image.names]
+    def prune(self, *, named: bool = False, wait: bool = True) -> Pruned:
+        """Remove the images without a name (or all, with `named`), and what nothing refers to."""
+        gone = [image for image in self.images() if named or not image.names]
         for image in gone:
             collecting.remove(self.places, image.digest, name=None)
         collected = collecting.collect(self.places, wait=wait)
