@@ -31,6 +31,7 @@ VERBS = {
     "prune": ("images", "remove what no image needs"),
     "image": ("images", "check, repair or inspect what is stored"),
     "events": ("listing", "print what happens to containers, as it happens"),
+    "sbom": ("materials", "list what is installed in an image, as SPDX"),
     "pool": ("pool", "show, warm or stop what is kept ready between kernels"),
     "install": ("kernelspecs", "install a Jupyter kernel"),
     "uninstall": ("kernelspecs", "remove a Jupyter kernel that `install` made"),

@@ -43,8 +43,13 @@ class Package(NamedTuple):
 
 def packages(tree: Tree) -> list[Package]:
     """All that is installed, by kind and name. Raises OSError for a database that can't be read."""
-    found = [*_dpkg(tree), *_apk(tree), *of_python(tree, python_folders(tree))]
+    found = [*of_system(tree), *of_python(tree, python_folders(tree))]
     return sorted(set(found[:MOST_PACKAGES]))
+
+
+def of_system(tree: Tree) -> list[Package]:
+    """What the package manager of the distribution installed."""
+    return [*_dpkg(tree), *_apk(tree)]
 
 
 def python_folders(tree: Tree) -> list[str]:
