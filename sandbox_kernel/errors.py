@@ -118,9 +118,9 @@ class LimitNotEnforceable(HostLacks):
 
 
 class ImageError(SandboxError, LookupError):
-    """An image reference names nothing that can be used as an image.
+    """An image can't be had or used: its name, its bytes, or what it is made of is not right.
 
-    Do: `host`, `scratch`, or `dir:PATH` with a folder that holds a root file system.
+    Do: what the message says; `docs/images.md` lists all that can be named.
     """
 
 

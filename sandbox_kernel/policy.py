@@ -322,19 +322,47 @@ def _check_environment_image(value: str, layer: Layer, within: Settings) -> str:
 
 
 def _check_image(value: str, layer: Layer, within: Settings) -> str:
+    """Paths are made absolute; what is not the user's own word is held to what he allows.
+
+    Unless his ceiling lists images: files below the folders that may be mounted, and the default
+    registry, since another one could be any host that this machine reaches.
+    """
     if value.startswith(ENVIRONMENTS):
         value = _check_environment_image(value, layer, within)
-    if value.startswith("dir:"):
-        value = "dir:" + _source(value[4:], "image", within)
+    kind, path, rest = grammar.image_path(value)
+    if kind == "dir":
+        path = _source(path, "image", within)
+    elif kind:
+        path = _image_file(kind, path, within)
+    if kind:
+        value = f"{kind}:{path}{rest}"
     if not layer.bound:
         return value
     ceiling = within.ceilings.get("image")
     if ceiling is not None:
-        if not any(fnmatchcase(value, pattern) for pattern in ceiling.value):
+        names = {value, grammar.whole_image_name(value)}
+        if not any(fnmatchcase(name, pattern) for pattern in ceiling.value for name in names):
             _not_allowed("image", value, ", ".join(ceiling.value), within)
-    elif value.startswith("dir:"):
-        _hold_to_roots("image", value[4:], within)
+    elif kind:
+        _hold_to_roots("image", path, within)
+    elif grammar.image_registry(value) not in (None, grammar.DEFAULT_REGISTRY):
+        _not_allowed("image", value, f"images of {grammar.DEFAULT_REGISTRY}", within)
     return value
+
+
+def _image_file(kind: str, path: str, within: Settings) -> str:
+    """The resolved path of what an image is made of, as `_source` but with no `/` demanded."""
+    sign = "#" if kind == "build" else ":"
+    try:
+        resolved = os.path.realpath(os.path.join(within.folder, path), strict=True)
+    except OSError as error:
+        raise InvalidOption("--image", path, f"a path that is there: {error.strerror}") from None
+    if not os.access(resolved, os.R_OK):
+        raise InvalidOption("--image", path, "a path that you can read")
+    if not resolved.isprintable() or sign in resolved:
+        allowed = f"a path without control characters and no `{sign}` in it"
+        raise InvalidOption("--image", resolved, allowed)
+    return resolved
 
 
 def _check_mounts(value: tuple[Mount, ...], layer: Layer, within: Settings) -> tuple[Mount, ...]:

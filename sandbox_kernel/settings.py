@@ -126,8 +126,10 @@ class Sandbox(HasTraits):
     image = Option(
         _IMAGE,
         "host",
-        help="What the container is made of: host (this Python environment, "
-        "read-only), dir:PATH (a root file system) or scratch (nothing).",
+        help="What the container is made of: host (this Python environment, read-only), a name "
+        "in a registry such as python:3.12-slim, oci:DIR, oci-archive:FILE, docker-archive:FILE, "
+        "dir:PATH (a root file system), build:PATH (a Containerfile), requirements:FILE, "
+        "pyproject:DIR, packages:A,B, or scratch (nothing).",
         group="image",
     )
     memory = Option(
@@ -377,8 +379,9 @@ class SandboxCeiling(HasTraits):
     image = Option(
         Kind("PATTERN", grammar.image, identity=str),
         None,
-        default_text="host, scratch, and dir: of folders that may be mounted",
-        help="Patterns of image references that may be asked for, such as `dir:/srv/images/*`.",
+        default_text="all of docker.io, and of files in folders that may be mounted",
+        help="Patterns of image references that may be asked for, such as `dir:/srv/images/*` or "
+        "`ghcr.io/*`. A name of the default registry is `docker.io/library/NAME:TAG`.",
     )
 
 

@@ -12,10 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sandbox_kernel.errors import ImageError, shown
+from sandbox_kernel.grammar import (
+    DEFAULT_REGISTRY,
+    IMAGES_OF_FILES,
+    IMAGES_OF_PACKAGES,
+    split_image_name,
+)
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
 
-DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
 LONGEST_REPOSITORY = 255
 LONGEST_PATH = 4096
@@ -225,10 +230,7 @@ def registry(text: object) -> Registry:
     return found
 
 
-_KINDS = (
-    "dir", "oci", "oci-archive", "docker-archive", "build", "requirements", "pyproject", "conda",
-    "packages",
-)  # fmt: skip
+_KINDS = (*IMAGES_OF_FILES, *IMAGES_OF_PACKAGES)
 
 
 def _of_kind(text: str, kind: str, rest: str) -> Reference:  # noqa: PLR0911 - one for each kind
@@ -274,11 +276,7 @@ def _requirements(text: str, rest: str) -> tuple[str, ...]:
 def _registry(text: str, rest: str) -> Registry:
     name, at, digest = rest.partition("@")
     found = digests.parse(digest) if at else None
-    first, slash, repository = name.partition("/")
-    if not slash or not (
-        "." in first or ":" in first or first == "localhost" or first != first.lower()
-    ):
-        first, repository = DEFAULT_REGISTRY, name
+    first, repository = split_image_name(name)
     host, port = _authority(text, first)
     repository, colon, tag = repository.partition(":")
     if colon and not TAG.fullmatch(tag):
@@ -294,8 +292,6 @@ def _registry(text: str, rest: str) -> Registry:
         raise _wrong(text, f"the repository is longer than {LONGEST_REPOSITORY} characters")
     if _HEXADECIMAL.fullmatch(name):
         raise _wrong(text, "64 hexadecimal digits are no name: write `sha256:` before a digest")
-    if host in ("index.docker.io", "registry-1.docker.io") and port is None:
-        host = DEFAULT_REGISTRY
     if host == DEFAULT_REGISTRY and port is None and "/" not in repository:
         repository = f"library/{repository}"
     if not tag and found is None:

@@ -16,7 +16,7 @@ import msgspec
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image import digest as digests
-from sandbox_kernel.image import documents, reference
+from sandbox_kernel.image import documents
 from sandbox_kernel.image.archives.loading import CONTAINERD_NAME
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor, Index
@@ -135,7 +135,7 @@ class _Writer:
         """`docker load` of every version reads plain layers, so they are decompressed."""
         rows: dict[Digest, dict[str, object]] = {}
         for image, name in images:
-            tags = [reference.registry(name).familiar] if name is not None else []
+            tags = [name] if name is not None else []  # whole: podman has another default
             if image.digest in rows:
                 rows[image.digest]["RepoTags"] += tags  # type: ignore[operator]
                 continue
