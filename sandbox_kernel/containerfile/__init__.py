@@ -1,5 +1,4 @@
-"""Containerfiles (Dockerfiles) as data: reading one, its words, its ignore file. Pure, no build."""
+"""Containerfiles (Dockerfiles) as data: `parse` reads one, `words` its values. Pure, no build.
 
-from sandbox_kernel.containerfile.parse import Containerfile, Stage, parse
-
-__all__ = ["Containerfile", "Stage", "parse"]
+Nothing is imported here: `glob` and `ignore` are used by the launcher, which has to stay light.
+"""

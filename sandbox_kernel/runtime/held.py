@@ -154,6 +154,9 @@ DEVICES = {
 }
 
 
+IMAGE_IDS = "image-ids"
+"""Option of a bind mount of ours whose files have the ids of images, as layers do."""
+
 NEST_SLOTS = 64
 """Ranges of ids that a nest has (see `templates`); the first is the template's own."""
 
@@ -211,11 +214,11 @@ class Held:
         self._next_run = 1
         self.namespaces: dict[str, int] = {}
         """Descriptors of its namespaces, where pid 1 was asked for them; ours until `end`."""
+        self.leases: list[int] = []
+        """Descriptors that keep the layers of the image where they are; ours until `end`."""
         self.ranges: list[int] | None = None
         """First host ids of its ranges, as root: one, or as many as a nest has slots."""
         self._reserve = reserve
-        self.leases: list[int] = []
-        """Descriptors that keep the layers of the image where they are; ours until `end`."""
         self._ids = ids
         self._nest = nest
         self._slot = -1
@@ -289,10 +292,10 @@ class Held:
         """
         given: list[int] = []
         try:
+            self._keep_layers()
             trees = self._open_trees(self.order["config"])
             given += trees.values()
             entrances = self.group.entrances()
-            self._keep_layers()
             given += entrances
             if not self._nest:
                 with step("write id maps of", self.id):
@@ -310,9 +313,6 @@ class Held:
         self.channel.setblocking(False)
         self.limits = self.group.limits()
 
-    def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """Detached mounts of all that the container gets."""
-        trees: dict[str, int] = {}
     def _keep_layers(self) -> None:
         """Lock what holds the layers, as the store does it that they are of (`image.store`)."""
         for folder in self.order.get("leases", ()):
@@ -323,6 +323,9 @@ class Held:
                 if not os.path.samestat(os.fstat(lease), os.stat(folder)):
                     raise StepFailed("use", folder, "the layer was removed just now: try again")
 
+    def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """Detached mounts of all that the container gets."""
+        trees: dict[str, int] = {}
         try:
             trees["dev"] = mounts.clone_tree(self._sources.dev)
             trees["null"] = mounts.clone_tree(self._sources.null, recursive=False)
@@ -348,7 +351,7 @@ class Held:
     def _is_shared(self, mount: Mapping[str, Any]) -> bool:
         """Whether it is of the image, the same for all: read-only, and with ids as they are."""
         options = mount.get("options", ())
-        return "ro" in options and "idmap" not in options
+        return "ro" in options and "idmap" not in options and IMAGE_IDS not in options
 
     def _map_trees(self, trees: Mapping[str, int]) -> None:
         """As root: show layers and the caller's own folders with the ids of the container."""
@@ -358,10 +361,11 @@ class Held:
         mounted = self.order["config"].get("mounts", ())
         for name, tree in trees.items():
             kind, _, index = name.partition(" ")
-            if kind == "layer":
+            options = mounted[int(index)].get("options", ()) if kind == "mount" else ()
+            if kind == "layer" or IMAGE_IDS in options:
                 with step("map ids of", name):
                     self._map(tree, self._user_namespace())
-            elif kind == "mount" and "idmap" in mounted[int(index)].get("options", ()):
+            elif "idmap" in options:
                 with step("map ids of", name):
                     owner = os.fstat(tree)
                     ids = (owner.st_uid, first, 1), (owner.st_gid, first, 1)
@@ -475,11 +479,11 @@ class Held:
         for descriptor in (*self.namespaces.values(), *self.leases):
             os.close(descriptor)
         self.namespaces.clear()
+        self.leases.clear()
         cells.let_go(self)
         self.group.kill()
         self.group.remove()
         self._give_back()
-        self.leases.clear()
 
     def _end_init(self) -> None:
         """When making it failed half-way, pid 1 still waits to be let go."""

@@ -1,0 +1,82 @@
+"""Layers of a build: from the tar that a container gives to a blob, and from blobs to an image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandbox_kernel.building.state import Layer
+from sandbox_kernel.image import digest as digests
+from sandbox_kernel.image import documents
+from sandbox_kernel.image.documents import Descriptor
+from sandbox_kernel.image.image import Image
+from sandbox_kernel.image.store import Store
+
+PIECE = 1 << 20
+LEVEL = 4
+# RFC 1952: no name, no time, so that equal bytes give equal blobs; made on Unix.
+_GZIP = zlib.MAX_WBITS | 16
+
+
+def keep(store: Store, source: int) -> Layer | None:
+    """Keep the tar that comes from a descriptor as a layer; None when it is empty.
+
+    Raises ImageError when the store can't take it.
+    """
+    plain = hashlib.sha256()
+    compress = zlib.compressobj(LEVEL, zlib.DEFLATED, _GZIP)
+    first = os.read(source, PIECE)
+    if not first:
+        return None
+    with store.writer() as writer:
+        data = first
+        while data:
+            plain.update(data)
+            writer.write(compress.compress(data))
+            data = os.read(source, PIECE)
+        writer.write(compress.flush())
+        blob = writer.commit()
+        size = writer.offset
+    return Layer(
+        Descriptor(media_type=documents.OCI_LAYER_GZIP, digest=blob, size=size),
+        digests.parse("sha256:" + plain.hexdigest()),
+    )
+
+
+def tree(store: Store, layer: Layer, parents: tuple[str, ...] = ()) -> str:
+    """The folder of an unpacked layer, unpacked if it is not yet. Raises ImageError."""
+
+    def make(folder: str) -> None:
+        from sandbox_kernel.image import layers
+
+        compression = documents.COMPRESSION[layer.blob.media_type]
+        blob = store.open_blob(layer.blob.digest)
+        try:
+            layers.apply(blob, compression, folder, diff_id=layer.diff_id, parents=parents)
+        finally:
+            os.close(blob)
+
+    return store.layer(layer.diff_id) or store.add_layer(layer.diff_id, make)
+
+
+def as_image(
+    store: Store, layers: Sequence[Layer], label: str, *, mounts: Sequence[Mapping[str, Any]] = ()
+) -> Image:
+    """An image of these layers, for a container of the build. Raises ImageError."""
+    trees: list[str] = []
+    for layer in layers:
+        found = tree(store, layer, tuple(trees))
+        if found in trees:
+            trees.remove(found)  # overlayfs takes no folder twice; only the highest one is seen
+        trees.append(found)
+    chain = "".join(layer.diff_id for layer in layers) + repr(mounts)
+    return Image(
+        reference=label,
+        digest="sha256:" + hashlib.sha256(chain.encode()).hexdigest(),
+        layers=tuple(trees),
+        mounts=tuple(mounts),
+        leases=tuple(os.path.dirname(tree) for tree in trees),
+    )
