@@ -18,15 +18,19 @@ SAID = {"there": "is there", "mounted": "mounted from another repository"}
 
 
 class Bars:
-    """A context manager that gives the listener, or None where stderr is no terminal."""
+    """A context manager that gives the listener, or None where stderr is no terminal.
+
+    Nothing is shown before the first event: mostly an image is there, and there is none.
+    """
 
     def __init__(self) -> None:
         self._view: View | None = None
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Any:
-        if not sys.stderr.isatty():
-            return None
+        return self.show if sys.stderr.isatty() else None
+
+    def _start(self) -> View:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -36,7 +40,7 @@ class Bars:
             TransferSpeedColumn,
         )
 
-        self._view = Progress(
+        view = Progress(
             TextColumn("{task.fields[name]}"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -44,8 +48,8 @@ class Bars:
             TransferSpeedColumn(),
             console=Console(stderr=True),
         )
-        self._view.start()
-        return self.show
+        view.start()
+        return view
 
     def __exit__(
         self,
@@ -58,7 +62,8 @@ class Bars:
 
     def show(self, event: Progress) -> None:
         """One event."""
-        assert self._view is not None
+        if self._view is None:
+            self._view = self._start()
         name = event.digest.partition(":")[2][:DIGITS]
         if event.digest not in self._bars:
             self._bars[event.digest] = self._view.add_task(
