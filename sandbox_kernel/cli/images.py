@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from sandbox_kernel import errors, grammar
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
-from sandbox_kernel.cli.listing import short, shown_age
 from sandbox_kernel.cli.verb import FAILED, FORMAT, Verb
 from sandbox_kernel.image import reference
 from sandbox_kernel.image.store import Store
@@ -112,7 +111,7 @@ def history(found: Parsed) -> int:
         [
             (
                 age(step["created"]),
-                step["created_by"] if whole else short(step["created_by"], 60),
+                step["created_by"] if whole else output.short(step["created_by"], 60),
                 grammar.shown_size(step["size"]) if step["digest"] else "-",
                 (step["digest"] if whole else short_digest(step["digest"])) or "-",
             )
@@ -287,7 +286,7 @@ def age(created: str) -> str:
         moment = datetime.fromisoformat(created.replace("Z", "+00:00")).timestamp()
     except ValueError:
         return "-"
-    return shown_age(time.time() - moment)
+    return output.shown_age(time.time() - moment)
 
 
 VERBS = {

@@ -43,8 +43,16 @@ def ps(found: Parsed) -> int:
 
 def _line(row: Listed) -> tuple[str, ...]:
     name = "" if row.name == row.id else row.name
-    age = shown_age(time.time() - row.created)
-    return row.id, name, row.image, state(row), age, row.program, short(" ".join(row.command))
+    age = output.shown_age(time.time() - row.created)
+    return (
+        row.id,
+        name,
+        row.image,
+        state(row),
+        age,
+        row.program,
+        output.short(" ".join(row.command)),
+    )
 
 
 def state(row: Listed) -> str:
@@ -57,19 +65,6 @@ def state(row: Listed) -> str:
     if ended["signal"] is not None:
         return f"ended: signal {ended['signal']}"
     return f"ended: status {ended['status']}"
-
-
-def shown_age(seconds: float) -> str:
-    """90 -> `1 min`; the largest unit of which there is one."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{max(0, int(seconds))} s"
-
-
-def short(text: str, most: int = 48) -> str:
-    """A text that fits a column."""
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def inspect(found: Parsed) -> int:

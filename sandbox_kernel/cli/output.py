@@ -65,3 +65,16 @@ def progress(text: str) -> Iterator[None]:
 def clean(cell: str) -> str:
     """What comes from a container must not move the cursor or forge a line."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
+
+
+def shown_age(seconds: float) -> str:
+    """90 -> `1 min`; the largest unit of which there is one."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def short(text: str, most: int = 48) -> str:
+    """A text that fits a column."""
+    return text if len(text) <= most else text[: most - 1] + "…"
