@@ -91,7 +91,7 @@ class Completer:
             if not given:
                 return list(VERBS)
             return list(self.notebook.kept) if given[0] in NAMED else []
-        return [grammar.RESET] if magic == "%sandbox" else list(IMAGES)
+        return [grammar.RESET, grammar.UPDATE] if magic == "%sandbox" else list(IMAGES)
 
     def _flags(self, magic: str, given: list[str]) -> tuple[Flag, ...]:
         if magic == "%container" and given[:1] not in (["plan"], ["limits"]):

@@ -39,6 +39,7 @@ CELL = (IN, OUT, FILES_OUT, MAP, WORKERS, BACKGROUND, HANDLE, PROGRAM, SHOW)
 ITEM = "item"
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"
+UPDATE = "update"
 
 CELL_USAGE = "%%container [IMAGE] [options]"
 CELL_SUMMARY = (
@@ -54,9 +55,10 @@ CELL_AFTER = """examples:
   %%container --program sh --name work --keep --mount .:/work
 
 `_container` is what the last cell used. See also %container? and %sandbox?."""
-SANDBOX_USAGE = "%sandbox [options] | %sandbox reset"
+SANDBOX_USAGE = "%sandbox [options] | %sandbox reset | %sandbox update"
 SANDBOX_SUMMARY = (
-    "Set the defaults of this notebook's `%%container` cells. Alone, print them; `reset` forgets."
+    "Set the defaults of this notebook's `%%container` cells. Alone, print them; `reset` forgets; "
+    "`update` asks anew what the name of the image means, and shows what changed."
 )
 
 

@@ -36,21 +36,23 @@ class Runner:
     def run(self, read: CellLine, cell: str) -> None:
         request = self._request(read, cell)
         within = self.notebook.settings()
-        plan = engine.declared(
+        named = engine.declared(
             self.notebook.plan(read.options), request, settings.MAGIC, within=within
         )
+        plan = self.notebook.pinning.plan(named)
         if read.map is not None:
             from magics import mapping
 
             mapping.run(self.shell, self.notebook, plan, request, read)
             return
-        kept = self.notebook.reuse(plan, read.options)
+        kept = self.notebook.reuse(named, read.options)
         if kept is None and plan.keep:
             container = Container.create(plan)
-            kept = self.notebook.kept[container.name] = Kept(container)
+            kept = self.notebook.kept[container.name] = Kept(container, named.image)
         elif kept is not None:
             plan = kept.container.plan
         running = engine.start(plan, request, kept.container if kept else None)
+        self._record(named)
         self.notebook.tell(running.container.not_in_force)
         if read.background:
             self._hand_over(running, plan, kept, read)
@@ -62,6 +64,15 @@ class Runner:
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
             raise shown.raised(error)
+
+    def _record(self, named: ContainerPlan) -> None:
+        """Lets the notebook keep what the image's name meant: see `image.pins`."""
+        pinning = self.notebook.pinning
+        pinning.record(named)
+        kernel = getattr(self.shell, "kernel", None)
+        if kernel is not None and hasattr(kernel, "language_info"):
+            told = pinning.info({"language_info": kernel.language_info})
+            kernel.language_info = told["language_info"]
 
     def _request(self, read: CellLine, cell: str) -> CellRequest:
         return CellRequest(

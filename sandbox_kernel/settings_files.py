@@ -113,6 +113,18 @@ def folder(value: object, option: str) -> str:
 
 def read_notebook(path: str, where: str) -> dict[str, object] | None:
     """The table `sandbox_kernel` in a notebook's metadata; None if there is none, or no file."""
+    metadata = notebook_metadata(path, where)
+    table = None if metadata is None else metadata.get(NOTEBOOK_KEY)
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise InvalidOption(where, table, "a table of settings")
+    refuse_twice(table, where)
+    return table
+
+
+def notebook_metadata(path: str, where: str) -> dict[str, object] | None:
+    """A notebook's metadata; None if there is no file, or nothing of ours in it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -127,13 +139,7 @@ def read_notebook(path: str, where: str) -> dict[str, object] | None:
         raise InvalidOption(where, "file", f"a notebook of at most {MOST_NOTEBOOK} bytes")
     document = parse_json(raw, where)
     metadata = document.get("metadata") if isinstance(document, dict) else None
-    table = metadata.get(NOTEBOOK_KEY) if isinstance(metadata, dict) else None
-    if table is None:
-        return None
-    if not isinstance(table, dict):
-        raise InvalidOption(where, table, "a table of settings")
-    refuse_twice(table, where)
-    return table
+    return metadata if isinstance(metadata, dict) else None
 
 
 class _Table(dict[str, object]):

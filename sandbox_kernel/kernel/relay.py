@@ -32,6 +32,7 @@ from .connection import Connection
 from .interrupts import Interrupts
 from .outer import AGAIN_SECONDS, Outer, receive
 from .outgoing import Outgoing
+from .pinning import PIN_SECONDS, moves
 from .requests import Ledger, Request
 from .start import Inside
 from .voice import Voice, failure
@@ -316,6 +317,24 @@ class Relay:
         self._voice.status(request, "idle")
         self._ledger.close(request)
 
+    def _updated(self, request: Request) -> bool:
+        """Without an inside, `%sandbox update` can be what helps; whether the cell was that."""
+        command = commands.find(request.code) if request.is_cell and request.code else None
+        if command is None or not (command.alone and commands.is_update(command)):
+            return False
+        self._voice.status(request, "busy")
+        try:
+            shown = commands.update(self._inside.pinning, self._inside.named)
+        except (errors.SandboxError, OSError, TimeoutError) as error:
+            self._voice.error(request, failure(error))
+        else:
+            content = {"data": shown, "metadata": {}, "transient": {}}
+            self._voice.publish("display_data", content, request)
+            done = {"status": "ok", "execution_count": 0, "payload": [], "user_expressions": {}}
+            self._voice.reply(request, done)
+        self._voice.status(request, "idle")
+        return True
+
     def _end(self, error: errors.SandboxError, tail: bytes = b"") -> None:
         """The container is over: the running cell gets the reason, the others are aborted."""
         if self._inside.container:
@@ -420,8 +439,10 @@ class Relay:
         if request.is_cell and not self._read_cell(request, message):
             return
         self._ledger.add(request)
-        if self._failure is not None:
+        if self._failure is not None and not self._updated(request):
             self._refuse(request)
+        elif self._failure is not None:
+            self._ledger.close(request)
         elif not self._ready:
             self._early.append((request, message))
         else:
@@ -508,7 +529,10 @@ class Relay:
                 commands.check_top(command, self._inside.container)
                 self._widgets.show(self._inside.container, request)
             else:
-                shown = commands.run(command, self._inside.container)
+                if commands.is_update(command):
+                    shown = commands.update(self._inside.pinning, self._inside.named)
+                else:
+                    shown = commands.run(command, self._inside.container)
                 content = {"data": shown, "metadata": {}, "transient": {}}
                 self._voice.publish("display_data", content, request)
         except (errors.SandboxError, OSError, TimeoutError) as error:
@@ -527,7 +551,11 @@ class Relay:
     # -- requests that are answered here ----------------------------------------------------------
 
     def _kernel_info(self, request: Request, _: Message) -> None:
-        self._voice.reply(request, self._info)
+        named = self._inside.named
+        if named is not None and moves(named.image):
+            # The notebook takes its pins from this answer, and most front ends ask but once.
+            self._inside.settled.wait(PIN_SECONDS)
+        self._voice.reply(request, self._inside.pinning.info(self._info))
 
     def _connect_info(self, request: Request, _: Message) -> None:
         self._voice.reply(request, {"status": "ok", **self._connection.ports()})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sandbox_kernel import errors
 
 from .inner import Channels
+from .pinning import Pinning
 
 if TYPE_CHECKING:
     from sandbox_kernel.container import Container, Process
@@ -87,6 +88,9 @@ class Inside:
     def __init__(self) -> None:
         self.key = secrets.token_hex(32)
         self.plan: ContainerPlan | None = None
+        self.named: ContainerPlan | None = None
+        """The plan with the image as it was named, before what the name meant was looked up."""
+        self.pinning = Pinning()
         self.container: Container | None = None
         self.process: Process | None = None
         self.channels: Channels | None = None
@@ -101,7 +105,8 @@ class Inside:
         """Runs in a thread of its own: an image may take long, and Jupyter asks meanwhile."""
         handed = -1
         try:
-            self.plan = plan()
+            self.named = self.plan = plan()
+            self.plan = self.pinning.plan(self.named)
             self.channels = Channels(self.plan.output_limit + (1 << 20))
             handed = configuration(self.key)
             self.container, self.process = start_inside(
@@ -115,6 +120,7 @@ class Inside:
                     },
                 },
             )
+            self.pinning.record(self.named)
         except (errors.SandboxError, OSError) as error:
             self.failure = error
         finally:

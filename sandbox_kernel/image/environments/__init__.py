@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox_kernel.image.environments import declared, environment
+from sandbox_kernel.image.environments import declared, environment, resolving
 
 if TYPE_CHECKING:
+    from sandbox_kernel.image.environments.lock import Lock
     from sandbox_kernel.image.image import Image
     from sandbox_kernel.image.reference import Reference
     from sandbox_kernel.image.registry.progress import Listener
 
-__all__ = ["resolve"]
+__all__ = ["locked", "resolve"]
 
 
 def resolve(
@@ -26,3 +27,12 @@ def resolve(
     found = declared.read(str(reference))
     base = resolve_any(found.base, progress=progress)
     return environment.image(found, base, fresh=fresh)
+
+
+def locked(reference: str, *, fresh: bool = False) -> Lock:
+    """The lock of such a reference over its base. Raises ImageError, HostLacks."""
+    from sandbox_kernel.image.resolve import resolve as resolve_any
+
+    found = declared.read(reference)
+    python = environment.python_of(resolve_any(found.base))
+    return resolving.lock(found, python, fresh=fresh)

@@ -1,7 +1,7 @@
 """A bill of materials: what is installed in an image, as SPDX 2.3 in JSON.
 
-Source: the SPDX specification 2.3, clauses 6, 7 and 11; package URLs by purl-spec. Licences are what
-a package's metadata declares, where that is an SPDX expression; nothing is concluded from files.
+Source: the SPDX specification 2.3, clauses 6, 7 and 11; package URLs by purl-spec. Licences are
+what a package's metadata declares, where that is an SPDX expression; nothing is concluded.
 """
 
 from __future__ import annotations

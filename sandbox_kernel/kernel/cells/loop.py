@@ -25,6 +25,7 @@ from sandbox_kernel.container import events as e
 from .. import contents, info, usage
 from ..connection import Connection
 from ..outer import AGAIN_SECONDS, Outer, receive
+from ..pinning import PIN_SECONDS, moves
 from ..requests import Request
 from ..voice import Voice, failure
 from ..wire import Message, Reader, Signer
@@ -53,6 +54,7 @@ class CellsKernel:
         self._outputs = Outputs()
         self._history = History()
         self._session: Session | None = None
+        self._opened = threading.Event()
         self._failure: BaseException | None = None
         self._count = 0
         self._queued = 0
@@ -191,7 +193,11 @@ class CellsKernel:
     # -- answered at once -------------------------------------------------------------------------
 
     def _kernel_info(self, request: Request, _: Message) -> None:
-        self._voice.reply(request, self._info)
+        session = self._session
+        if session is not None and moves(session.plan.image):
+            # The notebook takes its pins from this answer, and most front ends ask but once.
+            self._opened.wait(PIN_SECONDS)
+        self._voice.reply(request, session.pinning.info(self._info) if session else self._info)
 
     def _connect_info(self, request: Request, _: Message) -> None:
         self._voice.reply(request, {"status": "ok", **self._connection.ports()})
@@ -235,6 +241,8 @@ class CellsKernel:
             self._session.warm()
         except (errors.SandboxError, OSError) as error:
             self._failure = error
+        finally:
+            self._opened.set()
 
     def _later(self, call: Callable[..., None], *arguments: Any) -> None:
         self._worker.hand_over(lambda: call(*arguments))
