@@ -309,7 +309,10 @@ def _authority(text: str, authority: str) -> tuple[str, int | None]:
         raise _wrong(text, f"`{shown(host)}` is no name of a registry's host")
     if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise _wrong(text, f"the port `{shown(port)}` is not 1 to 65535")
-    return host.lower(), int(port) if colon else None
+    host = host.lower()
+    if not colon and not ("." in host or ":" in host or host == "localhost"):
+        raise _wrong(text, f"`{shown(authority)}` has capital letters: write a host with its port")
+    return host, int(port) if colon else None
 
 
 def _wrong(text: object, why: str) -> ImageError:
