@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Protocol
 
 from sandbox_kernel.image.layers import limits as _limits
@@ -46,7 +45,7 @@ def apply(
         "below": None if parents is None else [os.path.realpath(path) for path in parents[::-1]],
         "compression": compression,
         "diff_id": diff_id,
-        "limits": asdict(limits),
+        "limits": limits._asdict(),
     }
     what = f"unpack layer `{name}`"
     if isinstance(source, int):

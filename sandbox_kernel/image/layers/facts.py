@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MOST_NAMED = 20
 
 
-@dataclass(frozen=True)
-class LayerFacts:
+class LayerFacts(NamedTuple):
     """An unpacked layer. Sizes in bytes. Lists hold MOST_NAMED entries at most.
 
     `dropped`: members or attributes that were left out by policy, and why. `flattened`: ids other

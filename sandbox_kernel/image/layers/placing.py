@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from sandbox_kernel.errors import ImageError
-from sandbox_kernel.image.layers import below, names, tar
+from sandbox_kernel.image.layers import below, names, removing, tar
 from sandbox_kernel.image.layers.facts import MOST_NAMED, LayerFacts
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,7 +93,7 @@ class Placer:
                 return
             name = parts.pop()
             parent = b"/".join(parts)
-        elif len(name) > names.LONGEST_NAME or b"\0" in name:
+        elif len(name) > names.LONGEST_NAME or len(path) > names.LONGEST_PATH or b"\0" in name:
             names.parts(member.path)
         self._members += 1
         if self._aliased:
@@ -472,7 +472,7 @@ class Placer:
             os.unlink(name, dir_fd=folder.fd)
             return
         self._give_up(folder)
-        remove_below(folder.fd, name)
+        removing.remove(folder.fd, name)
 
     def _copy_up(
         self, source: _Folder, target: bytes, member: tar.Member, *, gone: bool
@@ -539,53 +539,3 @@ def _copy_file(found: below.Found, folder: int, name: bytes) -> None:
             os.close(file)
     finally:
         os.close(source)
-
-
-def remove_below(folder: int, name: bytes | str) -> None:
-    """Remove a directory and all in it, without following a link or entering another mount.
-
-    Of any depth: it holds two descriptors at a time.
-    """
-    device = os.fstat(folder).st_dev
-    top = os.open(name, _DIRECTORY, dir_fd=folder)
-    try:
-        if os.fstat(top).st_dev != device:
-            raise OSError(errno.EXDEV, "it lies on another file system", os.fsdecode(name))
-        _empty(top, device)
-    finally:
-        os.close(top)
-    os.rmdir(name, dir_fd=folder)
-
-
-def _empty(top: int, device: int) -> None:
-    """Depth first. What is too deep to hold is moved up to the top first."""
-    stack: list[tuple[int, str]] = []
-    here = top
-    while True:
-        below_here: str | None = None
-        with os.scandir(here) as listed:
-            for entry in listed:
-                if entry.is_dir(follow_symlinks=False):
-                    below_here = entry.name
-                    break
-                os.unlink(entry.name, dir_fd=here)
-        if below_here is None:
-            if here == top:
-                return
-            os.close(here)
-            here, name = stack.pop()
-            os.rmdir(name, dir_fd=here)
-            continue
-        fd = os.open(below_here, _DIRECTORY, dir_fd=here)
-        if os.fstat(fd).st_dev != device:
-            os.close(fd)
-            raise OSError(errno.EXDEV, "it lies on another file system", below_here)
-        if len(stack) >= _DEEPEST:
-            os.close(fd)
-            os.rename(below_here, f".{os.urandom(8).hex()}", src_dir_fd=here, dst_dir_fd=top)
-            continue
-        stack.append((here, below_here))
-        here = fd
-
-
-_DEEPEST = 200

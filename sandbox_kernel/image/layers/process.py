@@ -19,10 +19,17 @@ from sandbox_kernel.linux import messages, user_namespaces
 _PARENT = os.path.dirname(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 )
-_PROGRAM = (
-    "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); "
-    "from sandbox_kernel.image.layers.worker import main; main()"
-)
+# Packages without what their `__init__` brings for the outside: each layer starts such a process.
+_PROGRAM = """
+import sys, types
+sys.path[:0] = sys.argv.pop(1).split(":")
+for name in ("sandbox_kernel", "sandbox_kernel.image", "sandbox_kernel.image.layers"):
+    package = types.ModuleType(name)
+    package.__path__ = [sys.path[0] + "/" + name.replace(".", "/")]
+    sys.modules[name] = package
+from sandbox_kernel.image.layers.worker import main
+main()
+"""
 
 
 class Worker:

@@ -16,12 +16,10 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from sandbox_kernel.errors import HostLacks, ImageError, SandboxError
-from sandbox_kernel.image.layers import confinement, gathering, names, placing, tar
-from sandbox_kernel.image.layers.compressing import Gzip
+from sandbox_kernel.image.layers import confinement, names, placing, removing, tar
 from sandbox_kernel.image.layers.compression import PIECE, Plain
 from sandbox_kernel.image.layers.limits import Limits
 from sandbox_kernel.linux import messages, processes
@@ -92,7 +90,7 @@ def _apply(channel: socket.socket, order: dict[str, Any], descriptors: list[int]
         raise ImageError("its archive is cut off")
     placer.finish()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"facts": asdict(placer.facts(plain.diff_id, plain.size)), "peak": peak}
+    return {"facts": placer.facts(plain.diff_id, plain.size)._asdict(), "peak": peak}
 
 
 def _remove(
@@ -100,13 +98,16 @@ def _remove(
 ) -> dict[str, Any]:
     root, _, _ = _confine(channel, order, descriptors)
     try:
-        placing.remove_below(root, order["name"])
+        removing.remove(root, order["name"])
     except FileNotFoundError:
         return {"removed": False}
     return {"removed": True}
 
 
 def _pack(channel: socket.socket, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    from sandbox_kernel.image.layers import gathering
+    from sandbox_kernel.image.layers.compressing import Gzip
+
     (out,) = descriptors
     root, _, _ = _confine(channel, order, descriptors)
     packed = Gzip(lambda data: _write_all(out, data))
