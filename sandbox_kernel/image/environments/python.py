@@ -109,8 +109,14 @@ def _libc(
             if versions:
                 return "musl", max(versions)  # type: ignore[return-value]
         elif name.startswith("ld-linux"):
-            folder = tree.real(loader).rpartition("/")[0]
-            text = tree.read(f"{folder}/libc.so.6", MOST_LIBRARY)
+            folders = [
+                tree.real(loader).rpartition("/")[0],
+                f"/usr/lib/{program.machine}-linux-gnu",
+            ]
+            folders += ["/usr/lib64", "/lib64", "/usr/lib", "/lib"]
+            places = [f"{folder}/libc.so.6" for folder in folders]
+            path = next((each for each in places if tree.exists(each)), places[0])
+            text = tree.read(path, MOST_LIBRARY)
             numbers = [int(each) for each in _GLIBC.findall(text)]
             if numbers:
                 return "glibc", (2, max(numbers))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import csv
 import hashlib
+import io
 import os
 import re
 import stat
@@ -23,7 +24,7 @@ from sandbox_kernel.image.environments.lock import Wheel
 from sandbox_kernel.image.environments.python import Python
 
 PREFIX = "/opt/environment"
-FORM = "1"
+FORM = "2"
 """Changes when the same wheel would give another tree."""
 _SCRIPT = """#!{prefix}/bin/python
 import sys
@@ -34,6 +35,8 @@ if __name__ == "__main__":
     sys.argv[0] = sys.argv[0].removesuffix(".exe")
     sys.exit({call}())
 """
+OF_UV = ("uv_cache.json", "REQUESTED")
+"""What uv notes for itself beside a package: when, and whether it was asked for by name."""
 _SHEBANG = re.compile(rb"#![^\n]*python[^\n]*\n")
 MOST_SCRIPT = 1 << 20
 
@@ -136,6 +139,8 @@ class _Installed:
         places.make(packages)
         made = {packages}
         for source in self._files[wheel.name]:
+            if source.endswith(tuple(f".dist-info/{name}" for name in OF_UV)):
+                continue
             destination = self._destination(source, wheel, base, packages)
             folder = os.path.dirname(destination)
             if folder not in made:
@@ -153,7 +158,9 @@ class _Installed:
                     f"`{shown(wheel.file)}` is no regular file: choose another version of it"
                 )
             os.rename(source, destination)
-        _write_scripts(f"{packages}/{self._information[wheel.name]}", f"{base}/bin", prefix)
+        information = f"{packages}/{self._information[wheel.name]}"
+        _write_scripts(information, f"{base}/bin", prefix)
+        _write_record(f"{information}/RECORD")
 
     def _destination(self, source: str, wheel: Wheel, base: str, packages: str) -> str:
         if source.startswith(self._site + "/"):
@@ -202,8 +209,21 @@ def _write_scripts(information: str, folder: str, prefix: str) -> None:
             _write(path, text.encode())
 
 
-def _write(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o755)
+def _write_record(path: str) -> None:
+    """RECORD says what is there now: without uv's notes, and no hash of what was written here."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    os.unlink(path)  # the file may be one of uv's cache
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        if not row[0].endswith(tuple(f".dist-info/{name}" for name in OF_UV)):
+            writer.writerow([row[0], "", ""] if row[0].startswith("../../../bin/") else row)
+    _write(path, text.getvalue().encode(), 0o644)
+
+
+def _write(path: str, data: bytes, mode: int = 0o755) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     with open(descriptor, "wb") as file:
         file.write(data)
-        os.fchmod(descriptor, 0o755)
+        os.fchmod(descriptor, mode)
