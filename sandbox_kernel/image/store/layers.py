@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 
-from sandbox_kernel.errors import ImageError
+from sandbox_kernel.errors import ImageError, SandboxError
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.store import locks
@@ -84,7 +84,7 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], None]) -> str:
         except BaseException as error:
             if os.path.lexists(made):
                 discard(made)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, SandboxError):
                 raise ImageError(
                     f"unpack layer `{diff_id}`: {error.strerror}: free space or mend the store at "
                     f"`{places.root}`, then try again"
