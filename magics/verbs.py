@@ -17,7 +17,7 @@ from sandbox_kernel.settings import OPTIONS
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
     "images", "history", "tag", "save", "load", "rmi", "prune", "image",
-    "pull", "push",
+    "build", "pull", "push",
 )  # fmt: skip
 
 
@@ -38,6 +38,11 @@ def run(notebook: Notebook, line: str) -> None:
     name, *rest = words
     if name not in VERBS:
         raise InvalidOption("%container", name, f"one of {', '.join(VERBS)}")
+    if name == "build":
+        from magics import building
+
+        building.run(notebook, rest, None)
+        return
     if "--help" not in rest and name in OWN and OWN[name](notebook, rest):
         return
     _command(name, rest)

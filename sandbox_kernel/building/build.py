@@ -16,6 +16,7 @@ from sandbox_kernel.building.request import BuildRequest, file_of
 from sandbox_kernel.building.stages import Needed, Order
 from sandbox_kernel.building.state import State, of_stored
 from sandbox_kernel.building.work import Work
+from sandbox_kernel.bundle import defaults
 from sandbox_kernel.containerfile import lines, parse
 from sandbox_kernel.containerfile.parse import Containerfile
 from sandbox_kernel.containerfile.source import Piece
@@ -131,7 +132,8 @@ class _Stages:
 
     def _got(self, text: str, place: Piece) -> State:
         if text == "scratch":
-            return State(platform=self._order.platform)
+            # As docker has it: programs of an image made from nothing are found all the same.
+            return State(self._order.platform, config={"Env": [f"PATH={defaults.PATH}"]})
         asked = reference.parse(text)
         if isinstance(asked, (reference.Host, reference.Directory, reference.Build)):
             place.fail(f"`{text[:80]}` is no image of layers: begin with an image of a registry,"

@@ -67,7 +67,7 @@ def copy(work: Work, state: State, made: Copy, origin: State | None) -> tuple[Re
             for part in parts:
                 part.write(sink)
 
-        with workshop.bench(work.store, below, work.request.plan) as bench:
+        with workshop.bench(work, below) as bench:
             bench.place(order, give)
             layer = bench.layer(work.store, work.request.epoch)
     return work.keep(key, Result(timestamp(work.request.epoch), layer)), False
@@ -79,22 +79,21 @@ def snapshot(work: Work, origin: State | None, source: str) -> tuple[Layer, str]
     It is a copy of what the context or the stage has there, looked up in there alone
     (CVE-2024-1753).
     """
-    name = posixpath.basename(source)
     with ExitStack() as stack:
         if origin is None:
-            part, folder = _of_context(work, [source], None, parents=False), True
+            part = _of_context(work, [source], None, parents=True)
         else:
-            part, folder = _of_stage(work, stack, origin, [source], (), parents=False), True
+            part = _of_stage(work, stack, origin, [source], (), parents=True)
         key = cache.key(step="snapshot", part=part.identity)
         found = work.cached(key)
         if found is None:
-            with workshop.bench(work.store, [], work.request.plan) as bench:
+            with workshop.bench(work, []) as bench:
                 order = {"destination": "/snapshot/", "owner": None, "mode": None}
                 bench.place(order, part.write)
                 layer = bench.layer(work.store, work.request.epoch)
             found = work.keep(key, Result(timestamp(work.request.epoch), layer))
-    assert found.layer is not None and folder
-    return found.layer, f"snapshot/{name}"
+    assert found.layer is not None
+    return found.layer, f"snapshot{source}".rstrip("/")
 
 
 class _Values:
@@ -224,9 +223,7 @@ def _of_stage(
     """Files of another stage or image, read in a container of it."""
 
     def write(sink: int) -> None:
-        bench = stack.enter_context(
-            workshop.bench(work.store, origin.layers, work.request.plan, label="build source")
-        )
+        bench = stack.enter_context(workshop.bench(work, origin.layers, label="build source"))
         order = {"patterns": list(patterns), "excluded": list(rules), "parents": parents}
         bench.gather(order, sink)
 

@@ -90,8 +90,11 @@ class Stage:
         return words.expand(piece, self.state.lookup, self.work.escape)
 
     def _set(self, made: i.Instruction) -> bool:
-        """An instruction that made no layer."""
-        self.state.note(timestamp(self.work.request.epoch), _history(made), None)
+        """An instruction that made no layer. Its time is that of the one before it: what changes
+        nothing must not make another image."""
+        history = self.state.history
+        created = history[-1].created if history else None
+        self.state.note(created or self.work.first_created(self.state), _history(made), None)
         return False
 
     def _keep(self, made: i.Instruction, done: tuple[Result, bool]) -> bool:
@@ -174,7 +177,7 @@ class Stage:
         found = self.work.cached(key)
         if found is not None:
             return self._keep(made, (found, True))
-        with workshop.bench(self.work.store, self.state.layers, self.work.request.plan) as bench:
+        with workshop.bench(self.work, self.state.layers) as bench:
             bench.make_folder({"destination": path, "owner": None})
             layer = bench.layer(self.work.store, self.work.request.epoch)
         result = self.work.keep(key, Result(timestamp(self.work.request.epoch), layer))

@@ -76,12 +76,12 @@ def run(
     with ExitStack() as stack:
         mounted = _mount(work, stack, resolved, origins)
         with workshop.bench(
-            work.store,
+            work,
             state.layers,
-            work.request.plan,
             mounts=mounted.binds,
             config={"Env": [f"{name}={value}" for name, value in environment.items()]},
             network=network,
+            bare=False,
         ) as bench:
             for path in mounted.files:
                 os.unlink(path)
@@ -143,7 +143,7 @@ def _mount(work: Work, stack: ExitStack, resolved: list[RunMount], origins: Orig
             origin = origins(mount.origin) if mount.origin is not None else None
             if mount.read_only:
                 layer, path = copying.snapshot(work, origin, mount.source)
-                source = f"{layers.tree(work.store, layer)}/{path.rstrip('/')}"
+                source = f"{layers.tree(work.store, layer)}/{path}"
                 mounted.binds.append(_bind(mount.target, source, "ro"))
             else:  # what is written there is dropped
                 _add_tmpfs(mounted, mount.target, None)
@@ -255,7 +255,7 @@ def _prepare(work: Work, bench: workshop.Bench, mounted: _Mounted) -> None:
         if origin is None:
             bench.place(order, from_context)
             continue
-        with workshop.bench(work.store, origin.layers, work.request.plan) as other:
+        with workshop.bench(work, origin.layers) as other:
 
             def from_stage(
                 sink: int, other: workshop.Bench = other, patterns: list[str] = patterns

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from sandbox_kernel.building.cache import Cache, Result
+from sandbox_kernel.building.cache import Cache, Result, key
 from sandbox_kernel.building.context import Context
-from sandbox_kernel.building.events import Event, Listener
+from sandbox_kernel.building.events import Event, Listener, Notice
 from sandbox_kernel.building.request import BuildRequest
+from sandbox_kernel.building.state import State, timestamp
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image.store import Store
 
@@ -33,6 +34,7 @@ class Work:
         self._lock = threading.Lock()
         self._listener = listener
         self._stopped = threading.Event()
+        self._noted: set[str] = set()
         self._stops: list[Callable[[], None]] = []
 
     def context(self) -> Context:
@@ -50,13 +52,28 @@ class Work:
             with self._lock:
                 self._listener(event)
 
-    def cached(self, key: str) -> Result | None:
-        """What a step made before."""
-        return self._cache.get(key) if self.request.use_cache else None
+    def note(self, lines: Iterable[str]) -> None:
+        """Lines that the user should know, each once: limits that are not in force."""
+        for line in lines:
+            with self._lock:
+                if line in self._noted:
+                    continue
+                self._noted.add(line)
+            self.tell(Notice(line))
 
-    def keep(self, key: str, result: Result) -> Result:
+    def first_created(self, state: State) -> str:
+        """The time of an image whose first instruction makes no layer: when it came up first."""
+        name = key(step="begin", below=state.chain, epoch=self.request.epoch)
+        found = self.cached(name)
+        return (found or self.keep(name, Result(timestamp(self.request.epoch), None))).created
+
+    def cached(self, name: str) -> Result | None:
+        """What a step made before."""
+        return self._cache.get(name) if self.request.use_cache else None
+
+    def keep(self, name: str, result: Result) -> Result:
         """Remember what a step made."""
-        self._cache.put(key, result)
+        self._cache.put(name, result)
         return result
 
     def stop(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sandbox_kernel.building import layers
 from sandbox_kernel.building.state import Layer
+from sandbox_kernel.building.work import Work
 from sandbox_kernel.bundle import defaults
 from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.errors import ContainerError, SandboxError, StepFailed
@@ -70,9 +71,10 @@ def plan_of(plan: ContainerPlan, label: str, *, network: str = "none") -> Contai
 class Bench:
     """One container of a step."""
 
-    def __init__(self, container: Container, mounted: Sequence[str]) -> None:
+    def __init__(self, container: Container, made: Sequence[str]) -> None:
+        """`made`: places that the runtime mounts something on, and may have made for that."""
         self.container = container
-        self._made = [*(mount["destination"] for mount in defaults.mounts(None)), *mounted]
+        self._made = list(made)
 
     def place(self, order: Mapping[str, Any], give: Callable[[int], None]) -> None:
         """Put the files that `give` writes as records where `order` says. Raises StepFailed."""
@@ -187,9 +189,17 @@ class Bench:
             os.close(answer)
 
     def _run(self, order: Mapping[str, Any], descriptors: Mapping[int, int]) -> Any:
-        process = self.container.run(
-            ProcessSpec(argv=("build",), transfer=order, descriptors=descriptors, cwd="/")
-        )
+        with open(os.devnull, "rb") as nothing:
+            # In a bare container there is no /dev/null to be given for what is not given.
+            null = nothing.fileno()
+            process = self.container.run(
+                ProcessSpec(
+                    argv=("build",),
+                    transfer=order,
+                    descriptors={0: null, 1: null, 2: null, **descriptors},
+                    cwd="/",
+                )
+            )
         try:
             if not process.started():
                 raise process.wait(END_SECONDS).error() or ContainerError(
@@ -212,18 +222,25 @@ def _pass_on(source: int, sink: int) -> None:
 
 @contextmanager
 def bench(
-    store: Store,
+    work: Work,
     below: Sequence[Layer],
-    plan: ContainerPlan,
     *,
     label: str = "build",
     mounts: Sequence[Mapping[str, Any]] = (),
     config: Mapping[str, Any] | None = None,
     network: str = "none",
+    bare: bool = True,
 ) -> Iterator[Bench]:
-    """A container of these layers, which is gone at the end of the block."""
-    made: Image = layers.as_image(store, below, label, mounts=mounts)
-    if config:
-        made = dataclasses.replace(made, config=config, digest=made.digest + repr(config))
-    with Container.create(plan_of(plan, label, network=network), resolved=made) as container:
-        yield Bench(container, [mount["destination"] for mount in mounts])
+    """A container of these layers, which is gone at the end of the block.
+
+    A `bare` one is for files alone: nothing is mounted in it, so its files are those of the image.
+    """
+    made: Image = layers.as_image(work.store, below, label, mounts=mounts)
+    made = dataclasses.replace(
+        made, config=config or {}, bare=bare, digest=f"{made.digest} {bare} {config}"
+    )
+    plan = plan_of(work.request.plan, label, network=network)
+    with Container.create(plan, resolved=made) as container:
+        work.note(container.not_in_force)
+        basic = [] if bare else defaults.mounts(None)
+        yield Bench(container, [mount["destination"] for mount in (*basic, *mounts)])

@@ -20,6 +20,7 @@ VERBS = {
     "rm": ("changing", "remove containers"),
     "diff": ("files", "list what changed in a container's files"),
     "cp": ("files", "copy files into or out of a container"),
+    "build": ("building", "build an image from a Containerfile"),
     "pull": ("registries", "fetch an image from a registry"),
     "push": ("registries", "bring an image to a registry"),
     "images": ("images", "list images"),

@@ -49,6 +49,8 @@ class Image:
     config: Mapping[str, Any] = field(default_factory=dict)
     interpreter: str | None = None
     leases: tuple[str, ...] = ()
+    bare: bool = False
+    """Nothing of it is executed: a container of it has its files, and no /proc, /sys or /dev."""
 
     def __hash__(self) -> int:
         return hash((self.reference, self.digest))

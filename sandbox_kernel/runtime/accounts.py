@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LONGEST_ACCOUNT_FILE = 1 << 20
 LARGEST_ID = 0xFFFFFFFE
+MOST_GROUPS = 64
 
 
 def owner(text: str) -> tuple[int, int]:
@@ -43,6 +44,19 @@ def owner(text: str) -> tuple[int, int]:
     else:
         raise StepFailed("find group", group, "the image's /etc/group has no such group", 22)
     return uid, gid
+
+
+def groups_of(name: str) -> list[int]:
+    """The groups that have an account as a member, but for its own."""
+    found: list[int] = []
+
+    def note(fields: list[str]) -> bool:
+        if len(fields) > 3 and name in fields[3].split(","):
+            found.append(_number(fields[2]))
+        return False  # the next one too
+
+    find("/etc/group", note)
+    return found[:MOST_GROUPS]
 
 
 def _number(text: str) -> int:

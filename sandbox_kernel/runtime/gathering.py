@@ -69,7 +69,6 @@ class Gathering:
         self._ignored = ignored
         self._excluded = excluded
         self._resolve = WITHIN | (paths.RESOLVE_NO_XDEV if one_mount else 0)
-        self._one_mount = one_mount
         self._count = 0
 
     def sources(self, pattern: Glob) -> list[str]:
@@ -146,7 +145,6 @@ class Gathering:
         self, folder: int, shown: str, above: State | None
     ) -> Iterator[tuple[str, str, os.stat_result, bool, State | None]]:
         """Name, path, kind, whether it is left out, and its state, of what is in a folder."""
-        device = os.fstat(folder).st_dev
         for name in sorted(os.listdir(folder), key=os.fsencode):
             self._count += 1
             path = f"{shown}/{name}" if shown else name
@@ -161,8 +159,6 @@ class Gathering:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # it went away meanwhile
-            if self._one_mount and found.st_dev != device:
-                continue  # what is mounted there is no file of the image
             yield name, path, found, left_out, state
 
     def _search(

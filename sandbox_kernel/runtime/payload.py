@@ -203,7 +203,10 @@ def _rlimit(value: int) -> int:
 
 def _may_set_groups() -> bool:
     """setgroups(2) is denied for good where one id was mapped without privilege."""
-    file = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        file = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # a bare image (see `image.Image`): only code of ours runs there
     try:
         return os.read(file, 64).strip() == b"allow"
     finally:
@@ -228,8 +231,10 @@ def _identity(user: Mapping[str, Any], *, needs_home: bool) -> tuple[int, int, l
         return uid, gid, list(user.get("additionalGids", ())), known[5] if known else "/"
     person, _, group = name.partition(":")
     fields = accounts.find("/etc/passwd", lambda found: person in (found[0], found[2]))
+    groups: list[int] = []
     if fields:
         uid, gid, home = int(fields[2]), int(fields[3]), fields[5]
+        groups = [] if group else [gid, *accounts.groups_of(fields[0])]
     elif person.isdecimal():
         uid, gid, home = int(person), 0, "/"
     else:
@@ -242,7 +247,7 @@ def _identity(user: Mapping[str, Any], *, needs_home: bool) -> tuple[int, int, l
             gid = int(group)
         else:
             raise StepFailed("find group", group, "the image's /etc/group has no such group", 22)
-    return uid, gid, [], home
+    return uid, gid, groups, home
 
 
 def _change_directory(directory: str) -> None:
