@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -96,10 +97,13 @@ def registry(
         lines.append(f"auth: {{htpasswd: {{realm: test, path: {table}}}}}")
     configuration = folder / "config.yml"
     configuration.write_text("\n".join(lines) + "\n")
+    # it takes REGISTRY_AUTH_FILE, which is podman's, for a part of its configuration
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("REGISTRY")}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [SERVER, "serve", configuration], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
+            [SERVER, "serve", configuration], env=environment,
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     try:
         _wait_for(port, process, folder / "log")
         yield Served(f"127.0.0.1:{port}", folder, process, ca)

@@ -18,7 +18,7 @@ from sandbox_kernel.image import documents, unpacked
 from sandbox_kernel.image.documents import Descriptor
 from sandbox_kernel.image.store import Store
 
-pytestmark = pytest.mark.everybody
+everybody = pytest.mark.everybody
 
 A = "sha256:" + "a" * 64
 CONFIG = {"mediaType": documents.OCI_CONFIG, "digest": A, "size": 2}
@@ -124,6 +124,7 @@ def test_52_a_blob_of_another_size_is_not_kept(size: int, store: Store) -> None:
     assert not store.has(digest)
 
 
+@everybody
 def test_49_layers_and_diff_ids_go_together(store: Store) -> None:
     made = put(store, "a:1", [layer({"a": b"1"}), layer({"b": b"2"})])
     first, second = made.config.rootfs.diff_ids
@@ -155,6 +156,7 @@ def test_49_layers_and_diff_ids_go_together(store: Store) -> None:
             assert store.layer(second) is None
 
 
+@everybody
 def test_49_a_layer_that_stands_twice_is_one_layer_with_one_diff_id(store: Store) -> None:
     one, two = layer({"a": b"1"}), layer({"b": b"2", ".wh.a": b""})
     made = put(store, "twice:1", [one, two, one])
@@ -219,6 +221,7 @@ def test_53_a_user_or_folder_that_can_not_be_starts_nothing(
         run("", "bad:1", program="/says", check=True)
 
 
+@everybody
 def test_53_volumes_hooks_and_loader_variables_have_no_effect_outside(store: Store) -> None:
     put(
         store, "odd:1", [layer({"says": program(), "etc": None})],
@@ -236,6 +239,7 @@ def test_53_volumes_hooks_and_loader_variables_have_no_effect_outside(store: Sto
     assert done.stdout == "it runs\n"
 
 
+@everybody
 def test_53_a_link_as_working_folder_stays_inside(store: Store) -> None:
     put(
         store, "link:1", [layer({"says": program(), "out": "../../../../etc", "etc": None,

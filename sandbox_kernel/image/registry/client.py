@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import httpcore
 import httpx
 
 from sandbox_kernel.errors import RegistryError
@@ -31,6 +32,8 @@ from sandbox_kernel.image.registry.transport import Transport, trust
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
+MOST_CONNECTS = 2
+"""How often a connection that is refused is tried: there may be a mirror, or a wrong name."""
 Content = bytes | Callable[[], Iterable[bytes]] | None
 """A body; one that is made anew for each try is given by what makes it."""
 
@@ -173,7 +176,8 @@ class Client:
             except TRANSIENT as error:
                 if self._falls_back(error):
                     continue
-                if attempt >= most or is_certificate(error):
+                nobody = isinstance(error, httpcore.ConnectError) and attempt >= MOST_CONNECTS
+                if attempt >= most or nobody or is_certificate(error):
                     raise self._unreachable(what, path, error, attempt) from None
                 self.cancellation.wait(self.pause(attempt))
                 attempt += 1
