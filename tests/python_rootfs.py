@@ -25,6 +25,8 @@ Status: deinstall ok config-files
 Version: 1
 Architecture: all
 """
+ALSO = ("libdl.so.2", "libgcc_s.so.1", "libpthread.so.0", "librt.so.1", "libstdc++.so.6")
+"""What wheels may be linked with (PEP 600), and Debian's smallest image has."""
 LEFT_OUT = shutil.ignore_patterns("test", "tests", "__pycache__", "idlelib", "tkinter", "ensurepip")
 
 
@@ -40,7 +42,10 @@ def make(root: Path) -> Path:
     shutil.copy(program, root / "usr/bin" / program.name)
     (root / "usr/bin/python3").symlink_to(program.name)
     shutil.copytree(library, root / f"usr/lib/{program.name}", ignore=LEFT_OUT, symlinks=True)
-    for path in _libraries([program, *(library / "lib-dynload").glob("*.so")]):
+    found = _libraries([program, *(library / "lib-dynload").glob("*.so")])
+    (libc,) = [Path(path) for path in found if path.endswith("/libc.so.6")]
+    found |= {str(libc.with_name(name)) for name in ALSO}
+    for path in found:
         target = root / "usr" / path.lstrip("/").removeprefix("usr/")
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
