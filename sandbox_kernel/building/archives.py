@@ -16,23 +16,8 @@ from sandbox_kernel.errors import ImageError, StepFailed
 from sandbox_kernel.image.layers import compression, limits, tar
 from sandbox_kernel.runtime import transfer
 
-LONGEST_MARK = 512
 PIECE = 1 << 18
-_MARKS = {
-    "gzip": b"\x1f\x8b\x08",
-    "bzip2": b"BZh",
-    "xz": b"\xfd7zXZ\x00",
-    "zstd": b"\x28\xb5\x2f\xfd",
-}
 _KINDS = {tar.DIRECTORY: "folder", tar.REGULAR: "file", tar.SYMLINK: "link", tar.LINK: "hard"}
-
-
-def compression_of(start: bytes) -> str | None:
-    """How an archive is compressed, by its first bytes; `none` for a plain tar, None for no tar."""
-    for name, mark in _MARKS.items():
-        if start.startswith(mark):
-            return name
-    return "none" if start[257:262] == b"ustar" else None
 
 
 def digest(file: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +25,9 @@ from sandbox_kernel.image import documents, reference
 from sandbox_kernel.image.documents import Execution, ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.resolve import stored as stored_image
 from sandbox_kernel.image.store import Store, Stored
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MOST_WORKERS = 8
 
@@ -80,6 +83,8 @@ class _Stages:
         needed = self._order.needed
         if len(needed) == 1:
             return self._stage(needed[0])
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
         workers = self._work.request.workers or min(MOST_WORKERS, (os.cpu_count() or 1) + 1)
         with ThreadPoolExecutor(workers, thread_name_prefix="build") as pool:
             for one in needed:  # each after those it needs, so nobody waits for one not begun

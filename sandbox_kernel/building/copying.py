@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox_kernel.building import archives, cache, remote, workshop
+from sandbox_kernel.building import addresses, cache
 from sandbox_kernel.building.cache import Result
 from sandbox_kernel.building.state import Layer, State, timestamp
 from sandbox_kernel.building.work import Work
@@ -67,6 +67,8 @@ def copy(work: Work, state: State, made: Copy, origin: State | None) -> tuple[Re
             for part in parts:
                 part.write(sink)
 
+        from sandbox_kernel.building import workshop
+
         with workshop.bench(work, below) as bench:
             bench.place(order, give)
             layer = bench.layer(work.store, work.request.epoch)
@@ -79,19 +81,20 @@ def snapshot(work: Work, origin: State | None, source: str) -> tuple[Layer, str]
     It is a copy of what the context or the stage has there, looked up in there alone
     (CVE-2024-1753).
     """
-    with ExitStack() as stack:
-        if origin is None:
-            part = _of_context(work, [source], None, parents=True)
-        else:
-            part = _of_stage(work, stack, origin, [source], (), parents=True)
-        key = cache.key(step="snapshot", part=part.identity)
-        found = work.cached(key)
-        if found is None:
-            with workshop.bench(work, []) as bench:
-                order = {"destination": "/snapshot/", "owner": None, "mode": None}
-                bench.place(order, part.write)
-                layer = bench.layer(work.store, work.request.epoch)
-            found = work.keep(key, Result(timestamp(work.request.epoch), layer))
+    if origin is None:
+        part = _of_context(work, [source], None, parents=True)
+    else:
+        part = _of_stage(work, origin, [source], (), parents=True)
+    key = cache.key(step="snapshot", part=part.identity)
+    found = work.cached(key)
+    if found is None:
+        from sandbox_kernel.building import workshop
+
+        with workshop.bench(work, []) as bench:
+            order = {"destination": "/snapshot/", "owner": None, "mode": None}
+            bench.place(order, part.write)
+            layer = bench.layer(work.store, work.request.epoch)
+        found = work.keep(key, Result(timestamp(work.request.epoch), layer))
     assert found.layer is not None
     return found.layer, f"snapshot{source}".rstrip("/")
 
@@ -183,7 +186,7 @@ def _files(
         text = expand.of(source)
         if not text or "\0" in text:
             source.fail("a source is a path")
-        if made.add and remote.is_address(text):
+        if made.add and addresses.is_address(text):
             parts += _fetched(work, stack, made, source, text, expand)
         elif made.add and origin is None and (found := _archive(work, stack, made, text)):
             parts.append(found)
@@ -195,7 +198,7 @@ def _files(
         parts.append(_of_context(work, patterns, excluded, parents=made.parents))
     elif patterns and origin is not None:
         rules = [expand.of(piece) for piece in made.exclude]
-        parts.append(_of_stage(work, stack, origin, patterns, rules, parents=made.parents))
+        parts.append(_of_stage(work, origin, patterns, rules, parents=made.parents))
     return parts
 
 
@@ -213,7 +216,6 @@ def _of_context(
 
 def _of_stage(
     work: Work,
-    stack: ExitStack,
     origin: State,
     patterns: Sequence[str],
     rules: Sequence[str],
@@ -223,9 +225,11 @@ def _of_stage(
     """Files of another stage or image, read in a container of it."""
 
     def write(sink: int) -> None:
-        bench = stack.enter_context(workshop.bench(work, origin.layers, label="build source"))
+        from sandbox_kernel.building import workshop
+
         order = {"patterns": list(patterns), "excluded": list(rules), "parents": parents}
-        bench.gather(order, sink)
+        with workshop.bench(work, origin.layers, label="build source") as bench:
+            bench.gather(order, sink)
 
     return Part(["stage", origin.chain, list(patterns)], write)
 
@@ -242,9 +246,11 @@ def _archive(work: Work, stack: ExitStack, made: Copy, text: str) -> Part | None
 
 
 def _unpacked(file: int, shown: str) -> Part | None:
-    compression = archives.compression_of(os.pread(file, archives.LONGEST_MARK, 0))
+    compression = addresses.compression_of(os.pread(file, addresses.LONGEST_MARK, 0))
     if compression is None:
         return None
+    from sandbox_kernel.building import archives
+
     digest = archives.digest(file)
 
     def write(sink: int) -> None:
@@ -259,6 +265,8 @@ def _fetched(
     work: Work, stack: ExitStack, made: Copy, source: Piece, address: str, expand: _Values
 ) -> list[Part]:
     """A source of ADD that is an address, fetched before anything else is done."""
+    from sandbox_kernel.building import remote
+
     checksum = expand.of(made.checksum) if made.checksum else None
     try:
         fetched = remote.fetch(address, checksum, allow=work.request.allow_hosts)

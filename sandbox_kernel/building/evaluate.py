@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import singledispatchmethod
 
-from sandbox_kernel.building import cache, copying, running, workshop
+from sandbox_kernel.building import cache, copying, running
 from sandbox_kernel.building.cache import Result
 from sandbox_kernel.building.events import StepDone, StepStarted
 from sandbox_kernel.building.stages import PREDEFINED
@@ -177,6 +177,8 @@ class Stage:
         found = self.work.cached(key)
         if found is not None:
             return self._keep(made, (found, True))
+        from sandbox_kernel.building import workshop
+
         with workshop.bench(self.work, self.state.layers) as bench:
             bench.make_folder({"destination": path, "owner": None})
             layer = bench.layer(self.work.store, self.work.request.epoch)

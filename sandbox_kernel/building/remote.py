@@ -26,7 +26,6 @@ MOST_BYTES = 4 << 30
 MOST_REDIRECTS = 5
 SECONDS = 600.0
 STALLED_SECONDS = 30.0
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)|git@[^/]+:")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}$")
 
 
@@ -38,11 +37,6 @@ class Fetched:
     name: str
     digest: str
     mtime: int
-
-
-def is_address(text: str) -> bool:
-    """Whether a source is one, and not a path."""
-    return _ADDRESS.match(text) is not None
 
 
 def fetch(address: str, checksum: str | None, *, allow: frozenset[str]) -> Fetched:

@@ -12,8 +12,8 @@ from sandbox_kernel.containerfile.instructions import Copy, Instruction, Run
 from sandbox_kernel.containerfile.parse import Containerfile, Stage
 from sandbox_kernel.containerfile.source import Piece
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.image.architectures import own_architecture
 from sandbox_kernel.image.documents import Platform
-from sandbox_kernel.image.unpacked import own_architecture
 
 # Arguments that need no ARG, and that no image remembers: Dockerfile reference.
 PREDEFINED = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sandbox_kernel.containerfile.lines import HereDocument
 from sandbox_kernel.containerfile.mounts import MountFields
 from sandbox_kernel.containerfile.source import Piece, Place
 
 
-@dataclass(frozen=True, kw_only=True)
-class Instruction:
+class Instruction(Struct, frozen=True, kw_only=True):
     """What every one has: its place, and its text as it stands in the file."""
 
     place: Place
     text: str
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Struct, frozen=True):
     """Of RUN, CMD, ENTRYPOINT, HEALTHCHECK: words to execute, or one line for the shell."""
 
     words: tuple[str, ...]
     shell: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class From(Instruction):
+class From(Instruction, frozen=True, kw_only=True):
     """The begin of a stage."""
 
     image: Piece
@@ -34,25 +31,21 @@ class From(Instruction):
     platform: Piece | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arg(Instruction):
+class Arg(Instruction, frozen=True, kw_only=True):
     """Names, each with its default or None."""
 
     names: tuple[tuple[str, Piece | None], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Env(Instruction):
+class Env(Instruction, frozen=True, kw_only=True):
     pairs: tuple[tuple[Piece, Piece], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Label(Instruction):
+class Label(Instruction, frozen=True, kw_only=True):
     pairs: tuple[tuple[Piece, Piece], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run(Instruction):
+class Run(Instruction, frozen=True, kw_only=True):
     """`network`: none, default or host. `documents`: blocks that the shell reads after the line."""
 
     command: Command
@@ -61,8 +54,7 @@ class Run(Instruction):
     documents: tuple[HereDocument, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copy(Instruction):
+class Copy(Instruction, frozen=True, kw_only=True):
     """COPY and ADD. A source is a pattern, an address (`add` only) or a block of text."""
 
     add: bool
@@ -79,48 +71,39 @@ class Copy(Instruction):
     unpack: bool | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workdir(Instruction):
+class Workdir(Instruction, frozen=True, kw_only=True):
     path: Piece
 
 
-@dataclass(frozen=True, kw_only=True)
-class User(Instruction):
+class User(Instruction, frozen=True, kw_only=True):
     user: Piece
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entrypoint(Instruction):
+class Entrypoint(Instruction, frozen=True, kw_only=True):
     command: Command
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cmd(Instruction):
+class Cmd(Instruction, frozen=True, kw_only=True):
     command: Command
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shell(Instruction):
+class Shell(Instruction, frozen=True, kw_only=True):
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expose(Instruction):
+class Expose(Instruction, frozen=True, kw_only=True):
     ports: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Volume(Instruction):
+class Volume(Instruction, frozen=True, kw_only=True):
     paths: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stopsignal(Instruction):
+class Stopsignal(Instruction, frozen=True, kw_only=True):
     signal: Piece
 
 
-@dataclass(frozen=True, kw_only=True)
-class Healthcheck(Instruction):
+class Healthcheck(Instruction, frozen=True, kw_only=True):
     """`command` None: HEALTHCHECK NONE. Times in nanoseconds, None: as the base image has it."""
 
     command: Command | None
@@ -131,11 +114,9 @@ class Healthcheck(Instruction):
     retries: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Onbuild(Instruction):
+class Onbuild(Instruction, frozen=True, kw_only=True):
     trigger: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Maintainer(Instruction):
+class Maintainer(Instruction, frozen=True, kw_only=True):
     name: Piece

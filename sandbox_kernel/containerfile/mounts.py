@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Protocol
+
+from msgspec import Struct
 
 from sandbox_kernel.containerfile.source import Piece, Place
 from sandbox_kernel.containerfile.words import Lookup, expand
@@ -56,8 +57,7 @@ class MountFields(NamedTuple):
     place: Place
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunMount:
+class RunMount(Struct, frozen=True, kw_only=True):
     """One `--mount` with its values. Sizes in bytes."""
 
     kind: str

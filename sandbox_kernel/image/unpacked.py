@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 from typing import TYPE_CHECKING, Any
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
+from sandbox_kernel.image.architectures import ARCHITECTURES, own_architecture
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor, ImageConfig
 from sandbox_kernel.image.environments.tree import Tree
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 INTERPRETERS = ("python3", "python")
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# uname(2) of this machine to Go's GOARCH.
-ARCHITECTURES = {
-    "x86_64": "amd64",
-    "aarch64": "arm64",
-    "armv7l": "arm",
-    "i686": "386",
-    "ppc64le": "ppc64le",
-    "riscv64": "riscv64",
-    "s390x": "s390x",
-}
 EMULATORS = "/proc/sys/fs/binfmt_misc"
 
 
@@ -139,11 +129,6 @@ def _is_program(tree: Tree, path: str) -> bool:
         return bool(os.fstat(descriptor).st_mode & 0o111)
     finally:
         os.close(descriptor)
-
-
-def own_architecture() -> str:
-    """This machine, as images name it."""
-    return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 def refuse_other_machines(text: str, config: ImageConfig) -> None:

@@ -157,7 +157,7 @@ def _take_oci(
     store: Store, source: Source, descriptor: Descriptor
 ) -> tuple[Descriptor, Digest | None]:
     """The manifest of this machine, with the digest of the index in which it stands, if it does."""
-    from sandbox_kernel.image.unpacked import own_architecture
+    from sandbox_kernel.image.architectures import own_architecture
 
     index: Digest | None = None
     for _ in range(DEEPEST_INDEX):
