@@ -153,7 +153,7 @@ def test_a_kernel_starts_in_an_image_without_ipykernel(
         told = str([message["content"].get("text") for message in outputs])
         refused, _ = kernel.run("open(ipykernel.__file__, 'w')")
 
-    assert reply["content"]["status"] == "ok"
+    assert reply["content"]["status"] == "ok", reply["content"]
     assert "/opt/sandbox-kernel/last/ipykernel/__init__.py /usr/bin/python3" in told
     assert refused["content"]["ename"] == "OSError", "the layer can't be written to"
 
