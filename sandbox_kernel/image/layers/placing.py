@@ -31,14 +31,18 @@ _IDS = 65536
 
 
 class _Folder:
-    """A directory of the layer that is held open. `path` is its name without any link."""
+    """A directory of the layer that is held open. `path` is its name without any link.
 
-    __slots__ = ("changed", "fd", "mtime", "path", "setgid")
+    `alone`: it, or one above it, hides what the layers below have there.
+    """
 
-    def __init__(self, fd: int, path: bytes) -> None:
+    __slots__ = ("alone", "changed", "fd", "mtime", "path", "setgid")
+
+    def __init__(self, fd: int, path: bytes, *, alone: bool = False) -> None:
         status = os.fstat(fd)
         self.fd = fd
         self.path = path
+        self.alone = alone
         self.mtime = status.st_mtime_ns
         self.setgid = bool(status.st_mode & stat.S_ISGID)
         self.changed = False
@@ -47,6 +51,10 @@ class _Folder:
         if self.changed:
             os.utime(self.fd, ns=(self.mtime, self.mtime))
         os.close(self.fd)
+
+
+class _Missing(Exception):
+    """A directory that is neither in the layer nor below it."""
 
 
 class Placer:
@@ -76,6 +84,10 @@ class Placer:
             # A default ACL of the store's folder must not change the modes of what is made.
             with contextlib.suppress(OSError):
                 os.removexattr(self._root.fd, os.fsdecode(acl))
+        if parents:
+            _copy_facts(parents[0], self._root)
+        else:
+            _make_plain(self._root)
 
     # -- members --------------------------------------------------------------------------------
 
@@ -98,11 +110,12 @@ class Placer:
         self._members += 1
         if self._aliased:
             self._known.clear()
+        if name.startswith(names.WHITEOUT):
+            self._put_whiteout(parent, name, member)
+            return
         folder = self._folder(parent)
         folder.changed = True
-        if name.startswith(names.WHITEOUT):
-            self._put_whiteout(folder, name, member)
-        elif member.kind == tar.REGULAR:
+        if member.kind == tar.REGULAR:
             self._put_file(folder, name, member, data)
         elif member.kind == tar.DIRECTORY:
             self._put_directory(folder, name, member)
@@ -232,17 +245,29 @@ class Placer:
         if there is not None:
             if (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino):
                 return  # it is that file already
-            self._clear(folder, name)
+            replaced = _below(folder, name)
+            if source.path == replaced or source.path.startswith(replaced + b"/"):
+                raise ImageError(
+                    f"hard link `{names.display(member.path)}` to a file below what it replaces"
+                )
+            self._clear(folder, name, keep=source)
         os.link(target, name, src_dir_fd=source.fd, dst_dir_fd=folder.fd, follow_symlinks=False)
 
-    def _put_whiteout(self, folder: _Folder, name: bytes, member: tar.Member) -> None:
+    def _put_whiteout(self, parent: bytes, name: bytes, member: tar.Member) -> None:
         if member.kind not in (tar.REGULAR, tar.LINK) or member.size:
             raise ImageError(f"whiteout `{names.display(member.path)}` is no empty file")
+        if name.startswith(names.META) and name != names.OPAQUE:
+            return
+        try:
+            folder = self._folder(parent, make_plain=name == names.OPAQUE)
+        except _Missing:
+            return  # neither here nor below, so there is nothing to hide
+        folder.changed = True
         if name == names.OPAQUE:
             if folder is self._root:
                 self._hide_root = True
             self._make_opaque(folder)
-        elif not name.startswith(names.META):
+        else:
             hidden = names.whited_out(name, member.path)
             status = _status(folder.fd, hidden)
             if status is None:
@@ -315,6 +340,8 @@ class Placer:
     def _hide(self, folder: _Folder, name: bytes) -> None:
         """A whiteout, where the layers below have something, or where they are not known."""
         self._clear(folder, name)
+        if folder.alone:
+            return
         if self._parents is not None:
             found = below.find(self._parents, [*names.link_parts(folder.path), name])
             if found is None:
@@ -324,9 +351,13 @@ class Placer:
 
     def _make_opaque(self, folder: _Folder) -> None:
         self._opaque += 1
-        if folder is not self._root and self._parents != ():
+        if folder is self._root:
+            return
+        if self._parents != ():
             os.setxattr(folder.fd, below.OPAQUE, b"y")
         folder.changed = True
+        self._give_up(folder)  # what is below it is alone too, when it is opened again
+        folder.alone = True
 
     def _hide_entries_of_root(self) -> None:
         """Overlayfs takes no root to be opaque: each name of the layers below is hidden."""
@@ -342,15 +373,21 @@ class Placer:
 
     # -- directories -------------------------------------------------------------------------------
 
-    def _folder(self, path: bytes, keep: _Folder | None = None) -> _Folder:
-        """The directory of a member's name; made, as it is in the layers below, if missing."""
+    def _folder(
+        self, path: bytes, *, keep: _Folder | None = None, make_plain: bool = True
+    ) -> _Folder:
+        """The directory of a member's name; made, as it is in the layers below, if missing.
+
+        Without `make_plain` one that the layers below don't have either raises _Missing.
+        """
         known = self._known.get(path)
         if known is None:
-            known = self._walk(names.parts(path) if path else [], path, keep)
+            known = self._walk(path, keep, make_plain)
             self._known[path] = known
         return known
 
-    def _walk(self, parts: list[bytes], whole: bytes, keep: _Folder | None) -> _Folder:
+    def _walk(self, whole: bytes, keep: _Folder | None, make_plain: bool) -> _Folder:
+        parts = names.parts(whole) if whole else []
         pending = parts[::-1]
         folder = self._root
         links = 0
@@ -360,7 +397,7 @@ class Placer:
                 pending.extend(reversed(names.link_parts(folder.path)[:-1]))
                 folder = self._root
                 continue
-            step = self._step(folder, part, whole)
+            step = self._step(folder, part, whole, make_plain)
             if isinstance(step, _Folder):
                 folder = step
                 if len(self._held) > 2 * _MOST_HELD:
@@ -374,16 +411,18 @@ class Placer:
                 folder = self._root
         return folder
 
-    def _step(self, folder: _Folder, part: bytes, whole: bytes) -> _Folder | bytes:
+    def _step(
+        self, folder: _Folder, part: bytes, whole: bytes, make_plain: bool
+    ) -> _Folder | bytes:
         """The directory of this name, or where the link of this name leads."""
-        path = folder.path + b"/" + part if folder.path else part
+        path = _below(folder, part)
         held = self._held.get(path)
         if held is not None:
             return held
         try:
             fd = os.open(part, _DIRECTORY, dir_fd=folder.fd)
         except FileNotFoundError:
-            return self._make(folder, part, path)
+            return self._make(folder, part, whole, make_plain)
         except OSError as error:
             # ENOTDIR is also said of a link, with O_DIRECTORY and O_NOFOLLOW together.
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
@@ -392,60 +431,65 @@ class Placer:
             if stat.S_ISLNK(status.st_mode):
                 return os.readlink(part, dir_fd=folder.fd)
             if not below.is_whiteout(status):
-                raise ImageError(
-                    f"member below `{names.display(whole)}`: `{names.display(path)}` is no "
-                    "directory"
-                ) from None
+                raise _no_directory(whole, path) from None
+            if not make_plain:
+                raise _Missing from None
+            folder.changed = True
             os.unlink(part, dir_fd=folder.fd)
-            os.mkdir(part, 0o755, dir_fd=folder.fd)
-            made = self._at(folder, part)
+            made = self._make_new(folder, part)
             self._make_opaque(made)
             return made
-        return self._hold(_Folder(fd, path))
+        return self._hold(folder, fd, path)
 
-    def _make(self, folder: _Folder, part: bytes, path: bytes) -> _Folder | bytes:
+    def _make(
+        self, folder: _Folder, part: bytes, whole: bytes, make_plain: bool
+    ) -> _Folder | bytes:
         """A directory that no member made: as below if it is there, else plain."""
-        status = None
-        link = None
-        if self._parents:
-            found = below.find(self._parents, names.link_parts(path))
-            if found is not None:
-                try:
-                    status = found.status
-                    if stat.S_ISLNK(status.st_mode):
-                        link = os.readlink(part, dir_fd=found.folder)
-                finally:
-                    os.close(found.folder)
-        elif self._parents is None:
+        path = _below(folder, part)
+        found = None
+        if self._parents is None:
             self._depend(f"directory `{names.display(path)}`")
-        if link is not None:
-            self._aliased = True
-            return link
+        elif not folder.alone:
+            found = below.find(self._parents, names.link_parts(path))
+        if found is None:
+            if not make_plain and self._parents is not None:
+                raise _Missing
+            return self._make_new(folder, part)
+        try:
+            if stat.S_ISLNK(found.status.st_mode):
+                self._aliased = True
+                return os.readlink(part, dir_fd=found.folder)
+            if not stat.S_ISDIR(found.status.st_mode):
+                raise _no_directory(whole, path)
+            made = self._make_new(folder, part)
+            lower = os.open(part, _DIRECTORY, dir_fd=found.folder)
+            try:
+                _copy_facts(lower, made)
+            finally:
+                os.close(lower)
+            return made
+        finally:
+            os.close(found.folder)
+
+    def _make_new(self, folder: _Folder, part: bytes) -> _Folder:
         folder.changed = True
         os.mkdir(part, 0o755, dir_fd=folder.fd)
         made = self._at(folder, part)
-        if folder.setgid:
-            os.fchown(made.fd, 0, 0)
-            os.fchmod(made.fd, 0o755)
-            made.setgid = False
-        if status is not None and stat.S_ISDIR(status.st_mode):
-            os.fchown(made.fd, status.st_uid, status.st_gid)
-            os.fchmod(made.fd, stat.S_IMODE(status.st_mode))
-            made.setgid = bool(status.st_mode & stat.S_ISGID)
-            made.mtime = status.st_mtime_ns
-            made.changed = True
+        _make_plain(made)
         return made
 
     def _at(self, folder: _Folder, name: bytes) -> _Folder:
         """A directory that is there, held."""
-        path = folder.path + b"/" + name if folder.path else name
+        path = _below(folder, name)
         held = self._held.get(path)
         if held is not None:
             return held
-        return self._hold(_Folder(os.open(name, _DIRECTORY, dir_fd=folder.fd), path))
+        return self._hold(folder, os.open(name, _DIRECTORY, dir_fd=folder.fd), path)
 
-    def _hold(self, folder: _Folder) -> _Folder:
-        self._held[folder.path] = folder
+    def _hold(self, above: _Folder, fd: int, path: bytes) -> _Folder:
+        alone = above.alone or (self._opaque > 0 and below.is_opaque(fd))
+        folder = _Folder(fd, path, alone=alone)
+        self._held[path] = folder
         return folder
 
     def _give_up(self, *kept: _Folder | None) -> None:
@@ -460,7 +504,7 @@ class Placer:
 
     # -- what is in the way ------------------------------------------------------------------------
 
-    def _clear(self, folder: _Folder, name: bytes) -> None:
+    def _clear(self, folder: _Folder, name: bytes, *, keep: _Folder | None = None) -> None:
         """Take away what has this name in the layer."""
         status = _status(folder.fd, name)
         if status is None:
@@ -471,7 +515,7 @@ class Placer:
                 self._known.clear()  # names that led through it lead elsewhere now
             os.unlink(name, dir_fd=folder.fd)
             return
-        self._give_up(folder)
+        self._give_up(folder, keep)
         removing.remove(folder.fd, name)
 
     def _copy_up(
@@ -480,7 +524,7 @@ class Placer:
         """A hard link to a file of the layers below: the file becomes one of this layer too."""
         where = names.display(member.path)
         found = None
-        if self._parents and not gone:
+        if self._parents and not gone and not source.alone:
             found = below.find(self._parents, [*names.link_parts(source.path), target])
         if found is None:
             raise ImageError(
@@ -496,6 +540,38 @@ class Placer:
             os.close(found.folder)
         source.changed = True
         return os.stat(target, dir_fd=source.fd, follow_symlinks=False)
+
+
+def _no_directory(whole: bytes, path: bytes) -> ImageError:
+    return ImageError(
+        f"member below `{names.display(whole)}`: `{names.display(path)}` is no directory"
+    )
+
+
+def _below(folder: _Folder, name: bytes) -> bytes:
+    return folder.path + b"/" + name if folder.path else name
+
+
+def _make_plain(folder: _Folder) -> None:
+    """What no member says anything about belongs to root and is as old as can be."""
+    os.fchown(folder.fd, 0, 0)
+    os.fchmod(folder.fd, 0o755)
+    folder.setgid = False
+    folder.mtime = 0
+    folder.changed = True
+
+
+def _copy_facts(lower: int, folder: _Folder) -> None:
+    """A directory is as it is in the layers below."""
+    status = os.fstat(lower)
+    os.fchown(folder.fd, status.st_uid, status.st_gid)
+    os.fchmod(folder.fd, stat.S_IMODE(status.st_mode))
+    for key in os.listxattr(lower):
+        if not key.startswith("user.overlay."):
+            os.setxattr(folder.fd, key, os.getxattr(lower, key))
+    folder.setgid = bool(status.st_mode & stat.S_ISGID)
+    folder.mtime = status.st_mtime_ns
+    folder.changed = True
 
 
 def _status(folder: int, name: bytes) -> os.stat_result | None:

@@ -32,7 +32,8 @@ def _empty(top: int, device: int) -> bool:
     """One walk over the tree, depth first. Returns whether there was anything."""
     found = False
     held: list[tuple[int, Iterator[os.DirEntry[str]], str]] = []
-    here, entries = top, os.scandir(top)
+    here = top
+    entries: Iterator[os.DirEntry[str]] = os.scandir(top)
     try:
         while True:
             entry = next(entries, None)
