@@ -43,9 +43,12 @@ class Runner:
         if read.map is not None:
             from magics import mapping
 
+            _get(plan)
             mapping.run(self.shell, self.notebook, plan, request, read)
             return
         kept = self.notebook.reuse(named, read.options)
+        if kept is None:
+            _get(plan)
         if kept is None and plan.keep:
             container = Container.create(plan)
             kept = self.notebook.kept[container.name] = Kept(container, named.image)
@@ -192,3 +195,11 @@ def interrupts(running: engine.Run) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _get(plan: ContainerPlan) -> None:
+    """The image, if it is not here yet, with a view of how far it is."""
+    if plan.image != "host":
+        from magics import transfers
+
+        transfers.get(plan.image)

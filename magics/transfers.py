@@ -10,7 +10,7 @@ from typing import Any
 
 from magics import live
 from magics.notebook import Notebook
-from sandbox_kernel import arguments
+from sandbox_kernel import arguments, image
 from sandbox_kernel.cli import registries, transfers
 from sandbox_kernel.image.registry.progress import Progress
 
@@ -40,6 +40,13 @@ def push(notebook: Notebook, words: list[str]) -> bool:
         digest = registries.push_one(found, shown.show)
     registries.show(found, found.rest[-1], digest)
     return True
+
+
+def get(reference: str) -> None:
+    """Have an image that a cell needs; what comes of it from elsewhere is shown as it comes."""
+    with _Line() if live.in_a_notebook() else transfers.Bars() as shown:
+        listen = shown.show if isinstance(shown, _Line) else shown
+        image.resolve(reference, progress=listen)
 
 
 class _Line:

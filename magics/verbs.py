@@ -169,9 +169,22 @@ def _push(notebook: Notebook, words: list[str]) -> bool:
     return transfers.push(notebook, words)
 
 
+def _images(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.images(words)
+
+
+def _history(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.history(words)
+
+
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
     "top": _top, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
+    "images": _images, "history": _history,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""
 

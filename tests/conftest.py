@@ -53,6 +53,13 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not left, "left on the machine:\n" + "\n".join(left)
 
 
+def _remove(folder: str) -> None:
+    """A folder whose trees have many owners. What lies beside it may be mounted upon by others."""
+    for name in os.listdir(folder):
+        remove_tree(f"{folder}/{name}")
+    os.rmdir(folder)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _images_of_the_tests() -> Iterator[None]:
     """A store of images that is theirs, so that nobody's own one is touched."""
@@ -60,7 +67,7 @@ def _images_of_the_tests() -> Iterator[None]:
     os.environ[places.VARIABLE] = f"{folder}/store"
     yield
     del os.environ[places.VARIABLE]
-    remove_tree(folder)
+    _remove(folder)
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
     monkeypatch.setenv(places.VARIABLE, f"{folder}/store")
     yield Store.open()
-    remove_tree(folder)
+    _remove(folder)
 
 
 @pytest.fixture(scope="session")

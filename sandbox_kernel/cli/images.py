@@ -27,11 +27,7 @@ SHORT = 12
 
 def images(found: Parsed) -> int:
     """Lists the images of this user."""
-    rows = Store.open().images()
-    if found.rest:
-        wanted = Store.open().find(found.rest[0]).digest
-        rows = [row for row in rows if row.digest == wanted]
-    rows.reverse()  # what came last stands first, as docker has it
+    rows = listed(found.rest[0] if found.rest else None)
     if found.own.get("quiet"):
         for row in rows:
             print(row.digest)
@@ -40,6 +36,16 @@ def images(found: Parsed) -> int:
     else:
         output.table(HEADINGS, table_rows(rows))
     return 0
+
+
+def listed(only: str | None = None) -> list[Listed]:
+    """The images, what came last first, as docker has it. Raises ImageError for an unknown one."""
+    store = Store.open()
+    rows = store.images()
+    if only is not None:
+        wanted = store.find(only).digest
+        rows = [row for row in rows if row.digest == wanted]
+    return rows[::-1]
 
 
 HEADINGS = ("name", "digest", "created", "size")
@@ -104,21 +110,25 @@ def history(found: Parsed) -> int:
     steps = history_facts(Store.open().find(found.rest[0]))
     if found.own.get("format") == "json":
         output.data(steps)
-        return 0
-    whole = bool(found.own.get("no_trunc"))
-    output.table(
-        ("created", "made by", "size", "layer"),
-        [
-            (
-                age(step["created"]),
-                step["created_by"] if whole else output.short(step["created_by"], 60),
-                grammar.shown_size(step["size"]) if step["digest"] else "-",
-                (step["digest"] if whole else short_digest(step["digest"])) or "-",
-            )
-            for step in steps
-        ],
-    )
+    else:
+        output.table(STEPS, history_rows(steps, whole=bool(found.own.get("no_trunc"))))
     return 0
+
+
+STEPS = ("created", "made by", "size", "layer")
+
+
+def history_rows(steps: list[dict[str, Any]], *, whole: bool) -> list[tuple[str, ...]]:
+    """One row for each step; `whole`: nothing in it is shortened."""
+    return [
+        (
+            age(step["created"]),
+            step["created_by"] if whole else output.short(step["created_by"], 60),
+            grammar.shown_size(step["size"]) if step["digest"] else "-",
+            (step["digest"] if whole else short_digest(step["digest"])) or "-",
+        )
+        for step in steps
+    ]
 
 
 def history_facts(image: Stored) -> list[dict[str, Any]]:

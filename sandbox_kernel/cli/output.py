@@ -23,10 +23,18 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             view.add_row(*(Text(cell) for cell in row))
         Console().print(view)
         return
+    print(text_table(headings, listed), end="")
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The lines of a table whose columns are padded with blanks."""
+    listed = [tuple(clean(cell) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in (tuple(headings), *listed)) for i in range(len(headings))]
+    lines = []
     for row in (tuple(heading.upper() for heading in headings), *listed):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
 
 
 def data(value: Any) -> None:

@@ -56,7 +56,9 @@ def podman_folder() -> Iterator[Path]:
     """A short path, which podman demands; its trees have many owners."""
     folder = tempfile.mkdtemp(prefix="sk-", dir="/var/tmp")
     yield Path(folder)
-    remove_tree(folder)
+    for name in os.listdir(folder):
+        remove_tree(f"{folder}/{name}")
+    os.rmdir(folder)
 
 
 def podman(folder: Path, *words: str) -> str:
