@@ -358,9 +358,9 @@ class Client:
 
 
 def _agent() -> str:
-    from sandbox_kernel import __version__
+    from importlib.metadata import version  # the package itself stands above this floor
 
-    return f"sandbox-kernel/{__version__}"
+    return f"sandbox-kernel/{version('sandbox-kernel')}"
 
 
 def _host_certificates(endpoint: Endpoint) -> list[str]:
