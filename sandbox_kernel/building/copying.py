@@ -242,10 +242,10 @@ def _archive(work: Work, stack: ExitStack, made: Copy, text: str) -> Part | None
     if file is None:
         return None
     stack.callback(os.close, file)
-    return _unpacked(file, text)
+    return _unpacked(work, file, text)
 
 
-def _unpacked(file: int, shown: str) -> Part | None:
+def _unpacked(work: Work, file: int, shown: str) -> Part | None:
     compression = addresses.compression_of(os.pread(file, addresses.LONGEST_MARK, 0))
     if compression is None:
         return None
@@ -256,7 +256,9 @@ def _unpacked(file: int, shown: str) -> Part | None:
     def write(sink: int) -> None:
         begin = {"kind": "source", "name": "", "folder": True, "into": ""}
         transfer.write_record(sink, begin)
-        archives.write(file, compression, sink, shown, expected=digest)
+        left_out = archives.write(file, compression, sink, shown, expected=digest)
+        if left_out:
+            work.note([f"ADD `{shown}`: {left_out} devices and fifos in it were left out"])
 
     return Part(["archive", digest], write)
 
@@ -273,7 +275,7 @@ def _fetched(
     except InvalidOption as error:
         source.fail(str(error))
     stack.callback(os.close, fetched.file)
-    if made.unpack and (part := _unpacked(fetched.file, address)):
+    if made.unpack and (part := _unpacked(work, fetched.file, address)):
         return [part]
     size = os.fstat(fetched.file).st_size
     mode = stat.S_IRUSR | stat.S_IWUSR

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,10 @@ from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
 from sandbox_kernel.image.documents import Descriptor
 from sandbox_kernel.image.image import Image
+from sandbox_kernel.image.layers.compressing import Gzip
 from sandbox_kernel.image.store import Store
 
 PIECE = 1 << 20
-LEVEL = 4
-# RFC 1952: no name, no time, so that equal bytes give equal blobs; made on Unix.
-_GZIP = zlib.MAX_WBITS | 16
 
 
 def keep(store: Store, source: int) -> Layer | None:
@@ -26,24 +23,19 @@ def keep(store: Store, source: int) -> Layer | None:
 
     Raises ImageError when the store can't take it.
     """
-    plain = hashlib.sha256()
-    compress = zlib.compressobj(LEVEL, zlib.DEFLATED, _GZIP)
     first = os.read(source, PIECE)
     if not first:
         return None
     with store.writer() as writer:
+        packed = Gzip(writer.write)
         data = first
         while data:
-            plain.update(data)
-            writer.write(compress.compress(data))
+            packed.write(data)
             data = os.read(source, PIECE)
-        writer.write(compress.flush())
-        blob = writer.commit()
-        size = writer.offset
-    return Layer(
-        Descriptor(media_type=documents.OCI_LAYER_GZIP, digest=blob, size=size),
-        digests.parse("sha256:" + plain.hexdigest()),
-    )
+        packed.close()
+        digest = writer.commit()
+    blob = Descriptor(media_type=documents.OCI_LAYER_GZIP, digest=digest, size=packed.size)
+    return Layer(blob, digests.parse(packed.diff_id))
 
 
 def tree(store: Store, layer: Layer, parents: tuple[str, ...] = ()) -> str:

@@ -155,7 +155,7 @@ def resolve(mount: MountFields, lookup: Lookup, escape: str, workdir: str) -> Ru
         kind=mount.kind,
         place=mount.place,
         target=target,
-        source=posixpath.normpath("/" + source),
+        source=posixpath.normpath("/" + source.lstrip("/")),
         origin=values.get("from"),
         read_only=_is_read_only(mount.kind, values, fail),
         id=_identifier(mount, values, target, fail),
