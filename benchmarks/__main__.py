@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cells, containers, kernels, mapping, sizes, values
+from benchmarks import cells, containers, images, kernels, mapping, sizes, values
 from benchmarks.pairs import Pair, Size
 from sandbox_kernel.runtime import client
 
@@ -22,6 +22,7 @@ SETS: dict[str, Callable[[int], Iterator[Pair | Size]]] = {
     "map": mapping.pairs,
     "sizes": sizes.sizes,
     "values": values.pairs,
+    "images": images.rows,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
 
