@@ -122,7 +122,8 @@ def _lines(raw: list[str], index: int, file: str, escape: str) -> Iterator[Line]
         source = Source(file, parts)
         whole = Piece(source.text, source, 0).strip()
         name = re.match(r"\S+", whole.text)
-        assert name is not None
+        if name is None:
+            continue  # nothing but escapes
         rest = whole.cut(name.end()).strip()
         documents, index = _documents(whole.cut(0, name.end()), rest, raw, index, escape)
         yield Line(whole.cut(0, name.end()), rest, documents, "\n".join(raw[begin:index]))

@@ -151,31 +151,31 @@ def test_e63_a_link_that_is_swapped_in_during_the_copy_is_not_followed(
 # -- 64: from elsewhere ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "http://169.254.169.254/latest/meta-data",
-        "http://127.0.0.1:PORT/file",
-        "http://localhost:PORT/file",
-        "http://[::1]:PORT/file",
-        "http://0.0.0.0:PORT/file",
-        "http://2130706433:PORT/file",
-        "http://[::ffff:127.0.0.1]:PORT/file",
-        "https://10.0.0.1/file",
-        "ftp://example.org/file",
-        "file:///etc/passwd",
-        "git@example.org:--upload-pack=touch.git",
-        "https://127.0.0.1:PORT/--upload-pack=x.git",
-        "ext::sh% -c% touch% /tmp/owned",
-        "git://example.org/x",
-    ],
-)
+ADDRESSES = [
+    "http://169.254.169.254/latest/meta-data",
+    "http://127.0.0.1:PORT/file",
+    "http://localhost:PORT/file",
+    "http://[::1]:PORT/file",
+    "http://0.0.0.0:PORT/file",
+    "http://2130706433:PORT/file",
+    "http://[::ffff:127.0.0.1]:PORT/file",
+    "https://10.0.0.1/file",
+    "ftp://example.org/file",
+    "file:///etc/passwd",
+    "git@example.org:--upload-pack=touch.git",
+    "https://127.0.0.1:PORT/--upload-pack=x.git",
+    "ext::sh% -c% touch% /tmp/owned",
+    "git://example.org/x",
+]
+
+
 def test_e64_no_private_address_and_no_git_is_fetched(
-    store: Store, context: Path, address: str, server: tuple[int, list[str]]
+    store: Store, context: Path, server: tuple[int, list[str]]
 ) -> None:
     port, asked = server
-    text = f"FROM scratch\nADD {address.replace('PORT', str(port))} /got"
-    assert "line 2" in refusal(store, text, context)
+    for address in ADDRESSES:
+        text = f"FROM scratch\nADD {address.replace('PORT', str(port))} /got"
+        assert "line 2" in refusal(store, text, context), address
     assert not asked
 
 
@@ -295,12 +295,10 @@ MOUNTS = {
 }
 
 
-@pytest.mark.parametrize("mount", MOUNTS)
-def test_e65_a_mount_that_is_not_of_the_listed_kind_is_refused(
-    store: Store, context: Path, mount: str
-) -> None:
-    text = f"FROM {BASE} AS base\nRUN --mount={mount} true"
-    assert MOUNTS[mount] in refusal(store, text, context)
+def test_e65_a_mount_that_is_not_of_the_listed_kind_is_refused(store: Store, context: Path) -> None:
+    for mount, said in MOUNTS.items():
+        text = f"FROM {BASE} AS base\nRUN --mount={mount} true"
+        assert said in refusal(store, text, context), mount
     assert not list(Path(store.root, "builds").rglob("..*"))
 
 
@@ -369,19 +367,26 @@ def test_cve_2024_23653_a_containerfile_asks_for_more_rights_in_vain(
     assert "line 2" in refusal(store, f"FROM {BASE}\n{line}", context)
 
 
-@pytest.mark.parametrize(
-    "words", [["--cap-add", "SYS_ADMIN"], ["--privileged"],
-              ["--security-opt", "seccomp=unconfined"], ["--network", "host"], ["--mount", "/:/host"], ["--allow", "127.0.0.1:80"]],
-)  # fmt: skip
+RIGHTS = (
+    "--cap-add SYS_ADMIN",
+    "--privileged",
+    "--security-opt seccomp=unconfined",
+    "--network host",
+    "--mount /:/host",
+    "--allow 127.0.0.1:80",
+)
+
+
 def test_cve_2024_23653_a_magic_asks_for_more_rights_in_vain(
-    context: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+    context: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sandbox_kernel import arguments
 
     monkeypatch.chdir(context)
-    with pytest.raises((InvalidOption, NotAllowed)):
-        found = arguments.parse([*words, "."], building.VERBS["build"].all_flags())
-        building.perform(found, settings.MAGIC, "FROM scratch", stream=io.StringIO())
+    for words in RIGHTS:
+        with pytest.raises((InvalidOption, NotAllowed)):
+            found = arguments.parse([*words.split(), "."], building.VERBS["build"].all_flags())
+            building.perform(found, settings.MAGIC, "FROM scratch", stream=io.StringIO())
 
 
 def test_cve_2024_23653_a_magic_builds_from_no_folder_that_it_may_not_mount(
@@ -437,14 +442,11 @@ def bombs() -> dict[str, tuple[str, str]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", bombs())
-def test_e66_a_bomb_is_a_named_error_in_bounded_time(
-    store: Store, context: Path, name: str
-) -> None:
-    text, said = bombs()[name]
-    message = refusal(store, text, context)
-    assert said in message and "line" in message
-    assert len(message) < 2000
+def test_e66_a_bomb_is_a_named_error_in_bounded_time(store: Store, context: Path) -> None:
+    for name, (text, said) in bombs().items():
+        message = refusal(store, text, context)
+        assert said in message and "line" in message, name
+        assert len(message) < 2000
 
 
 def test_e66_a_line_of_100_mib_is_refused_before_it_is_read_through(
@@ -464,31 +466,29 @@ def test_e66_a_line_of_100_mib_is_refused_before_it_is_read_through(
 # -- 67 and row 20: words that lead elsewhere -----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("WORKDIR /proc/self/fd/7", "is the kernel's"),
-        ("WORKDIR /a/../proc/1/root", "is the kernel's"),
-        ("WORKDIR //proc/self/cwd", "is the kernel's"),
-        ("USER $(id)", "is no user"),
-        ("USER -x", "is no user"),
-        ("USER 4294967296", "above the largest id"),
-        ("USER a:b:c", "is no user"),
-        ("VOLUME /", "is no volume"),
-        ("VOLUME /a/../..", "is no volume"),
-        ("STOPSIGNAL $(x)", "is no signal"),
-        ("EXPOSE 99999", "is no port"),
-        ("EXPOSE 1-65535", "more than 1024 ports"),
-        ("ONBUILD ONBUILD RUN x", "not allowed in ONBUILD"),
-        ("ONBUILD FROM x", "not allowed in ONBUILD"),
-        ("ONBUILD RUNN x", "is no instruction"),
-    ],
-)
-def test_e67_a_word_that_leads_elsewhere_is_refused(
-    store: Store, context: Path, line: str, said: str
-) -> None:
-    message = refusal(store, f"FROM {BASE}\n{line}\nRUN true", context)
-    assert said in message and "line 2" in message
+WORDS = [
+    ("WORKDIR /proc/self/fd/7", "is the kernel's"),
+    ("WORKDIR /a/../proc/1/root", "is the kernel's"),
+    ("WORKDIR //proc/self/cwd", "is the kernel's"),
+    ("USER $(id)", "is no user"),
+    ("USER -x", "is no user"),
+    ("USER 4294967296", "above the largest id"),
+    ("USER a:b:c", "is no user"),
+    ("VOLUME /", "is no volume"),
+    ("VOLUME /a/../..", "is no volume"),
+    ("STOPSIGNAL $(x)", "is no signal"),
+    ("EXPOSE 99999", "is no port"),
+    ("EXPOSE 1-65535", "more than 1024 ports"),
+    ("ONBUILD ONBUILD RUN x", "not allowed in ONBUILD"),
+    ("ONBUILD FROM x", "not allowed in ONBUILD"),
+    ("ONBUILD RUNN x", "is no instruction"),
+]
+
+
+def test_e67_a_word_that_leads_elsewhere_is_refused(store: Store, context: Path) -> None:
+    for line, said in WORDS:
+        message = refusal(store, f"FROM {BASE}\n{line}\nRUN true", context)
+        assert said in message and "line 2" in message, line
 
 
 def test_e67_no_foreign_front_end_is_fetched() -> None:
@@ -578,7 +578,7 @@ def test_e68_what_a_step_leaves_in_a_cache_reaches_no_other_project(
     other.mkdir()
     evil = f"FROM {BASE}\nRUN --mount=type=cache,target=/c,id=pip echo poison > /c/lib"
     built(store, context, evil)
-    look = f"FROM {BASE}\nRUN --mount=type=cache,target=/c,id=pip ls /c; cat /c/lib 2>/dev/null || true"
+    look = f"FROM {BASE}\nRUN --mount=type=cache,target=/c,id=pip cat /c/* 2>/dev/null || true"
     _, own = built(store, context, look, use_cache=False)
     _, foreign = built(store, other, look, use_cache=False)
     told = [
