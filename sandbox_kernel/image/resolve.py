@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -140,10 +141,10 @@ def _named(store: Store, asked: Registry | Identity, progress: Listener | None) 
 
 def _builder() -> Builder:
     if not _builders:
-        raise ImageError(
-            "build an image: this program did not load what builds: `import "
-            "sandbox_kernel.building` first, or run `sandbox-kernel build`"
-        )
+        # What builds stands above this floor, since it needs containers, and gives its function
+        # here when it is imported. The name is looked up when somebody asks for a build, as that
+        # of the magics is, so no import points up.
+        importlib.import_module("sandbox_kernel.building")
     return _builders[0]()
 
 

@@ -95,17 +95,16 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], None]) -> str:
 
 def _publish(places: Places, diff_id: Digest, made: str) -> None:
     folder = places.layer(diff_id)
-    _note(made, flushed=False)
+    # Flushing any file here would have the journal write all that was unpacked before it.
+    with open(f"{made}/facts", "wb") as file:
+        file.write(_facts(flushed=False))
     if os.path.lexists(folder):  # of an earlier boot, never flushed
         set_aside(places, folder)
     os.rename(made, folder)
-    flush_folder(f"{places.root}/layers")
 
 
-def _note(folder: str, *, flushed: bool) -> None:
-    facts = json.dumps({"boot": boot(), "made": time.time(), "flushed": flushed})
-    write_file(f"{folder}/facts.new", facts.encode())
-    os.rename(f"{folder}/facts.new", f"{folder}/facts")
+def _facts(*, flushed: bool) -> bytes:
+    return json.dumps({"boot": boot(), "made": time.time(), "flushed": flushed}).encode()
 
 
 def settle(places: Places, diff_id: Digest) -> None:
@@ -126,7 +125,9 @@ def settle(places: Places, diff_id: Digest) -> None:
             check(libc.syncfs(fd))
         finally:
             os.close(fd)
-        _note(folder, flushed=True)
+        write_file(f"{folder}/facts.new", _facts(flushed=True))
+        os.rename(f"{folder}/facts.new", f"{folder}/facts")
+        flush_folder(folder)
 
 
 def hold(places: Places, diff_id: Digest) -> int | None:
