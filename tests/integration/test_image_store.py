@@ -120,20 +120,22 @@ def test_images_and_inspect_are_quick_with_two_hundred_images(store: Store) -> N
         put(store, f"app{number}:1", [layer({"a": b"%d" % number})])
 
     def quickest(*words: str) -> float:
+        """Processor time of the whole command, Python's start included: others may be at work."""
         seconds = []
-        for _ in range(7):
-            begin = time.monotonic()
+        for _ in range(5):
+            begin = os.times()
             output_of(*words)
-            seconds.append(time.monotonic() - begin)
+            end = os.times()
+            seconds.append(end.children_user + end.children_system - begin.children_user
+                           - begin.children_system)  # fmt: skip
         return min(seconds)
 
-    # The whole command, Python's start included; others may use the machine meanwhile.
     assert quickest("images") < 0.2
-    assert quickest("inspect", "app150:1") < 0.3
-    begin = time.monotonic()
+    assert quickest("inspect", "app150:1") < 0.25
+    begin = time.process_time()
     assert len(store.images()) == 200
     assert store.find("app150:1").size > 0
-    assert time.monotonic() - begin < 0.1
+    assert time.process_time() - begin < 0.05
 
 
 # -- faults ---------------------------------------------------------------------------------------
@@ -287,9 +289,9 @@ def test_a_full_disk_is_said_and_free_space_is_enough_to_go_on(
 MS_REMOUNT = 32
 
 
-def test_a_flipped_bit_is_found_and_only_that_blob_set_aside(store: Store) -> None:
+def test_a_flipped_bit_is_found_and_only_that_blob_set_aside(store: Store, tmp_path: Path) -> None:
     made, other = small(store, "app:1"), small(store, "other:1", note=b"other\n")
-    archive = Path(store.root).parent / "app.tar"
+    archive = tmp_path / "app.tar"
     with open(archive, "wb") as file:
         archives.save(store, [(made, "app:1")], "oci", file)
     flip_a_bit(blob_path(store, made.manifest.layers[1].digest))
