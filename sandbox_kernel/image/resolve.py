@@ -75,14 +75,14 @@ def resolve(text: str, *, progress: Listener | None = None) -> Image:
 def _of_store(text: str, asked: Reference, progress: Listener | None) -> Image:
     """An image that is kept in the store, where it is put if it is not there."""
     from sandbox_kernel.image import unpacked
-    from sandbox_kernel.image.store import Store
+    from sandbox_kernel.image.store import Store, places
 
-    store = Store.open()
     named = isinstance(asked, (Registry, Identity))
-    if named and (known := _remembered(text, store)):
+    if named and (known := _remembered(text, places.usual_root())):
         return known
+    store = Store.open()
     made = unpacked.image(text, store, stored(store, asked, progress), progress=progress)
-    return _remember(store, made) if named else made
+    return _remember(made, store.root) if named else made
 
 
 def stored(store: Store, asked: Reference, progress: Listener | None = None) -> Stored:
@@ -110,19 +110,28 @@ _images: dict[tuple[str, str], tuple[object, Image]] = {}
 MOST_REMEMBERED = 64
 
 
-def _remembered(text: str, store: Store) -> Image | None:
+def _remembered(text: str, root: str) -> Image | None:
     """The image of a name, if the store's list is as it was and the layers are in their places."""
-    stamp, found = _images.get((store.root, text), (None, None))
-    if found is None or stamp != store.stamp():
+    stamp, found = _images.get((root, text), (None, None))
+    if found is None or stamp != _stamp(root):
         return None
     return found if all(map(os.path.exists, found.layers)) else None
 
 
-def _remember(store: Store, found: Image) -> Image:
+def _remember(found: Image, root: str) -> Image:
     if len(_images) >= MOST_REMEMBERED:
         _images.clear()
-    _images[store.root, found.reference] = (store.stamp(), found)
+    _images[root, found.reference] = (_stamp(root), found)
     return found
+
+
+def _stamp(root: str) -> object:
+    """Something that is another after every change of the list of names."""
+    try:
+        seen = os.stat(f"{root}/index.json")
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_ino, seen.st_size
 
 
 def _named(store: Store, asked: Registry | Identity, progress: Listener | None) -> Stored:

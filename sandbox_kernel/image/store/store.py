@@ -190,11 +190,6 @@ class Store:
             )
         return str(found)
 
-    def stamp(self) -> object:
-        """Something that is another after every change of the list of names."""
-        found = os.stat(self.places.index)
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
     def images(self) -> list[Listed]:
         """All images as the list has them, in the order in which they came."""
         return names.listed(self.places)
