@@ -118,8 +118,7 @@ def group(paths: Sequence[str]) -> str:
             except OSError as error:
                 raise ImageError(f"put packages together in `{shown(path)}`: "
                                  f"{error.strerror}: make room there") from None  # fmt: skip
-            places.settle(partial)
-            places.publish(made, path)
+            places.publish(made, path)  # of files that are on the disk already
     return path
 
 
@@ -143,6 +142,5 @@ def _skeleton(python: Python) -> str:
         os.symlink(python.path, f"{base}/bin/python")
         for name in ("python3", f"python{python.minor}"):
             os.symlink("python", f"{base}/bin/{name}")
-        places.settle(partial)
         places.publish(made, path)
     return path

@@ -109,7 +109,7 @@ def making() -> Iterator[str]:
 
 
 def publish(made: str, path: str) -> None:
-    """Give a complete tree its name. `settle` was called since it was written."""
+    """Give a complete tree its name. `settle` was called since data was written."""
     os.rename(made, path)
 
 

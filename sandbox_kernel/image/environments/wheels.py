@@ -13,9 +13,9 @@ import hashlib
 import io
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image.environments import places, uv
@@ -37,6 +37,7 @@ if __name__ == "__main__":
 """
 OF_UV = ("uv_cache.json", "REQUESTED")
 """What uv notes for itself beside a package: when, and whether it was asked for by name."""
+_OF_UV = tuple(f".dist-info/{name}" for name in OF_UV)
 _SHEBANG = re.compile(rb"#![^\n]*python[^\n]*\n")
 MOST_SCRIPT = 1 << 20
 
@@ -108,6 +109,13 @@ class _Installed:
                 self._information[package] = name
                 self._files[package] = self._recorded(name)
         self._owners = Counter(path for files in self._files.values() for path in files)
+        self._owners_at_the_top: dict[str, set[str]] = {}
+        below = len(self._site) + 1
+        for package, files in self._files.items():
+            for path in files:
+                name, slash, _ = path[below:].partition("/")
+                if slash and path.startswith(self._site + "/"):
+                    self._owners_at_the_top.setdefault(name, set()).add(package)
 
     def _find_site(self) -> str:
         """The folder of packages, which uv named for the Python that it runs on."""
@@ -121,7 +129,12 @@ class _Installed:
         path = os.path.join(self._site, information, "RECORD")
         with open(path, encoding="utf-8", newline="") as file:
             names = [row[0] for row in csv.reader(file) if row]
-        return [os.path.normpath(os.path.join(self._site, name)) for name in names]
+        return [
+            os.path.normpath(os.path.join(self._site, name))
+            if name.startswith((".", "/")) or "/." in name
+            else f"{self._site}/{name}"
+            for name in names
+        ]
 
     def shares_files(self, wheel: Wheel) -> bool:
         """Whether another one has a file of the same name."""
@@ -137,30 +150,40 @@ class _Installed:
         base = tree + prefix
         packages = f"{base}/lib/python{self._python.minor}/site-packages"
         places.make(packages)
-        made = {packages}
+        moved = self._take_whole(wheel, packages)
         for source in self._files[wheel.name]:
-            if source.endswith(tuple(f".dist-info/{name}" for name in OF_UV)):
+            if source.startswith(moved) or source.endswith(_OF_UV):
                 continue
             destination = self._destination(source, wheel, base, packages)
-            folder = os.path.dirname(destination)
-            if folder not in made:
-                places.make(folder)
-                made.add(folder)
+            places.make(os.path.dirname(destination))
             try:
-                regular = stat.S_ISREG(os.lstat(source).st_mode)
+                os.rename(source, destination)
             except FileNotFoundError:
-                if source.endswith(".pyc"):
-                    continue  # byte code that another installer would have made
-                regular = False
-            if not regular:
-                raise ImageError(
-                    f"{self._doing}: `{shown(source[len(self._prefix) :])}` of "
-                    f"`{shown(wheel.file)}` is no regular file: choose another version of it"
-                )
-            os.rename(source, destination)
+                if not source.endswith(".pyc"):  # another installer would have made byte code
+                    raise self._refused(wheel, source, "is missing") from None
+        for source in _special(base):
+            raise self._refused(wheel, source, "is no regular file")
         information = f"{packages}/{self._information[wheel.name]}"
+        for name in OF_UV:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{information}/{name}")
         _write_scripts(information, f"{base}/bin", prefix)
         _write_record(f"{information}/RECORD")
+
+    def _take_whole(self, wheel: Wheel, packages: str) -> tuple[str, ...]:
+        """Move what lies directly in site-packages and is of this wheel alone; what that was."""
+        moved = []
+        for name, owners in self._owners_at_the_top.items():
+            if owners == {wheel.name}:
+                os.rename(f"{self._site}/{name}", f"{packages}/{name}")
+                moved.append(f"{self._site}/{name}/")
+        return tuple(moved)
+
+    def _refused(self, wheel: Wheel, source: str, why: str) -> ImageError:
+        return ImageError(
+            f"{self._doing}: `{shown(os.path.basename(source))}` of `{shown(wheel.file)}` {why}: "
+            "choose another version of it"
+        )
 
     def _destination(self, source: str, wheel: Wheel, base: str, packages: str) -> str:
         if source.startswith(self._site + "/"):
@@ -171,6 +194,16 @@ class _Installed:
             f"{self._doing}: `{shown(wheel.file)}` has a file outside of the environment: choose "
             "another version of it"
         )
+
+
+def _special(folder: str) -> Iterator[str]:
+    """Links, devices and the like: uv makes none of a wheel."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _special(entry.path)
+            elif not entry.is_file(follow_symlinks=False):
+                yield entry.path
 
 
 def _write_scripts(information: str, folder: str, prefix: str) -> None:
@@ -217,7 +250,7 @@ def _write_record(path: str) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        if not row[0].endswith(tuple(f".dist-info/{name}" for name in OF_UV)):
+        if not row[0].endswith(_OF_UV):
             writer.writerow([row[0], "", ""] if row[0].startswith("../../../bin/") else row)
     _write(path, text.getvalue().encode(), 0o644)
 
