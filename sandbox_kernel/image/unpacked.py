@@ -16,6 +16,7 @@ from sandbox_kernel.image.image import Image
 from sandbox_kernel.image.store import Store, Stored
 
 if TYPE_CHECKING:
+    from sandbox_kernel.image.layers import LayerFacts
     from sandbox_kernel.image.registry.progress import Listener, Stage
 
 INTERPRETERS = ("python3", "python")
@@ -60,6 +61,16 @@ def unpack(store: Store, stored: Stored, *, progress: Listener | None = None) ->
     return tuple(found)
 
 
+def stands_alone(facts: LayerFacts, *, lowest: bool) -> bool:
+    """Whether the tree of a layer, unpacked without knowing those below, is right wherever the
+    layer stands, so that images share it under its diff id.
+
+    Not where it says what must be below it. Nor, for a lowest one, where it hides what would be:
+    there the marks of overlayfs would be files, and must not be left out of a tree that is shared.
+    """
+    return not facts.depends and not (lowest and (facts.whiteouts or facts.opaque))
+
+
 class _NeedsLower(Exception):
     """The tree of a layer can't be right without those below it (see `layers.LayerFacts`)."""
 
@@ -83,7 +94,7 @@ def _make(
             facts = layers.apply(blob, compression, folder, diff_id=diff_id, parents=parents)
         finally:
             os.close(blob)
-        if parents is None and facts.depends:
+        if parents is None and not stands_alone(facts, lowest=not below):
             raise _NeedsLower
 
     try:

@@ -27,7 +27,6 @@ _MOST_LINKS = 40  # MAXSYMLINKS of include/linux/namei.h
 _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _ACLS = frozenset((b"system.posix_acl_access", b"system.posix_acl_default"))
 _CAPABILITY = b"security.capability"
-_IDS = 65536
 
 
 class _Folder:
@@ -60,7 +59,8 @@ class _Missing(Exception):
 class Placer:
     """Makes the tree of one layer below `root`, a descriptor that stays the caller's.
 
-    `parents`: descriptors of the layers below, highest first; None: they are not known. `ids`: how
+    `parents`: descriptors of the layers below, highest first; None: they are not known. With none
+    below, (), the tree is the same as with None, but it is known not to depend on any. `ids`: how
     many ids may be given; with 1 every file belongs to root.
     """
 
@@ -338,11 +338,14 @@ class Placer:
     # -- hiding what is below ----------------------------------------------------------------------
 
     def _hide(self, folder: _Folder, name: bytes) -> None:
-        """A whiteout, where the layers below have something, or where they are not known."""
+        """A whiteout, but where it is known that the layers below have nothing.
+
+        The lowest layer has them too, since it may stand above others in another image.
+        """
         self._clear(folder, name)
         if folder.alone:
             return
-        if self._parents is not None:
+        if self._parents:
             found = below.find(self._parents, [*names.link_parts(folder.path), name])
             if found is None:
                 return
@@ -353,8 +356,7 @@ class Placer:
         self._opaque += 1
         if folder is self._root:
             return
-        if self._parents != ():
-            os.setxattr(folder.fd, below.OPAQUE, b"y")
+        os.setxattr(folder.fd, below.OPAQUE, b"y")
         folder.changed = True
         self._give_up(folder)  # what is below it is alone too, when it is opened again
         folder.alone = True
