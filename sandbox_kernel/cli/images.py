@@ -210,17 +210,21 @@ def _parsed(text: str) -> object:
 
 
 def prune(found: Parsed) -> int:
-    """Removes images without a name, and what no image needs."""
-    store = Store.open()
+    """Removes images without a name, what no image needs, and packages not used for a while."""
+    from sandbox_kernel.image.environments import collecting
+
+    store, whole = Store.open(), bool(found.own.get("all"))
     with output.progress("removing what no image needs"):
-        done = store.prune(named=bool(found.own.get("all")))
+        done = store.prune(named=whole)
+        packages = collecting.prune(older_than=0 if whole else collecting.KEPT_SECONDS)
     _tell(done.collected)
     if found.own.get("format") == "json":
-        output.data({"images": done.images, **output_of(done.collected)})
+        packed = {"package_bytes": packages}
+        output.data({"images": done.images, **output_of(done.collected), **packed})
         return 0
     for digest in done.images:
         print(f"deleted: {digest}")
-    print(f"{grammar.shown_size(done.collected.bytes)} are free again")
+    print(f"{grammar.shown_size(done.collected.bytes + packages)} are free again")
     return 0
 
 
@@ -336,8 +340,8 @@ VERBS = {
     ),
     "prune": Verb(
         "prune [options]",
-        "Remove images without a name, and blobs and layers that no image needs. What containers "
-        "use stays.",
+        "Remove images without a name, blobs and layers that no image needs, and packages of "
+        "environments that were not used for 30 days. What containers use stays.",
         prune,
         (_ALL, FORMAT),
         options=(),

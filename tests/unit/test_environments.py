@@ -5,6 +5,7 @@ Wheels are made by hand and found by uv in a folder; no network is asked.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from sandbox_kernel.errors import HostLacks, ImageError
 from sandbox_kernel.image import environments
 from sandbox_kernel.image.environments import (
     bytecode,
+    collecting,
     declared,
     elf,
     environment,
@@ -509,6 +511,28 @@ def test_byte_code_is_made_once_and_names_the_files_inside(index: Path) -> None:
     told = subprocess.run([sys.executable, "-c", run, code], capture_output=True, check=True)
     assert told.stdout.decode().strip().endswith("/site-packages/words.py")
     assert told.stdout.startswith(b"/opt/environment/")
+
+
+def test_what_nobody_used_for_a_while_goes_and_what_a_container_stands_on_stays(
+    index: Path,
+) -> None:
+    by_hand.make(index, "words", "1.0")
+    by_hand.make(index, "large", "1.0")
+    _image("packages: words, large")
+    bytecode.wait()
+    wheels = Path(os.environ[places.VARIABLE], "wheels")
+    (words,), (large,) = wheels.glob("words-*"), wheels.glob("large-*")
+    assert collecting.prune(older_than=0) == 0, "it was used just now"
+    for tree in (words, large):
+        os.utime(tree, (1, 1))
+    held = os.open(words, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)  # as a container does it
+
+    assert collecting.prune() >= 0
+
+    assert (words.exists(), large.exists()) == (True, False)
+    os.close(held)
+    assert {"words", "large"} <= _files(_image("packages: words, large"))
 
 
 def test_uv_is_never_looked_for_on_the_path_or_in_the_folder(

@@ -16,7 +16,6 @@ import marshal
 import os
 import resource
 import select
-import shutil
 import subprocess
 import sys
 import threading
@@ -45,7 +44,7 @@ def trees(sources: Sequence[str], python: Python) -> list[str]:
         return []
     paths = [_path(source) for source in sources]
     missing = [
-        source for source, path in zip(sources, paths, strict=True) if not os.path.isdir(path)
+        source for source, path in zip(sources, paths, strict=True) if not places.is_there(path)
     ]
     if missing:
         _begin(missing)
@@ -167,9 +166,3 @@ def _compiled(path: str, name: str) -> bytes | None:
             marshal.dumps(code),
         )
     )
-
-
-def remove(source: str) -> None:
-    """The byte code of a tree that goes."""
-    for path in (_path(source), f"{_path(source)}.partial"):
-        shutil.rmtree(path, ignore_errors=True)

@@ -107,7 +107,7 @@ def group(paths: Sequence[str]) -> str:
     names = sorted(map(os.path.basename, paths))
     key = hashlib.sha256("\n".join(names).encode()).hexdigest()[:40]
     path = os.path.join(places.folder("groups"), key)
-    if os.path.isdir(path):
+    if places.is_there(path):
         return path
     with places.making() as partial:
         if not os.path.isdir(path):
@@ -126,7 +126,7 @@ def _skeleton(python: Python) -> str:
     """The environment without packages: links to the base's Python, and who its base is."""
     key = hashlib.sha256(f"{python.path} {python.minor} {PREFIX}".encode()).hexdigest()[:40]
     path = os.path.join(places.folder("skeletons"), key)
-    if os.path.isdir(path):
+    if places.is_there(path):
         return path
     with places.making() as partial:
         if os.path.isdir(path):

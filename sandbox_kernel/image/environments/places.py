@@ -108,6 +108,15 @@ def making() -> Iterator[str]:
         os.close(held)
 
 
+def is_there(path: str) -> bool:
+    """Whether a tree is complete; it is then noted as used now."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def publish(made: str, path: str) -> None:
     """Give a complete tree its name. `settle` was called since data was written."""
     os.rename(made, path)

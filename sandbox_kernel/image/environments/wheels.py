@@ -48,7 +48,7 @@ def trees(wheels: Sequence[Wheel], python: Python, *, prefix: str = PREFIX) -> l
     Raises ImageError when a wheel can't be had or is not the one that the lock names.
     """
     paths = [_path(wheel, python, prefix) for wheel in wheels]
-    if all(map(os.path.isdir, paths)):
+    if not [path for path in paths if not places.is_there(path)]:
         return paths
     with places.making() as partial:
         missing = {
