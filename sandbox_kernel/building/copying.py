@@ -38,7 +38,7 @@ def copy(work: Work, state: State, made: Copy, origin: State | None) -> tuple[Re
     """The layer of a COPY or ADD, and whether it was there. `origin` is what `--from` names."""
     expand = _Values(state, work.escape)
     destination = _destination(made, state, expand)
-    owner = expand.of(made.owner) if made.owner else None
+    owner = _owner(work, state, made, expand)
     mode = _mode(made, expand)
     excluded = _excluded(made, expand)
     with ExitStack() as stack:
@@ -122,6 +122,19 @@ def _destination(made: Copy, state: State, expand: _Values) -> str:
     if len(made.sources) > 1 and not as_folder:
         made.destination.fail("with several sources the destination is a folder: end it with `/`")
     return clean.rstrip("/") + "/" if as_folder else clean
+
+
+def _owner(work: Work, state: State, made: Copy, expand: _Values) -> str | None:
+    """`--chown`. A layer by itself has no accounts: there names are looked up in what is below."""
+    if made.owner is None:
+        return None
+    owner = expand.of(made.owner)
+    if not made.link or owner.replace(":", "").isdecimal():
+        return owner
+    from sandbox_kernel.building import workshop
+
+    with workshop.bench(work, state.layers) as bench:
+        return bench.owner(owner)
 
 
 def _mode(made: Copy, expand: _Values) -> int | None:

@@ -118,6 +118,23 @@ class Bench:
         """Owner and mode of a mounted folder. Raises StepFailed."""
         self._ask({"do": "own", "path": path, "uid": uid, "gid": gid, "mode": mode}, {})
 
+    def owner(self, text: str) -> str:
+        """`user[:group]` as numbers, by the image's own files. Raises StepFailed."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                process = self._run({"do": "owner", "owner": text}, {1: write})
+            finally:
+                os.close(write)
+            try:
+                stream = transfer.Unpacking(read, most_bytes=0, most_files=1)
+                ((record, _),) = stream.passing()
+            finally:
+                process.close()
+        finally:
+            os.close(read)
+        return f"{int(record['uid'])}:{int(record['gid'])}"
+
     def gather(self, order: Mapping[str, Any], sink: int) -> None:
         """Write the files that patterns name to a descriptor. Raises StepFailed."""
         read, write = os.pipe2(os.O_CLOEXEC)

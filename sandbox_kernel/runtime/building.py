@@ -8,14 +8,14 @@ from sandbox_kernel.containerfile import ignore
 from sandbox_kernel.containerfile.source import Place
 from sandbox_kernel.errors import ContainerfileError, CopyRefused, StepFailed
 from sandbox_kernel.linux import mounts, paths
-from sandbox_kernel.runtime import gathering, layering, placing, transfer
+from sandbox_kernel.runtime import accounts, gathering, layering, placing, transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-DOES = ("place", "gather", "make-folder", "own", "end-others", "layer")
+DOES = ("place", "gather", "make-folder", "own", "owner", "end-others", "layer")
 
 
 def serve(order: Mapping[str, Any]) -> None:
@@ -31,6 +31,9 @@ def serve(order: Mapping[str, Any]) -> None:
             placing.Placing(0, order).work()
         elif order["do"] == "end-others":
             layering.end_others()
+        elif order["do"] == "owner":
+            uid, gid = accounts.owner(order["owner"])
+            transfer.write_record(1, {"kind": "owner", "uid": uid, "gid": gid})
         elif order["do"] == "own":
             _own(order)
         elif order["do"] == "make-folder":

@@ -264,11 +264,11 @@ def matching(
     if ".." in pattern.split("/"):
         raise StepFailed("copy", pattern, "a source has no `..`: it lies in the context or stage")
     before, pivot, _ = pattern.partition("/./")
-    clean = "/".join(part for part in pattern.split("/") if part not in ("", "."))
+    clean = _clean(pattern)
     found = gatherer.sources(Glob(clean, Place("COPY", 1, 1)))
     if not found:
         raise StepFailed("copy", pattern, "nothing there has this name, or it is ignored")
-    base = before.strip("/") if pivot else ""
+    base = _clean(before) if pivot else ""
     for path in found:
         folder = gatherer.is_folder(path)
         into = ""
@@ -276,6 +276,10 @@ def matching(
             into = path[len(base) :].strip("/")
             into = into if folder else into.rpartition("/")[0]
         yield path, folder, into
+
+
+def _clean(path: str) -> str:
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def open_within(root: int, path: str) -> int:
