@@ -16,7 +16,6 @@ from sandbox_kernel.image.image import Image
 from sandbox_kernel.image.store import Store, Stored
 
 if TYPE_CHECKING:
-    from sandbox_kernel.image.layers import LayerFacts
     from sandbox_kernel.image.registry.progress import Listener, Stage
 
 INTERPRETERS = ("python3", "python")
@@ -61,16 +60,6 @@ def unpack(store: Store, stored: Stored, *, progress: Listener | None = None) ->
     return tuple(found)
 
 
-def stands_alone(facts: LayerFacts, *, lowest: bool) -> bool:
-    """Whether the tree of a layer, unpacked without knowing those below, is right wherever the
-    layer stands, so that images share it under its diff id.
-
-    Not where it says what must be below it. Nor, for a lowest one, where it hides what would be:
-    there the marks of overlayfs would be files, and must not be left out of a tree that is shared.
-    """
-    return not facts.depends and not (lowest and (facts.whiteouts or facts.opaque))
-
-
 class _NeedsLower(Exception):
     """The tree of a layer can't be right without those below it (see `layers.LayerFacts`)."""
 
@@ -78,7 +67,10 @@ class _NeedsLower(Exception):
 def _make(
     store: Store, layer: Descriptor, diff_id: Digest, chain: Digest, below: tuple[str, ...]
 ) -> str:
-    """Unpack a layer: alone, to be shared, or where that can't be for this order of layers only."""
+    """Unpack a layer: alone, to be shared, or where that can't be for this order of layers only.
+
+    The lowest one too is first unpacked as if others could be below it: in another image they are.
+    """
     compression = documents.COMPRESSION.get(layer.media_type)
     if compression is None:
         raise ImageError(
@@ -94,7 +86,7 @@ def _make(
             facts = layers.apply(blob, compression, folder, diff_id=diff_id, parents=parents)
         finally:
             os.close(blob)
-        if parents is None and not stands_alone(facts, lowest=not below):
+        if parents is None and facts.depends:
             raise _NeedsLower
 
     try:

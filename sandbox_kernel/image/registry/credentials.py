@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox_kernel.errors import RegistryError, shown
-from sandbox_kernel.image.reference import DEFAULT_REGISTRY
+from sandbox_kernel.grammar import DEFAULT_REGISTRY
 from sandbox_kernel.settings_files import parse_json
 
 MOST_BYTES = 1 << 20

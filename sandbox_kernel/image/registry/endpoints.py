@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sandbox_kernel.image.reference import DEFAULT_REGISTRY, Registry
+from sandbox_kernel.grammar import DEFAULT_REGISTRY
+from sandbox_kernel.image.reference import Registry
 from sandbox_kernel.image.registry.configuration import Configuration
 
 DOCKER_HUB = "registry-1.docker.io"

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from sandbox_kernel.errors import ImageError, RegistryError, SandboxError, shown
 from sandbox_kernel.image import digest as digests
@@ -88,7 +88,6 @@ class _Layer:
     size: int
     diff_id: Digest
     compression: Compression
-    is_lowest: bool
 
 
 class _Pull:
@@ -122,7 +121,7 @@ class _Pull:
         limits = self.client.limits
         found: dict[Digest, _Layer] = {}
         pairs = zip(self.found.manifest.layers, self.found.config.rootfs.diff_ids, strict=True)
-        for number, (descriptor, diff_id) in enumerate(pairs):
+        for descriptor, diff_id in pairs:
             digest, size, kind = descriptor.digest, descriptor.size, descriptor.media_type
             if kind not in documents.COMPRESSION:
                 raise RegistryError(
@@ -132,8 +131,8 @@ class _Pull:
             if size > limits.layer:
                 why = f"it has {size} bytes, more than {limits.layer}"
                 raise RegistryError("fetch layer", digest, why, "take a smaller one")
-            compression = cast("Compression", documents.COMPRESSION[kind])
-            layer = _Layer(digest, size, diff_id, compression, is_lowest=number == 0)
+            compression = documents.COMPRESSION[kind]
+            layer = _Layer(digest, size, diff_id, compression)
             found.setdefault(digest, layer)
         return sorted(found.values(), key=lambda layer: -layer.size)
 
@@ -189,7 +188,7 @@ class _Pull:
                 layer.compression,
                 directory,
                 diff_id=layer.diff_id,
-                parents=() if layer.is_lowest else None,
+                parents=None,  # the tree is shared by its diff id, whatever lies below it
             ).depends
         except BaseException as error:
             problem = error
