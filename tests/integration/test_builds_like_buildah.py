@@ -60,14 +60,16 @@ CASES["run-large"] = "RUN dd if=/dev/zero of=/zeros bs=1024 count=3000 2>/dev/nu
 CASES["run-tmpfs-mount"] = "RUN --mount=type=tmpfs,target=/scratch touch /scratch/x && touch /out"
 CASES["run-bind-mount"] = "RUN --mount=type=bind,source=folder,target=/mnt cat /mnt/a.txt > /out"
 CASES["environment-modifiers"] = (
-    "ENV A=x EMPTY=\nENV B=${A:-no} C=${NONE:-yes} D=${A:+there} E=${EMPTY:-e} F=\\$A G='$A' H=\"$A\""
+    "ENV A=x EMPTY=\nENV B=${A:-no} C=${NONE:-yes} D=${A:+there} E=${EMPTY:-e}\n"
+    "ENV F=\\$A G='$A' H=\"$A\""
 )
 CASES["environment-order"] = "ENV A=1\nENV A=2 B=$A\nENV C=$A$B"
 CASES["environment-old-form"] = "ENV KEY a value  with blanks"
 CASES["label"] = 'LABEL a=1 "b c"="two words" d=\'$X\'\nLABEL a=2'
 # The folders of VOLUME are made first: buildah makes them, docker and we do not.
 CASES["words"] = (
-    'RUN mkdir /data /more\nENTRYPOINT ["/bin/sh", "-c"]\nCMD echo hello\nEXPOSE 80 53/udp\nVOLUME /data "/more"\n'
+    'RUN mkdir /data /more\nENTRYPOINT ["/bin/sh", "-c"]\nCMD echo hello\n'
+    'EXPOSE 80 53/udp\nVOLUME /data "/more"\n'
     "STOPSIGNAL SIGINT\nWORKDIR /tmp\nWORKDIR sub\nUSER app:staff\nRUN true"
 )
 CASES["entrypoint-shell"] = 'ENTRYPOINT echo $HOME\nCMD ["a"]'
@@ -83,7 +85,8 @@ CASES["stages"] = (
 )
 CASES["stage-names"] = (
     "RUN mkdir /d && echo 1 > /d/f && ln -s f /d/l && chown -R 3:4 /d\n"
-    "FROM localhost/base:1 AS second\nCOPY --from=first /d /copied\nFROM second\nRUN ls /copied > /out"
+    "FROM localhost/base:1 AS second\nCOPY --from=first /d /copied\n"
+    "FROM second\nRUN ls /copied > /out"
 )
 
 
