@@ -136,6 +136,9 @@ def _stamp(root: str) -> object:
 
 def _named(store: Store, asked: Registry | Identity, progress: Listener | None) -> Stored:
     found = store.lookup(str(asked))
+    if found is None and isinstance(asked, Registry) and asked.tag == reference.DEFAULT_TAG:
+        # As docker has it, an image may be named by the beginning of its digest.
+        found = store.lookup(asked.repository.removeprefix("library/"))
     if found is not None:
         return found
     if isinstance(asked, Identity):

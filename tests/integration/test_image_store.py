@@ -64,7 +64,7 @@ def program_with(store: Store, code: str, *words: str) -> Iterator[subprocess.Po
 
 
 def test_an_image_is_found_by_every_name_and_by_its_digest(store: Store) -> None:
-    made = small(store, "app:1")
+    made, other = small(store, "app:1"), small(store, "other:1", note=b"other\n")
     store.tag("registry.example/team/app:2", made.descriptor)
 
     for text in ("app:1", "docker.io/library/app:1", "registry.example/team/app:2", made.digest,
@@ -75,6 +75,9 @@ def test_an_image_is_found_by_every_name_and_by_its_digest(store: Store) -> None
     )  # fmt: skip
     with pytest.raises(ImageError, match="has none such"):
         store.find("app:2")
+    store.tag(made.digest[7:17], other.descriptor)  # a name goes before the beginning of a digest
+    assert store.find(made.digest[7:17]).digest == other.digest
+    assert store.find(f"sha256:{made.digest[7:17]}").digest == made.digest
 
 
 def test_a_name_moves_and_the_image_stays(store: Store) -> None:
@@ -446,6 +449,7 @@ def test_a_stored_image_runs_with_what_its_configuration_says(store: Store) -> N
     assert output_of("run", "-e", "WORD=mine", "app:1", "says", "env", "WORD") == "mine\n"
     digest = store.find("app:1").digest
     assert output_of("run", digest) == "it runs\n"
+    assert output_of("run", digest[7:19]) == "it runs\n"
 
 
 @everybody

@@ -25,6 +25,8 @@ from sandbox_kernel.image.store.names import Listed
 from sandbox_kernel.image.store.places import Places, prepare, usual_root
 
 SHORTEST_PREFIX = 6
+"""Digits of a digest that are taken for its beginning, where no name is so."""
+WHOLE = 64
 
 
 @dataclass(frozen=True)
@@ -214,26 +216,20 @@ class Store:
         return self._load(listed) if listed else None
 
     def _match(self, text: str) -> Listed | None:
-        wanted = text.removeprefix("sha256:")
         images = self.images()
-        if len(wanted) >= SHORTEST_PREFIX and not set(wanted) - set("0123456789abcdef"):
-            full = f"sha256:{wanted}"
-            exact = [image for image in images if full in (image.digest, image.index)]
-            begins = [image for image in images if image.digest.startswith(full)]
-            if len(exact or begins) > 1:
-                raise ImageError(
-                    f"find image `{text}`: {len(begins)} begin so: give more of the digest"
-                )
-            if exact or begins:
-                return (exact or begins)[0]
-        asked = reference.parse(text)
-        if isinstance(asked, reference.Identity):
-            return next((i for i in images if asked.digest in (i.digest, i.index)), None)
-        if not isinstance(asked, reference.Registry):
-            return None
-        if asked.digest is not None:
-            return next((i for i in images if asked.digest in (i.digest, i.index)), None)
-        return next((image for image in images if str(asked) in image.names), None)
+        begins = text.removeprefix("sha256:")
+        is_beginning = len(begins) >= SHORTEST_PREFIX and not set(begins) - set("0123456789abcdef")
+        if not (is_beginning and (text != begins or len(begins) == WHOLE)):
+            found = _named(images, reference.parse(text))
+            if found is not None or not is_beginning:
+                return found
+        whole = [image for image in images if f"sha256:{begins}" in (image.digest, image.index)]
+        found_so = whole or [i for i in images if i.digest.startswith(f"sha256:{begins}")]
+        if len(found_so) > 1:
+            raise ImageError(
+                f"find image `{shown(text)}`: {len(found_so)} begin so: give more of the digest"
+            )
+        return found_so[0] if found_so else None
 
     def _load(self, listed: Listed) -> Stored:
         found = self._whole(listed.descriptor, present=False)
@@ -343,3 +339,10 @@ class Store:
                 os.close(fd)
             raise
         return Lease(tuple(fds))
+
+
+def _named(images: list[Listed], asked: reference.Reference) -> Listed | None:
+    """The image that a reference names: by its digest, whatever the name, or by its name."""
+    if isinstance(asked, (reference.Registry, reference.Identity)) and asked.digest is not None:
+        return next((i for i in images if asked.digest in (i.digest, i.index)), None)
+    return next((image for image in images if str(asked) in image.names), None)
