@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RESOLVE = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS | paths.RESOLVE_NO_XDEV
 ATTRIBUTES = ("security.capability",)
-ENOENT, ENOTDIR = 2, 20
+ENOENT, ENOTDIR, EINVAL = 2, 20, 22
 
 
 class Placing(transfer.Unpacking):
@@ -116,7 +116,7 @@ class Placing(transfer.Unpacking):
                 except FileNotFoundError:
                     os.mkdir(name, 0o700, dir_fd=here)
                     below = self._open(at)
-                    os.fchown(below, *(self._owner or (0, 0)))
+                    _give(below, self._owner or (0, 0))
                     os.fchmod(below, mode)
                 os.close(here)
                 here = below
@@ -144,7 +144,7 @@ class Placing(transfer.Unpacking):
             elif kind == "link":
                 _clear(folder, name)
                 os.symlink(transfer.text_of(record), name, dir_fd=folder)
-                os.chown(name, *self._ids(record), dir_fd=folder, follow_symlinks=False)
+                _give(name, self._ids(record), folder)
                 times = self._times(record)
                 os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
             else:
@@ -167,7 +167,7 @@ class Placing(transfer.Unpacking):
             return
         folder = self._open(where) if self._is_folder(where) else self.make_folder(where)
         try:
-            os.fchown(folder, *self._ids(record))
+            _give(folder, self._ids(record))
             os.fchmod(folder, self._mode(record))
         finally:
             os.close(folder)
@@ -181,7 +181,7 @@ class Placing(transfer.Unpacking):
                 view = memoryview(data)
                 while view:
                     view = view[os.write(file, view) :]
-            os.fchown(file, *self._ids(record))
+            _give(file, self._ids(record))
             os.fchmod(file, self._mode(record))
             for attribute, value in record.get("attributes", {}).items():
                 if attribute in ATTRIBUTES:
@@ -204,6 +204,22 @@ class Placing(transfer.Unpacking):
 
     def _set_time(self, file: int, record: Mapping[str, Any]) -> None:
         os.utime(file, ns=self._times(record))
+
+
+def _give(place: int | str, ids: tuple[int, int], folder: int | None = None) -> None:
+    """Give something to its owner. Raises StepFailed for an id that the container does not have."""
+    try:
+        os.chown(place, *ids, dir_fd=folder, follow_symlinks=isinstance(place, int))
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        raise StepFailed(
+            "give to",
+            f"{ids[0]}:{ids[1]}",
+            "this user may not map such an id: as root give him "
+            "ranges: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME",
+            EINVAL,
+        ) from None
 
 
 def _clear(folder: int, name: str) -> None:
