@@ -32,9 +32,13 @@ def pull(notebook: Notebook, words: list[str]) -> bool:
 
 
 def push(notebook: Notebook, words: list[str]) -> bool:
-    """An image of the store."""
+    """An image of the store, to where this notebook might have got it: to other registries nothing
+    of the user's goes on a notebook's word."""
     found = arguments.parse(words, registries.VERBS["push"].all_flags())
-    if not 1 <= len(found.rest) <= 2 or not live.in_a_notebook():
+    if not 1 <= len(found.rest) <= 2:
+        return False
+    notebook.plan({"image": found.rest[-1]})
+    if not live.in_a_notebook():
         return False
     with _Line() as shown:
         digest = registries.push_one(found, shown.show)

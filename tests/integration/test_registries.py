@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import made_images
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from ordinary_user import OrdinaryUser
 from registries import Served, registry, skopeo
 
@@ -347,6 +350,38 @@ def test_a_credential_helper_is_asked_by_its_path(
         config.write_text(json.dumps({"credHelpers": {"registry.test:5000": wrong}}))
         with pytest.raises(RegistryError, match="no name of a credential helper"):
             credentials.find("registry.test:5000", "some/image")
+
+
+def test_pull_and_push_in_a_notebook(served: Served, tmp_path: Path) -> None:
+    """One line of progress that stays, and the digest; held to the user's ceilings."""
+    config, name = tmp_path / "config/sandbox-kernel/config.toml", f"{served.authority}/made/oci:1"
+    config.parent.mkdir(parents=True)
+    env = {
+        **os.environ,
+        "SANDBOX_KERNEL_IMAGES": str(tmp_path / "images"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+    notebook = nbformat.v4.new_notebook()
+    cells = ("%load_ext sandbox_kernel", f"%container pull {name}", f"%container push {name} "
+        f"{served.authority}/ours/notebook:1", f"%container pull {name} --format json")  # fmt: skip
+
+    def outputs() -> list[list[Any]]:
+        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+        NotebookClient(notebook, kernel_name="python3", timeout=60, allow_errors=True).execute(
+            env=env
+        )
+        return [cell.outputs for cell in notebook.cells[1:]]
+
+    for refused in outputs():
+        assert refused[0].ename == "NotAllowed"
+    config.write_text(f'[ceiling]\nimage = ["{served.authority}/*"]\n')
+    pulled, pushed, again = outputs()
+    digest = Store.open(str(tmp_path / "images")).find(name).digest
+    assert re.fullmatch(r"2/2 layers, .* of .*", pulled[0].data["text/plain"])
+    assert pulled[1].text == f"{name}@{digest}\n"
+    assert pushed[0].data["text/plain"].startswith("3/3 layers")
+    assert pushed[1].text == f"{served.authority}/ours/notebook:1@{digest}\n"
+    assert json.loads(again[-1].text) == {"reference": name, "digest": digest}
 
 
 def test_bars_on_a_terminal_and_silence_elsewhere(served: Served, tmp_path: Path) -> None:
