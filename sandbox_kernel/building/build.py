@@ -178,9 +178,13 @@ def _write(store: Store, request: BuildRequest, state: State) -> Stored:
         schema_version=2, config=described, layers=[_plain(layer.blob) for layer in state.layers]
     )
     written = documents.encode(manifest)
+    described = documents.describe(written, documents.OCI_MANIFEST)
+    # What is there already is not written again: each write waits for the disk.
+    kept = store.lookup(request.name or described.digest)
+    if kept is not None and kept.digest == described.digest:
+        return kept
     store.write(data)
     store.write(written)
-    described = documents.describe(written, documents.OCI_MANIFEST)
     source = f"build:{request.context}" if request.context else "build"
     return store.tag(request.name, described, source=source)
 
