@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image.layers import below, names, tar, writing
@@ -31,7 +31,9 @@ class Gatherer:
     """Writes the members of a tree to `write`.
 
     `epoch`: no time is later (seconds); None: times are as they are. `prefix`: where the tree
-    stands in the image, b"" for its root. `owner`: of everything, None: as on disk.
+    stands in the image, b"" for its root. `owner`: of everything, None: as on disk. `made`: names
+    that the runtime put there itself: such folders are told of only for what is in them, such
+    empty files not at all.
     """
 
     def __init__(
@@ -41,16 +43,23 @@ class Gatherer:
         epoch: int | None,
         prefix: bytes,
         owner: tuple[int, int] | None,
+        made: frozenset[bytes] = frozenset(),
     ) -> None:
         self._write = write
         self._epoch = epoch
         self._owner = owner
         self._prefix = names.parts(prefix) if prefix else []
+        self._made = made | {above for path in made for above in _above(path)}
+        self._waiting: list[bytes] = []
+        """Headers of folders that are written when something in them is."""
         self._links: dict[tuple[int, int], bytes] = {}
         self.members = 0
 
-    def gather(self, root: int) -> None:
-        """All of the tree. Raises ImageError and OSError."""
+    def gather(self, root: int, *, with_root: bool) -> None:
+        """All of the tree. Raises ImageError and OSError.
+
+        Without `with_root` nothing is said of the root itself: a container's is not the image's.
+        """
         at = b""
         found = os.fstat(root)
         for part in self._prefix[:-1]:
@@ -58,17 +67,27 @@ class Gatherer:
             self._emit(at, tar.DIRECTORY, found, mode=0o755, owner=(0, 0))
         if self._prefix:
             at += self._prefix[-1] + b"/"
-        # The root itself stands as `./`, so that its mode and owner are kept.
-        self._folder(root, at, 0)
+        if with_root or self._prefix:
+            # The root itself stands as `./`, so that its mode and owner are kept.
+            self._emit(at or b"./", tar.DIRECTORY, found, xattrs=_xattrs(root))
+        self._below(root, at, 0)
         self._write(writing.END)
 
     def _folder(self, folder: int, path: bytes, depth: int) -> None:
+        status = os.fstat(folder)
+        opaque = below.is_opaque(folder)
+        waits = path.rstrip(b"/") in self._made and not opaque
+        self._emit(path, tar.DIRECTORY, status, xattrs=_xattrs(folder), waits=waits)
+        if opaque:
+            self._emit(path + names.OPAQUE, tar.REGULAR, status, mode=0)
+        self._below(folder, path, depth)
+        if waits and self._waiting:
+            self._waiting.pop()
+
+    def _below(self, folder: int, path: bytes, depth: int) -> None:
         if depth > _DEEPEST:
             raise ImageError(f"`{names.display(path)}` is more than {_DEEPEST} directories deep")
-        status = os.fstat(folder)
-        self._emit(path or b"./", tar.DIRECTORY, status, xattrs=_xattrs(folder))
-        if below.is_opaque(folder):
-            self._emit(path + names.OPAQUE, tar.REGULAR, status, mode=0)
+        device = os.fstat(folder).st_dev
         for name in sorted(os.fsencode(name) for name in os.listdir(folder)):
             if name.startswith(names.WHITEOUT):
                 raise ImageError(
@@ -76,7 +95,7 @@ class Gatherer:
                     "`.wh.` mean that something is gone"
                 )
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if found.st_dev != status.st_dev:
+            if found.st_dev != device:
                 continue  # a mount's
             self._entry(folder, name, path + name, found, depth)
 
@@ -101,6 +120,8 @@ class Gatherer:
             if first is not path:
                 self._emit(path, tar.LINK, found, link=first)
                 return
+        if kind == tar.REGULAR and not found.st_size and path in self._made:
+            return
         if kind == tar.REGULAR:
             self._file(folder, name, path)
         elif kind == tar.SYMLINK:
@@ -137,28 +158,38 @@ class Gatherer:
         link: bytes = b"",
         owner: tuple[int, int] | None = None,
         xattrs: Mapping[bytes, bytes] | None = None,
+        waits: bool = False,
     ) -> None:
         mtime = found.st_mtime_ns
         if self._epoch is not None:
             mtime = min(mtime, self._epoch * _SECOND)
         uid, gid = owner or self._owner or (found.st_uid, found.st_gid)
-        self.members += 1
-        self._write(
-            writing.encode(
-                tar.Member(
-                    path=path,
-                    kind=kind,
-                    mode=stat.S_IMODE(found.st_mode) if mode is None else mode,
-                    uid=uid,
-                    gid=gid,
-                    size=size,
-                    mtime=mtime,
-                    link=link,
-                    xattrs=xattrs or {},
-                    sparse=None,
-                )
+        header = writing.encode(
+            tar.Member(
+                path=path,
+                kind=kind,
+                mode=stat.S_IMODE(found.st_mode) if mode is None else mode,
+                uid=uid,
+                gid=gid,
+                size=size,
+                mtime=mtime,
+                link=link,
+                xattrs=xattrs or {},
+                sparse=None,
             )
         )
+        if waits:
+            self._waiting.append(header)
+            return
+        for waiting in (*self._waiting, header):
+            self.members += 1
+            self._write(waiting)
+        self._waiting.clear()
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    while path := path.rpartition(b"/")[0]:
+        yield path
 
 
 def _xattrs(file: int) -> dict[bytes, bytes]:

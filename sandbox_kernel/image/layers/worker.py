@@ -2,6 +2,7 @@
 
     {"verb": "apply", ...}     unpack what comes through a descriptor into the directory
     {"verb": "pack", ...}      write the directory as a layer to a descriptor
+    {"verb": "walk", ...}      tell of each name in the directory
     {"verb": "remove", ...}    remove a tree whose files may belong to other ids
 
 It imports all that it needs before it goes behind its walls.
@@ -108,7 +109,7 @@ def _pack(channel: socket.socket, order: dict[str, Any], descriptors: list[int])
     from sandbox_kernel.image.layers import gathering
     from sandbox_kernel.image.layers.compressing import Gzip
 
-    (out,) = descriptors
+    out, *open_tree = descriptors
     root, _, _ = _confine(channel, order, descriptors)
     packed = Gzip(lambda data: _write_all(out, data))
     owner = order["owner"]
@@ -117,8 +118,9 @@ def _pack(channel: socket.socket, order: dict[str, Any], descriptors: list[int])
         epoch=order["epoch"],
         prefix=os.fsencode(order["prefix"]),
         owner=None if owner is None else (owner[0], owner[1]),
+        made=frozenset(os.fsencode(path) for path in order["made"]),
     )
-    gatherer.gather(root)
+    gatherer.gather(open_tree[0] if open_tree else root, with_root=not open_tree)
     packed.close()
     facts = {
         "digest": packed.digest,
@@ -128,6 +130,17 @@ def _pack(channel: socket.socket, order: dict[str, Any], descriptors: list[int])
         "members": gatherer.members,
     }
     return {"packed": facts}
+
+
+def _walk(channel: socket.socket, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    from sandbox_kernel.image.layers.walking import Walk
+
+    out, *open_tree = descriptors
+    root, _, _ = _confine(channel, order, descriptors)
+    with open(out, "wb", buffering=PIECE) as lines:
+        walk = Walk(lines.write, contents=order["contents"])
+        walk.folder(open_tree[0] if open_tree else root, "")
+    return {}
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -140,4 +153,5 @@ _VERBS: dict[str, Callable[[socket.socket, dict[str, Any], list[int]], dict[str,
     "apply": _apply,
     "pack": _pack,
     "remove": _remove,
+    "walk": _walk,
 }
