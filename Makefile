@@ -14,9 +14,9 @@ BIN := .venv/bin
 PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 # The peers that the tests and benchmarks compare with, a second kernel with cgroup v2, a browser,
 # a registry, and who else makes and reads images.
-PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) bubblewrap buildah busybox-static chromium docker-registry fonts-noto-cjk \
-	gcc git libc6-dev mmdebstrap passwd podman python3 python3-venv runc skopeo strace umoci \
-	user-mode-linux util-linux
+PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils bubblewrap buildah busybox-static chromium \
+	docker-registry fonts-noto-cjk gcc git iproute2 libc6-dev mmdebstrap mount openssl passwd \
+	podman python3 python3-venv runc skopeo strace umoci user-mode-linux util-linux
 
 .PHONY: help demo lab test check bench format docs clean packages packages-to-test
 help:
