@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sandbox_kernel import errors, grammar
+from sandbox_kernel import errors, grammar, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FAILED, FORMAT, Verb
@@ -156,10 +156,16 @@ def _step(entry: History | None, layer: Descriptor | None) -> dict[str, Any]:
 
 
 def tag(found: Parsed) -> int:
-    """Gives an image one more name."""
+    """Gives an image one more name, or an environment its first."""
     store = Store.open()
     image, name = found.rest
-    known = store.find(image)
+    if image.startswith(policy.ENVIRONMENTS):  # it is kept by being named
+        from sandbox_kernel.image.resolve import stored
+
+        plan = policy.plan(settings.COMMAND_LINE, image=image)
+        known = stored(store, reference.parse(plan.image))
+    else:
+        known = store.find(image)
     store.tag(name, known.descriptor, source=known.source, index=known.index)
     return 0
 
@@ -323,7 +329,8 @@ VERBS = {
     ),
     "tag": Verb(
         "tag IMAGE NAME",
-        "Give an image one more name. What the name meant before keeps its other names.",
+        "Give an image one more name. What the name meant before keeps its other names. A Python "
+        "environment, such as `packages: numpy on python:3.12`, becomes a stored image by it.",
         tag,
         options=(),
         least=2,

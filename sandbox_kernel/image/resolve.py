@@ -99,6 +99,10 @@ def stored(store: Store, asked: Reference, progress: Listener | None = None) -> 
             return archives.load_one(store, asked)
         case Build():
             return _builder()(store, asked, progress=progress)
+        case Requirements() | Pyproject() | Packages():
+            from sandbox_kernel.image.environments import storing
+
+            return storing.stored(store, str(asked), progress)
         case _:
             raise ImageError(
                 f"find image `{shown(asked)}` in the store: images of this kind are not kept there"

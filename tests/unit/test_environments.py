@@ -12,12 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import made_images
 import pytest
 import wheels as by_hand
 
 from sandbox_kernel import image as images
 from sandbox_kernel.errors import HostLacks, ImageError
-from sandbox_kernel.image import environments
+from sandbox_kernel.image import environments, reference
 from sandbox_kernel.image.environments import (
     bytecode,
     collecting,
@@ -38,6 +39,8 @@ from sandbox_kernel.image.environments import python as pythons
 from sandbox_kernel.image.environments.python import Python
 from sandbox_kernel.image.environments.tree import Tree
 from sandbox_kernel.image.image import Image
+from sandbox_kernel.image.resolve import stored
+from sandbox_kernel.image.store import Store
 
 GLIBC = Python("/usr/bin/python3.12", (3, 12), "glibc", (2, 36), "x86_64")
 MUSL = Python("/usr/bin/python3.12", (3, 12), "musl", (1, 2), "x86_64")
@@ -453,13 +456,13 @@ def test_source_alone_is_refused_since_building_it_would_run_it(index: Path) -> 
 def test_what_does_not_fit_together_is_one_line_with_the_reason(index: Path) -> None:
     by_hand.make(index, "words", "1.0")
 
-    for reference, why in (
+    for text, why in (
         ("packages: words>2", "no version|only words"),
         ("packages: words, python<3.9", "it needs Python <3.9"),
         ("packages: missing", "missing"),
     ):
         with pytest.raises(ImageError, match=why) as caught:
-            _image(reference)
+            _image(text)
         assert "\n" not in str(caught.value)
 
 
@@ -614,6 +617,50 @@ def test_an_image_with_ipykernel_gets_no_layer(tmp_path: Path) -> None:
     image = _with_packages(tmp_path / "root", "ipykernel-6.0")
 
     assert kernel_layer.added(image) is image
+
+
+# -- kept in the store ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store of this test alone, with an Alpine-like image `alpine:1`."""
+    monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "store"))
+    store = Store.open()
+    files: dict[str, bytes | str | None] = {
+        "usr": None, "usr/bin": None, "lib": None, "usr/bin/python3.12": _elf(),
+        "usr/bin/python3": "python3.12", "lib/ld-musl-x86_64.so.1": b"\x7fELF\0\x001.2.4\0rest",
+    }  # fmt: skip
+    made_images.put(store, "alpine:1", [made_images.layer(files)], env=["PATH=/usr/bin"])
+    return store
+
+
+def test_an_environment_is_kept_with_the_same_digest_whoever_makes_it(
+    index: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand.make(index, "words", "1.0", scripts={"say": "words:main"})
+    text = "packages: words on alpine:1"
+
+    first = stored(store, reference.parse(text))
+    monkeypatch.setenv(places.VARIABLE, str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "other"))
+    second = stored(store, reference.parse(text))
+
+    assert first.digest == second.digest
+    base = store.find("alpine:1")
+    assert first.manifest.layers[: len(base.manifest.layers)] == base.manifest.layers
+    assert first.config.config is not None
+    assert first.config.config.env is not None
+    assert "PATH=/opt/environment/bin:/usr/bin" in first.config.config.env
+    with Tree(images.resolve(first.digest).layers) as files:
+        packages = files.names("/opt/environment/lib/python3.12/site-packages")
+        assert files.read("/opt/environment/bin/say", 1000).startswith(b"#!/opt/environment/")
+    assert packages == ["words", "words-1.0.dist-info"]
+
+
+def test_an_environment_over_what_is_not_kept_is_not_kept_either(index: Path, store: Store) -> None:
+    with pytest.raises(ImageError, match="name another base"):
+        stored(store, reference.parse("packages: words"))
 
 
 # -- what is installed ----------------------------------------------------------------------------

@@ -41,7 +41,9 @@ def image(declared: Declared, base: Image, *, fresh: bool = False) -> Image:
 
 def compose(reference: str, lock: Lock, base: Image, python: Python) -> Image:
     """The image of a lock over a base; what is not here yet is fetched."""
-    layers = [_skeleton(python), *_layers(lock.wheels, python)]
+    found = wheels.trees(lock.wheels, python)
+    compiled = bytecode.trees(found, python)
+    layers = [*_trees(lock.wheels, found, python), *([group(compiled)] if compiled else [])]
     variables = dict(
         str(each).partition("=")[::2] for each in base.config.get("Env") or () if "=" in str(each)
     )
@@ -84,9 +86,13 @@ def _of_host() -> Python:
         return pythons.find(files, executable, "host")
 
 
-def _layers(chosen: Sequence[Wheel], python: Python) -> list[str]:
-    """The wheels as layers: the small ones together, then the large ones in the order of names."""
-    found = wheels.trees(chosen, python)
+def trees(lock: Lock, python: Python) -> list[str]:
+    """The layers of a lock without byte code, lowest first."""
+    return _trees(lock.wheels, wheels.trees(lock.wheels, python), python)
+
+
+def _trees(chosen: Sequence[Wheel], found: Sequence[str], python: Python) -> list[str]:
+    """The skeleton, the small wheels together, then the large ones in the order of names."""
     large = sorted((wheel.size for wheel in chosen if wheel.size >= LARGE), reverse=True)
     least = large[:MOST_OWN][-1] if large else None
     own: list[str] = []
@@ -94,12 +100,7 @@ def _layers(chosen: Sequence[Wheel], python: Python) -> list[str]:
     for wheel, path in zip(chosen, found, strict=True):
         alone = least is not None and wheel.size >= least and len(own) < MOST_OWN
         (own if alone else small).append(path)
-    compiled = bytecode.trees(found, python)
-    return [
-        *([group(small)] if small else []),
-        *own,
-        *([group(compiled)] if compiled else []),
-    ]
+    return [_skeleton(python), *([group(small)] if small else []), *own]
 
 
 def group(paths: Sequence[str]) -> str:
