@@ -16,7 +16,7 @@ from sandbox_kernel.settings import OPTIONS
 
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
-    "images", "history", "tag", "save", "load", "rmi", "prune", "image",
+    "images", "history", "tree", "commit", "tag", "save", "load", "rmi", "prune", "image",
     "build", "pull", "push",
 )  # fmt: skip
 
@@ -181,10 +181,16 @@ def _history(notebook: Notebook, words: list[str]) -> bool:
     return tables.history(words)
 
 
+def _tree(notebook: Notebook, words: list[str]) -> bool:
+    from magics import layer_trees
+
+    return layer_trees.show(words)
+
+
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
     "top": _top, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
-    "images": _images, "history": _history,
+    "images": _images, "history": _history, "tree": _tree,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""
 

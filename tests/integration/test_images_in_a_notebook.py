@@ -32,7 +32,8 @@ def error(outputs: list[Any]) -> Any:
 
 def test_a_notebook_gets_an_image_looks_at_it_and_runs_it(store: Store, tmp_path: object) -> None:
     made = small(store, "app:1")
-    put(store, "odd:1", [layer({"<b>": b"", "says": program()})], cmd=["<script>alert(1)</script>"])
+    odd = layer({"<b>": None, "<b>/says": program()})
+    put(store, "odd:1", [odd], cmd=["<script>alert(1)</script>"])
     archives.save_layout(store, made, f"{tmp_path}/layout", "app")
     store.remove("app:1")
     outputs = executed(
@@ -48,6 +49,8 @@ def test_a_notebook_gets_an_image_looks_at_it_and_runs_it(store: Store, tmp_path
         "%%container app:1 --program '/bin/says'\nx",
         "%%container ghcr.io/x/y --program '/bin/says'\nx",
         "%container images no-such-image",
+        "%container tree odd:1",
+        "%container tree --format json odd:1",
     )
     assert text(outputs[0]) == f"loaded: {made.digest}\n"
     (table,) = outputs[2]
@@ -63,6 +66,11 @@ def test_a_notebook_gets_an_image_looks_at_it_and_runs_it(store: Store, tmp_path
     assert error(outputs[10]).ename == "NotAllowed"
     assert "images of docker.io" in error(outputs[10]).evalue
     assert "has none such" in error(outputs[11]).evalue
+    (tree,) = outputs[12]
+    assert "<code>&lt;b&gt;/</code>" in tree.data["text/html"]
+    assert "<b>" not in tree.data["text/html"]
+    assert "layer 1" in tree.data["text/plain"]
+    assert '"<b>"' in text(outputs[13])
     for one in (outputs[9], outputs[10], outputs[11]):
         assert len(error(one).traceback) == 1
 
