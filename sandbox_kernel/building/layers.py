@@ -9,7 +9,8 @@ from typing import Any
 
 from sandbox_kernel.building.state import Layer
 from sandbox_kernel.image import digest as digests
-from sandbox_kernel.image import documents
+from sandbox_kernel.image import documents, unpacked
+from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor
 from sandbox_kernel.image.image import Image
 from sandbox_kernel.image.layers.compressing import Gzip
@@ -38,20 +39,9 @@ def keep(store: Store, source: int) -> Layer | None:
     return Layer(blob, digests.parse(packed.diff_id))
 
 
-def tree(store: Store, layer: Layer, parents: tuple[str, ...] = ()) -> str:
+def tree(store: Store, layer: Layer) -> str:
     """The folder of an unpacked layer, unpacked if it is not yet. Raises ImageError."""
-
-    def make(folder: str) -> None:
-        from sandbox_kernel.image import layers
-
-        compression = documents.COMPRESSION[layer.blob.media_type]
-        blob = store.open_blob(layer.blob.digest)
-        try:
-            layers.apply(blob, compression, folder, diff_id=layer.diff_id, parents=parents)
-        finally:
-            os.close(blob)
-
-    return store.layer(layer.diff_id) or store.add_layer(layer.diff_id, make)
+    return unpacked.tree(store, layer.blob, [layer.diff_id], ())
 
 
 def as_image(
@@ -59,8 +49,10 @@ def as_image(
 ) -> Image:
     """An image of these layers, for a container of the build. Raises ImageError."""
     trees: list[str] = []
+    diff_ids: list[Digest] = []
     for layer in layers:
-        found = tree(store, layer, tuple(trees))
+        diff_ids.append(layer.diff_id)
+        found = unpacked.tree(store, layer.blob, diff_ids, tuple(trees))
         if found in trees:
             trees.remove(found)  # overlayfs takes no folder twice; only the highest one is seen
         trees.append(found)

@@ -137,7 +137,7 @@ class Container:
             connect=launcher.connect,
             base=order.made["config"]["process"],
             owner=channel,
-            not_in_force=order.not_in_force,
+            not_in_force=(*order.not_in_force, *resolved.notices),
             was_ready=answer["was_ready"],
         )
         if process:
@@ -340,7 +340,7 @@ class _Order:
                 "command": list(process.argv) if process else [],
                 "program": os.path.basename(sys.argv[0] or "python"),
                 "owner": os.getpid(),
-                "not_in_force": list(self.not_in_force),
+                "not_in_force": [*self.not_in_force, *resolved.notices],
             },
         }
         self._wish = None

@@ -37,7 +37,7 @@ class Image:
     the keys of the OCI image configuration (Env, WorkingDir, User, Entrypoint, Cmd).
     `interpreter` is the Python to run cells with, as named inside; None when it is not known.
     `leases` are folders that a container locks (flock, shared) as long as it lives, so that no
-    collection of garbage takes its layers.
+    collection of garbage takes its layers. `notices` are lines for who makes a container of it.
     """
 
     reference: str
@@ -49,6 +49,7 @@ class Image:
     config: Mapping[str, Any] = field(default_factory=dict)
     interpreter: str | None = None
     leases: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     bare: bool = False
     """Nothing of it is executed: a container of it has its files, and no /proc, /sys or /dev."""
 

@@ -16,6 +16,8 @@ from sandbox_kernel.image.image import Image
 from sandbox_kernel.image.store import Store, Stored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandbox_kernel.image.registry.progress import Listener, Stage
 
 INTERPRETERS = ("python3", "python")
@@ -36,6 +38,7 @@ def image(text: str, store: Store, stored: Stored, *, progress: Listener | None 
         config=config,
         interpreter=interpreter(layers, config),
         leases=tuple(os.path.dirname(layer) for layer in layers),
+        notices=tuple(dict.fromkeys(filter(None, map(store.notice, layers)))),
     )
 
 
@@ -46,18 +49,33 @@ def unpack(store: Store, stored: Stored, *, progress: Listener | None = None) ->
     seen, and overlayfs takes no folder twice.
     """
     found: list[str] = []
-    diff_ids = stored.diff_ids
     for index, layer in enumerate(stored.manifest.layers):
-        chain = digests.chain(diff_ids[: index + 1])
-        tree = store.layer(diff_ids[index]) or store.layer(chain)
-        if tree is None:
-            _tell(progress, layer, "unpacking", 0)
-            tree = _make(store, layer, diff_ids[index], chain, tuple(found))
-            _tell(progress, layer, "done", layer.size)
-        if tree in found:
-            found.remove(tree)
-        found.append(tree)
+        made = tree(store, layer, stored.diff_ids[: index + 1], tuple(found), progress=progress)
+        if made in found:
+            found.remove(made)
+        found.append(made)
     return tuple(found)
+
+
+def tree(
+    store: Store,
+    layer: Descriptor,
+    diff_ids: Sequence[Digest],
+    below: tuple[str, ...],
+    *,
+    progress: Listener | None = None,
+) -> str:
+    """The tree of one layer, unpacked if it is not yet. Raises ImageError.
+
+    `diff_ids`: of the layers below it, lowest first, and its own; `below`: the trees below it.
+    """
+    chain = digests.chain(diff_ids)
+    found = store.layer(diff_ids[-1]) or store.layer(chain)
+    if found is None:
+        _tell(progress, layer, "unpacking", 0)
+        found = _make(store, layer, diff_ids[-1], chain, below)
+        _tell(progress, layer, "done", layer.size)
+    return found
 
 
 class _NeedsLower(Exception):
@@ -78,7 +96,7 @@ def _make(
             "build or push the image with layers of tar, gzip or zstd"
         )
 
-    def make(folder: str, parents: tuple[str, ...] | None) -> None:
+    def make(folder: str, parents: tuple[str, ...] | None) -> str | None:
         from sandbox_kernel.image import layers
 
         blob = store.open_blob(layer.digest)
@@ -88,6 +106,7 @@ def _make(
             os.close(blob)
         if parents is None and facts.depends:
             raise _NeedsLower
+        return facts.notice()
 
     try:
         return store.add_layer(diff_id, lambda folder: make(folder, None))

@@ -172,7 +172,7 @@ class _Pull:
         self.commit(layer, writer)
         return True
 
-    def _make(self, layer: _Layer, writer: BlobWriter, directory: str) -> None:
+    def _make(self, layer: _Layer, writer: BlobWriter, directory: str) -> str | None:
         """Fills the tree of a layer. A wrong transfer is told before what it broke."""
         from sandbox_kernel.image import layers
 
@@ -181,15 +181,15 @@ class _Pull:
         feed = _Feed(self, layer, writer, into)
         feed.start()
         problem: BaseException | None = None
-        depends: tuple[str, ...] = ()
+        facts: layers.LayerFacts | None = None
         try:
-            depends = layers.apply(
+            facts = layers.apply(
                 reader,
                 layer.compression,
                 directory,
                 diff_id=layer.diff_id,
                 parents=None,  # the tree is shared by its diff id, whatever lies below it
-            ).depends
+            )
         except BaseException as error:
             problem = error
         finally:
@@ -199,8 +199,9 @@ class _Pull:
             raise feed.problem
         if problem is not None:
             raise problem
-        if depends:
+        if facts is None or facts.depends:
             raise _NeedsLower
+        return facts.notice()
 
     def commit(self, layer: _Layer, writer: BlobWriter) -> None:
         try:

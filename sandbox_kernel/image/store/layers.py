@@ -57,7 +57,7 @@ def read_facts(folder: str) -> dict[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
-def add(places: Places, diff_id: Digest, make: Callable[[str], None]) -> str:
+def add(places: Places, diff_id: Digest, make: Callable[[str], str | None]) -> str:
     """The tree of a layer; `make` fills an empty folder with it if there is none yet.
 
     One makes at a time, the others wait and take what he made. Whatever `make` raises goes on, and
@@ -79,8 +79,7 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], None]) -> str:
             os.mkdir(made, 0o700)
             os.mkdir(f"{made}/tree", 0o755)
             os.chmod(f"{made}/tree", 0o755)  # noqa: S103 - below a folder that is 0700
-            make(f"{made}/tree")
-            _publish(places, diff_id, made)
+            _publish(places, diff_id, made, make(f"{made}/tree"))
         except BaseException as error:
             if os.path.lexists(made):
                 discard(made)
@@ -93,18 +92,25 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], None]) -> str:
     return f"{places.layer(diff_id)}/tree"
 
 
-def _publish(places: Places, diff_id: Digest, made: str) -> None:
+def _publish(places: Places, diff_id: Digest, made: str, notice: str | None) -> None:
     folder = places.layer(diff_id)
     # Flushing any file here would have the journal write all that was unpacked before it.
     with open(f"{made}/facts", "wb") as file:
-        file.write(_facts(flushed=False))
+        file.write(_facts(notice, flushed=False))
     if os.path.lexists(folder):  # of an earlier boot, never flushed
         set_aside(places, folder)
     os.rename(made, folder)
 
 
-def _facts(*, flushed: bool) -> bytes:
-    return json.dumps({"boot": boot(), "made": time.time(), "flushed": flushed}).encode()
+def _facts(notice: object, *, flushed: bool) -> bytes:
+    facts = {"boot": boot(), "made": time.time(), "flushed": flushed, "notice": notice}
+    return json.dumps(facts).encode()
+
+
+def notice(tree: str) -> str | None:
+    """What was to be told of a layer when it was made, if there was something."""
+    found = (read_facts(os.path.dirname(tree)) or {}).get("notice")
+    return found if isinstance(found, str) else None
 
 
 def settle(places: Places, diff_id: Digest) -> None:
@@ -125,7 +131,7 @@ def settle(places: Places, diff_id: Digest) -> None:
             check(libc.syncfs(fd))
         finally:
             os.close(fd)
-        write_file(f"{folder}/facts.new", _facts(flushed=True))
+        write_file(f"{folder}/facts.new", _facts(facts.get("notice"), flushed=True))
         os.rename(f"{folder}/facts.new", f"{folder}/facts")
         flush_folder(folder)
 

@@ -308,8 +308,14 @@ class Store:
         """The tree of an unpacked layer, or None when it is not unpacked."""
         return layers.find(self.places, diff_id)
 
-    def add_layer(self, diff_id: Digest, make: Callable[[str], None]) -> str:
+    def notice(self, tree: str) -> str | None:
+        """What `make` gave back when it filled this tree: something to tell who uses it."""
+        return layers.notice(tree)
+
+    def add_layer(self, diff_id: Digest, make: Callable[[str], str | None]) -> str:
         """The tree of a layer; `make` fills the empty folder that it is given, if need be.
+
+        What `make` gives back is kept with it (see `notice`).
 
         Raises ImageError when the disk can't take it, and whatever `make` raises.
         """
