@@ -672,8 +672,7 @@ class Relay:
         container = self._inside.container
         if container and container.not_in_force and not self._told_lacking:
             self._told_lacking = True
-            text = "[sandbox: default limits that this host can't hold: "
-            text += "; ".join(container.not_in_force) + "]\n"
+            text = "[sandbox: " + "; ".join(container.not_in_force) + "]\n"
             self._voice.publish("stream", {"name": "stderr", "text": text}, request)
         if self._interrupts:
             self._interrupts.began(request)

@@ -139,10 +139,10 @@ class Session:
                 carried.close()
 
     def _told(self, lacking: tuple[str, ...]) -> Iterator[e.Event]:
-        """Once: default limits that this host can't hold."""
+        """Once: default limits that this host can't hold, and what the image lacks."""
         if lacking and not self._told_lacking:
             self._told_lacking = True
-            yield e.Notice("default limits that this host can't hold: " + "; ".join(lacking))
+            yield e.Notice("; ".join(lacking))
 
     def interrupt(self) -> None:
         """SIGINT to the cell that runs; called again, or after the grace time, its end."""
