@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox_kernel.image.environments import declared, environment, resolving
+from sandbox_kernel.image.environments import conda, declared, environment, resolving
 
 if TYPE_CHECKING:
     from sandbox_kernel.image.environments.lock import Lock
@@ -24,6 +24,8 @@ def resolve(
     """
     from sandbox_kernel.image.resolve import resolve as resolve_any
 
+    if str(reference).startswith("conda:"):
+        conda.refuse(str(reference))
     found = declared.read(str(reference))
     base = resolve_any(found.base, progress=progress)
     return environment.image(found, base, fresh=fresh)
