@@ -678,6 +678,32 @@ def test_62_no_plain_http_but_for_loopback_or_by_the_users_word(
     hostile_registry.in_own_network(scenario, tmp_path, addresses={"plain.test": PRIVATE})
 
 
+@pytest.mark.root
+def test_a_proxy_of_the_environment_is_used_but_not_for_loopback(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As forward proxies are asked: for the whole address."""
+
+    def scenario() -> None:
+        with Server(address=PRIVATE) as proxy, Server() as server:
+            monkeypatch.setenv("http_proxy", f"http://user:word@{proxy.authority}")
+
+            def forward(handler: Handler) -> None:
+                handler.path = handler.path.removeprefix("http://plain.test:5000")
+                proxy.decent(handler)
+
+            proxy.answers["*", "*"] = forward
+            allowed = replace(PLAIN, plain_http=("plain.test:5000",))
+            pulled(store, proxy, f"plain.test:5000/{REPOSITORY}:1", allowed)
+            assert all(r.path.startswith("http://plain.test:5000/v2/") for r in proxy.requests)
+            assert {r.authorization for r in proxy.requests} == {None}
+            count = len(proxy.requests)
+            pulled(store, server)
+            assert len(proxy.requests) == count
+
+    hostile_registry.in_own_network(scenario, tmp_path, addresses={"proxy.test": PRIVATE})
+
+
 def test_62_a_port_that_nobody_listens_on_is_told_of(store: Store) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -7,6 +7,7 @@ after a failure that may pass, a bounded number of times; a wrong certificate is
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -357,6 +358,7 @@ class Client:
         return RegistryError(what, self.address(path), why, remedy)
 
 
+@functools.cache
 def _agent() -> str:
     from importlib.metadata import version  # the package itself stands above this floor
 

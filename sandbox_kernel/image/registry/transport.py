@@ -6,6 +6,7 @@ httpx's own transport can't be given connections, and reads the environment for 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import ssl
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import httpcore
 import httpx
 
+from sandbox_kernel import settings_files
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.image.registry.connections import Admit, Backend, Cancellation
 from sandbox_kernel.image.registry.endpoints import is_loopback
@@ -132,15 +134,29 @@ def _through(
 def trust(files: Iterable[str]) -> ssl.SSLContext:
     """The system's certificates and those of the files; TLS 1.2 or later, names are checked.
 
-    Raises InvalidOption for a file that is none.
+    Reading those of the system takes longer than a request on loopback, so what was read is kept,
+    as long as the files do not change. Raises InvalidOption for a file that is none.
     """
+    system = ssl.get_default_verify_paths()
+    places = (system.cafile, system.capath)
+    return _trust(
+        tuple((path, settings_files.signature(path)) for path in files),
+        tuple((path, path and settings_files.signature(path)) for path in places),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _trust(
+    files: tuple[tuple[str, object], ...], system: tuple[tuple[str | None, object], ...]
+) -> ssl.SSLContext:
+    """`system` says whether the system's own have changed; OpenSSL knows itself where they are."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not context.get_ca_certs() and not _has_system_folder():
         import certifi
 
         context.load_verify_locations(certifi.where())
-    for path in files:
+    for path, _ in files:
         try:
             with open(path, "rb") as file:
                 text = file.read(MOST_CERTIFICATES).decode("ascii")
