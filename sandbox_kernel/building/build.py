@@ -123,7 +123,11 @@ class _Stages:
         text = asked if isinstance(asked, str) else asked.text
         place = asked if isinstance(asked, Piece) else self._file.stages[before].begin.image
         index = stages.stage_of(text, place, before, self._by_name)
-        return self._image(text, place) if index is None else self._futures[index].result()
+        if index is None:
+            return self._image(text, place)
+        if index not in self._futures:  # of an ONBUILD, which nobody saw when the order was made
+            place.fail(f"the stage `{text}` is not built: a trigger can't name a stage")
+        return self._futures[index].result()
 
     def _image(self, text: str, place: Piece) -> State:
         """The state that an image is, got if it is not there yet."""
@@ -150,8 +154,6 @@ class _Stages:
                 work.store, asked, lambda progress: work.tell(Pulling(text, progress))
             )
         except SandboxError as error:
-            if self._file.stages and text in self._by_name:
-                raise
             raise ImageError(f"{place.place}: {error}") from error
         return of_stored(stored)
 

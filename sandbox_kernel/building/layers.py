@@ -10,7 +10,6 @@ from typing import Any
 from sandbox_kernel.building.state import Layer
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents, unpacked
-from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor
 from sandbox_kernel.image.image import Image
 from sandbox_kernel.image.layers.compressing import Gzip
@@ -40,7 +39,8 @@ def keep(store: Store, source: int) -> Layer | None:
 
 
 def tree(store: Store, layer: Layer) -> str:
-    """The folder of an unpacked layer, unpacked if it is not yet. Raises ImageError."""
+    """The folder of a layer that stands on nothing, unpacked if need be. Raises ImageError."""
+
     return unpacked.tree(store, layer.blob, [layer.diff_id], ())
 
 
@@ -48,11 +48,11 @@ def as_image(
     store: Store, layers: Sequence[Layer], label: str, *, mounts: Sequence[Mapping[str, Any]] = ()
 ) -> Image:
     """An image of these layers, for a container of the build. Raises ImageError."""
+
     trees: list[str] = []
-    diff_ids: list[Digest] = []
-    for layer in layers:
-        diff_ids.append(layer.diff_id)
-        found = unpacked.tree(store, layer.blob, diff_ids, tuple(trees))
+    diff_ids = [layer.diff_id for layer in layers]
+    for index, layer in enumerate(layers):
+        found = unpacked.tree(store, layer.blob, diff_ids[: index + 1], tuple(trees))
         if found in trees:
             trees.remove(found)  # overlayfs takes no folder twice; only the highest one is seen
         trees.append(found)
@@ -63,4 +63,5 @@ def as_image(
         layers=tuple(trees),
         mounts=tuple(mounts),
         leases=tuple(os.path.dirname(tree) for tree in trees),
+        notices=tuple(dict.fromkeys(filter(None, map(store.notice, trees)))),
     )

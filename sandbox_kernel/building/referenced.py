@@ -8,6 +8,7 @@ from sandbox_kernel import policy, settings
 from sandbox_kernel.building import build as building
 from sandbox_kernel.building.events import Event, Pulling
 from sandbox_kernel.building.request import BuildRequest, read_epoch
+from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image.reference import Build
 from sandbox_kernel.image.registry.progress import Listener
 from sandbox_kernel.image.store import Store, Stored
@@ -27,7 +28,7 @@ def build(store: Store, asked: Build, *, progress: Listener | None = None) -> St
     within = settings.load()
     file = asked.file
     if file is not None:
-        file = os.path.join(asked.path, file)
+        file = _within(asked.path, file)
     request = BuildRequest(
         context=asked.path,
         file=file,
@@ -36,6 +37,18 @@ def build(store: Store, asked: Build, *, progress: Listener | None = None) -> St
         epoch=read_epoch({}),
     )
     return building.build(store, request, tell)
+
+
+def _within(context: str, file: str) -> str:
+    """The path of a Containerfile of a reference, which lies in its folder. Raises ImageError."""
+    root = os.path.realpath(context)
+    path = os.path.realpath(os.path.join(root, file))
+    if not path.startswith(root.rstrip("/") + "/"):
+        raise ImageError(
+            f"build `{shown(context)}`: the file `{shown(file)}` does not lie in that folder: "
+            "name one that does"
+        )
+    return path
 
 
 def hold(image: str, source: str) -> None:

@@ -41,6 +41,8 @@ CAPABILITIES = (
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 )
+HOSTNAME = "build"
+"""The same for every step: what a program writes of it is the same the next time."""
 END_SECONDS = 30.0
 MOST_BYTES = 1 << 40
 MOST_FILES = 2_000_000
@@ -53,6 +55,7 @@ def plan_of(plan: ContainerPlan, label: str, *, network: str = "none") -> Contai
         plan,
         image=label,
         network=network,
+        hostname=HOSTNAME,
         mount=(),
         read_only=False,
         env=(),
@@ -258,6 +261,6 @@ def bench(
     )
     plan = plan_of(work.request.plan, label, network=network)
     with Container.create(plan, resolved=made) as container:
-        work.note(container.not_in_force)
+        work.note([*container.not_in_force, *made.notices])
         basic = [] if bare else defaults.mounts(None)
         yield Bench(container, [mount["destination"] for mount in (*basic, *mounts)])

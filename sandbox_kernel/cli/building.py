@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sandbox_kernel import policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
@@ -69,6 +69,8 @@ def perform(
     from sandbox_kernel.image.store import Store
 
     own = found.own
+    if source not in settings.TRUSTED:
+        _hold_to_notebook(own, source)
     arguments = requests.read_arguments(own.get("build_arg", ()))
     asked = requests.BuildRequest(
         context=_context(found, source, text),
@@ -101,10 +103,30 @@ def _context(found: Parsed, source: str, text: str | None) -> str | None:
             raise InvalidOption("PATH", "nothing", "the folder that is the build's context")
         return None
     if source not in settings.TRUSTED:
-        # What a build reads it can give away, as a mount could: the same folders are allowed.
-        absolute = os.path.abspath(path)
-        policy.plan(source, mount=[f"type=bind,source={absolute},target=/context,readonly"])
+        _hold_path(path, source)
     return path
+
+
+def _hold_path(path: str, source: str) -> None:
+    """What a build reads it can give away, as a mount could: the same places are allowed."""
+    policy.plan(source, mount=[f"type=bind,source={os.path.abspath(path)},target=/file,readonly"])
+
+
+def _hold_to_notebook(own: Mapping[str, Any], source: str) -> None:
+    """Files and variables of outside are the user's to give. Raises NotAllowed, InvalidOption."""
+    if "file" in own:
+        _hold_path(own["file"], source)
+    for item in own.get("secret", ()):
+        fields = dict(part.partition("=")[::2] for part in item.split(","))
+        path = fields.get("src", fields.get("source"))
+        if path is None:
+            allowed = "id=NAME,src=FILE: outside values are the user's to give"
+            raise InvalidOption("--secret", item, allowed)
+        _hold_path(path, source)
+    for item in own.get("build_arg", ()):
+        if "=" not in item:
+            allowed = "NAME=VALUE: outside values are the user's to give"
+            raise InvalidOption("--build-arg", item, allowed)
 
 
 def _hosts(given: list[str] | tuple[str, ...], source: str) -> frozenset[str]:

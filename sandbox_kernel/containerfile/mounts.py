@@ -127,7 +127,11 @@ def _fields(piece: Piece) -> list[Piece]:
 
 def resolve(mount: MountFields, lookup: Lookup, escape: str, workdir: str) -> RunMount:
     """The options with their variables replaced. Raises ContainerfileError."""
-    values = {key: expand(piece, lookup, escape) for key, piece in mount.fields}
+    # As with `COPY --from`, a stage or image is named without variables.
+    values = {
+        key: piece.text if key == "from" else expand(piece, lookup, escape)
+        for key, piece in mount.fields
+    }
     places = {key: piece.place for key, piece in mount.fields}
 
     def fail(key: str, why: str) -> NoReturn:

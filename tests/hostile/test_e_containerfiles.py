@@ -400,6 +400,38 @@ def test_cve_2024_23653_a_magic_builds_from_no_folder_that_it_may_not_mount(
         building.perform(found, settings.MAGIC, "FROM scratch\nCOPY . /", stream=io.StringIO())
 
 
+def test_cve_2024_23653_a_magic_reads_no_file_or_variable_that_is_not_its_own(
+    context: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandbox_kernel import arguments
+
+    monkeypatch.chdir(context)
+    monkeypatch.setenv("TOKEN", CANARY)
+    for words in (
+        f"--secret id=a,src={canary}/secret",
+        "--secret id=TOKEN",
+        "--secret id=a,env=TOKEN",
+        "--build-arg TOKEN",
+        f"--file {canary}/secret",
+    ):
+        found = arguments.parse([*words.split(), "."], building.VERBS["build"].all_flags())
+        with pytest.raises((InvalidOption, NotAllowed)):
+            building.perform(found, settings.MAGIC, "FROM scratch", stream=io.StringIO())
+
+
+def test_a_reference_names_no_file_outside_of_its_folder(
+    store: Store, context: Path, canary: Path
+) -> None:
+    from sandbox_kernel.building import referenced
+    from sandbox_kernel.image import reference
+
+    (context / "link").symlink_to(canary / "secret")
+    for file in ("../outside/secret", str(canary / "secret"), "link"):
+        asked = reference.parse(f"build:{context}#{file}")
+        with pytest.raises(ImageError, match="does not lie in that folder"):
+            referenced.build(store, asked)
+
+
 def test_a_step_has_the_listed_capabilities_and_another_user_has_none(
     store: Store, context: Path
 ) -> None:
@@ -503,6 +535,11 @@ def test_e67_a_trigger_runs_once_and_makes_no_chain(store: Store, context: Path)
     told = "".join(e.text for e in events if isinstance(e, StepOutput))
     assert told.count("triggered") == 1
     assert not (image.config.execution().get("OnBuild"))
+    built(
+        store, context, f"FROM {BASE}\nONBUILD COPY --from=other / /x", name="localhost/trigger:2"
+    )
+    text = "FROM scratch AS other\nFROM localhost/trigger:2\nRUN true"
+    assert "a trigger can't name a stage" in refusal(store, text, context)
 
 
 def test_cve_2026_55686_workdir_through_a_link_makes_nothing_on_the_host(

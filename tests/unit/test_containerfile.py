@@ -139,7 +139,8 @@ VALUES = {"a": "value", "empty": "", "path": "usr/local/lib/x.tar.gz", "two": "o
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("$a", "value"), ("${a}", "value"), ("x${a}y", "xvaluey"), ("$none", ""), ("$a$a", "valuevalue"),
+        ("$a", "value"), ("${a}", "value"), ("x${a}y", "xvaluey"), ("$none", ""),
+        ("$a$a", "valuevalue"),
         ("'$a'", "$a"), ('"$a"', "value"), ("\\$a", "$a"), ('"\\$a"', "$a"), ("a\\ b", "a b"),
         ('"a\\b"', "a\\b"), ('"a\\\\b"', "a\\b"), ("'a\\b'", "a\\b"), ("$", "$"), ("$.", "$."),
         ("${none:-x}", "x"), ("${empty:-x}", "x"), ("${empty-x}", ""), ("${a:-x}", "value"),
