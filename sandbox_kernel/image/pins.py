@@ -174,6 +174,8 @@ def decode(table: object, where: str) -> dict[str, Pin]:
             digests.parse(pin.digest)
             if pin.lock is not None:
                 locks.decode(locks.encode(pin.lock), where)
+                if pin.lock.digest != pin.digest:
+                    raise ImageError(f"`{pin.digest}` is not the digest of its lock")
     except (msgspec.ValidationError, ImageError) as error:
         raise ImageError(f"{doing}: {shown(error)}: {remedy}") from None
     return found

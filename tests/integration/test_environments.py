@@ -27,6 +27,7 @@ import sandbox_kernel
 from sandbox_kernel import image
 from sandbox_kernel.errors import ImageError, InvalidOption, NotAllowed
 from sandbox_kernel.image.environments import bytecode, places
+from sandbox_kernel.image.environments import lock as locks
 
 HEAD = '# /// script\n# dependencies = ["words"]\n# ///\n'
 SAY = "import sys, words; print(words.version, sys.prefix)"
@@ -233,6 +234,24 @@ def test_a_kernel_of_its_own_is_pinned_too_and_says_what_an_update_changes(tmp_p
 
     assert "six 1.16.0 -> " in told
     assert _execute(path, kernels.ARGV, named, say) != ["1.16.0\n"]
+
+
+@pytest.mark.parametrize("argv", [kernels.ARGV, kernels.CELLS], ids=["sandbox", "cells"])
+def test_a_lock_for_another_python_is_mended_by_an_update(
+    index: Path, tmp_path: Path, argv: list[str]
+) -> None:
+    path, named = tmp_path / "notebook.ipynb", "packages: words"
+    _execute(path, kernels.CELLS, named, SAY)
+    notebook = nbformat.read(path, 4)
+    pin = notebook.metadata.language_info.sandbox_kernel.images[named]
+    pin.lock.python = "3.99"
+    pin.digest = locks.decode(json.dumps(pin.lock), "test").digest
+    nbformat.write(notebook, path)
+
+    refused, told = _execute(path, argv, named, SAY, "%sandbox update")
+
+    assert "it is for Python 3.99" in refused
+    assert "Python 3.99 -> 3." in told
 
 
 def test_pins_that_are_not_as_they_must_be_are_said_to_be_so(index: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import zmq
 from sandbox_kernel import errors
 from sandbox_kernel.container import events as e
 
+from .. import commands as lines
 from .. import contents, info, usage
 from ..connection import Connection
 from ..outer import AGAIN_SECONDS, Outer, receive
@@ -261,7 +262,10 @@ class CellsKernel:
         self._queued -= 1
         self._answer(request, content)
 
-    def _ready_session(self) -> Session:
+    def _ready_session(self, code: str = "") -> Session:
+        command = lines.find(code) if self._failure is not None else None
+        if self._session is not None and command and lines.is_update(command):
+            self._failure = None  # it may be what helps; what still fails says so again
         if self._session is None or self._failure is not None:
             raise self._failure or errors.ContainerError("the kernel is not ready")
         return self._session
@@ -319,7 +323,11 @@ class CellsKernel:
                 self._later(self._voice.publish, kind, content, request)
 
         try:
-            events = self._ready_session().cell(asked.code, count) if asked.code.strip() else ()
+            events = (
+                self._ready_session(asked.code).cell(asked.code, count)
+                if asked.code.strip()
+                else ()
+            )
             for event in events:
                 if isinstance(event, e.Error):
                     told = told or error_content(event)
