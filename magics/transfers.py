@@ -27,6 +27,8 @@ def pull(notebook: Notebook, words: list[str]) -> bool:
         return False
     with _Line() as shown:
         stored = registries.pull_one(found, shown.show)
+    for notice in registries.notices(stored):
+        print(f"note: {notice}")
     registries.show(found, found.rest[0], stored.digest)
     return True
 

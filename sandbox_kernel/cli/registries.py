@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ def pull(found: Parsed) -> int:
     """Pulls one image and prints its name and digest."""
     with _view(found) as listen:
         stored = pull_one(found, listen)
+    for notice in notices(stored):
+        print(f"sandbox-kernel: note: {notice}", file=sys.stderr)
     show(found, found.rest[0], stored.digest)
     return 0
 
@@ -72,6 +75,15 @@ def push_one(found: Parsed, listen: Listener | None) -> str:
     return registry.push(
         store, store.find(source), name, progress=listen, configuration=_configuration(found)
     )
+
+
+def notices(stored: Stored) -> tuple[str, ...]:
+    """What is to be said of how the image was unpacked, one line each."""
+    from sandbox_kernel.image import unpacked
+
+    store = Store.open()
+    trees = unpacked.unpack(store, stored)
+    return tuple(dict.fromkeys(filter(None, map(store.notice, trees))))
 
 
 def show(found: Parsed, name: str, digest: str) -> None:

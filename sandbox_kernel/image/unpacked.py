@@ -16,7 +16,7 @@ from sandbox_kernel.image.image import Image
 from sandbox_kernel.image.store import Store, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from sandbox_kernel.image.registry.progress import Listener, Stage
 
@@ -42,15 +42,24 @@ def image(text: str, store: Store, stored: Stored, *, progress: Listener | None 
     )
 
 
-def unpack(store: Store, stored: Stored, *, progress: Listener | None = None) -> tuple[str, ...]:
+def unpack(
+    store: Store,
+    stored: Stored,
+    *,
+    depending: Container[Digest] = (),
+    progress: Listener | None = None,
+) -> tuple[str, ...]:
     """The trees of an image's layers, lowest first, unpacked where they are not yet.
 
     A layer that stands twice is there once, where it is highest: nothing of the lower one can be
-    seen, and overlayfs takes no folder twice.
+    seen, and overlayfs takes no folder twice. `depending`: diff ids of layers whose trees are known
+    to depend on those below them.
     """
     found: list[str] = []
     for index, layer in enumerate(stored.manifest.layers):
-        made = tree(store, layer, stored.diff_ids[: index + 1], tuple(found), progress=progress)
+        diff_ids = stored.diff_ids[: index + 1]
+        alone = diff_ids[-1] not in depending
+        made = tree(store, layer, diff_ids, tuple(found), alone=alone, progress=progress)
         if made in found:
             found.remove(made)
         found.append(made)
@@ -63,17 +72,19 @@ def tree(
     diff_ids: Sequence[Digest],
     below: tuple[str, ...],
     *,
+    alone: bool = True,
     progress: Listener | None = None,
 ) -> str:
     """The tree of one layer, unpacked if it is not yet. Raises ImageError.
 
-    `diff_ids`: of the layers below it, lowest first, and its own; `below`: the trees below it.
+    `diff_ids`: of the layers below it, lowest first, and its own; `below`: the trees below it;
+    `alone`: to be tried without them first.
     """
     chain = digests.chain(diff_ids)
     found = store.layer(diff_ids[-1]) or store.layer(chain)
     if found is None:
         _tell(progress, layer, "unpacking", 0)
-        found = _make(store, layer, diff_ids[-1], chain, below)
+        found = _make(store, layer, diff_ids[-1], chain, below, alone=alone)
         _tell(progress, layer, "done", layer.size)
     return found
 
@@ -83,7 +94,13 @@ class _NeedsLower(Exception):
 
 
 def _make(
-    store: Store, layer: Descriptor, diff_id: Digest, chain: Digest, below: tuple[str, ...]
+    store: Store,
+    layer: Descriptor,
+    diff_id: Digest,
+    chain: Digest,
+    below: tuple[str, ...],
+    *,
+    alone: bool,
 ) -> str:
     """Unpack a layer: alone, to be shared, or where that can't be for this order of layers only.
 
@@ -109,9 +126,11 @@ def _make(
         return facts.notice()
 
     try:
-        return store.add_layer(diff_id, lambda folder: make(folder, None))
+        if alone:
+            return store.add_layer(diff_id, lambda folder: make(folder, None))
     except _NeedsLower:
-        return store.add_layer(chain, lambda folder: make(folder, below))
+        pass
+    return store.add_layer(chain, lambda folder: make(folder, below))
 
 
 def _tell(progress: Listener | None, layer: Descriptor, stage: Stage, done: int) -> None:

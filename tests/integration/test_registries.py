@@ -6,6 +6,7 @@ as an ordinary user.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -277,6 +279,33 @@ def test_layers_compressed_with_zstd(store: Store, tools: Tools, tmp_path: Path)
         "application/vnd.oci.image.layer.v1.tar+zstd"
     }
     assert all(store.layer(diff_id) for diff_id in found.diff_ids)
+
+
+def test_a_layer_that_depends_on_those_below_is_unpacked_over_them(
+    served: Served, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard link to a file of a lower layer; what was unpacked so is found the next time."""
+    upper = io.BytesIO()
+    with tarfile.open(fileobj=upper, mode="w") as archive:
+        link = tarfile.TarInfo("etc/other-note")
+        link.type, link.linkname = tarfile.LNKTYPE, "etc/note"
+        archive.addfile(link)
+    lower = made_images.layer({"etc": None, "etc/note": b"of the lower one\n"})
+    made = made_images.put(store, "links:1", [lower, upper.getvalue()])
+    name = reference.registry(f"{served.authority}/ours/links:1")
+    push(store, made, name, configuration=PLAIN)
+
+    from sandbox_kernel.image import layers, unpacked
+
+    applied, apply = [], layers.apply
+    monkeypatch.setattr(layers, "apply", lambda *a, **k: applied.append(a) or apply(*a, **k))
+    other = Store.open(str(tmp_path / "other"))
+    found = pull(other, name, configuration=PLAIN)
+    top = unpacked.unpack(other, found)[-1]
+    assert Path(top, "etc/other-note").read_text() == "of the lower one\n"
+    assert len(applied) == 3  # one of the two twice: it was not known before
+    pull(other, name, configuration=PLAIN)
+    assert len(applied) == 3
 
 
 def test_a_second_image_fetches_only_what_is_new(

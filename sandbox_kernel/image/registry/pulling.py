@@ -66,10 +66,11 @@ def pull(
         try:
             with Client(endpoint, settings, cancellation) as client, store.adding():
                 found = manifests.find(client, reference, platform or settings.wanted)
-                _Pull(store, client, found, Teller(progress)).run()
+                pulling = _Pull(store, client, found, Teller(progress))
+                pulling.run()
                 name = None if reference.digest else f"{reference.name}:{reference.tag}"
                 stored = store.tag(name, found.descriptor, source=str(reference), index=found.index)
-                unpacked.unpack(store, stored)  # those that depend on others
+                unpacked.unpack(store, stored, depending=pulling.depending, progress=progress)
                 return stored
         except RegistryError as error:
             problems.append(error)
@@ -87,6 +88,7 @@ class _Layer:
     digest: Digest
     size: int
     diff_id: Digest
+    chain: Digest
     compression: Compression
 
 
@@ -101,6 +103,8 @@ class _Pull:
         self.found = found
         self.tell = teller.tell
         self.cancellation = client.cancellation
+        self.depending: set[Digest] = set()
+        """Diff ids of layers that are unpacked when all are there, over those below them."""
 
     def run(self) -> None:
         """Ends when all is in the store, or with what went wrong first."""
@@ -120,8 +124,9 @@ class _Pull:
         """Each once, largest first: what takes longest must not begin last."""
         limits = self.client.limits
         found: dict[Digest, _Layer] = {}
-        pairs = zip(self.found.manifest.layers, self.found.config.rootfs.diff_ids, strict=True)
-        for descriptor, diff_id in pairs:
+        diff_ids = self.found.config.rootfs.diff_ids
+        pairs = zip(self.found.manifest.layers, diff_ids, strict=True)
+        for number, (descriptor, diff_id) in enumerate(pairs, 1):
             digest, size, kind = descriptor.digest, descriptor.size, descriptor.media_type
             if kind not in documents.COMPRESSION:
                 raise RegistryError(
@@ -131,9 +136,8 @@ class _Pull:
             if size > limits.layer:
                 why = f"it has {size} bytes, more than {limits.layer}"
                 raise RegistryError("fetch layer", digest, why, "take a smaller one")
-            compression = documents.COMPRESSION[kind]
-            layer = _Layer(digest, size, diff_id, compression)
-            found.setdefault(digest, layer)
+            chain, compression = digests.chain(diff_ids[:number]), documents.COMPRESSION[kind]
+            found.setdefault(digest, _Layer(digest, size, diff_id, chain, compression))
         return sorted(found.values(), key=lambda layer: -layer.size)
 
     # -- one layer -------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ class _Pull:
         try:
             self.cancellation.check()
             with self.store.writer(layer.digest, layer.size) as writer:
-                if self.store.layer(layer.diff_id) is not None:
+                if self.store.layer(layer.diff_id) or self.store.layer(layer.chain):
                     moved = self._fetch_only(layer, writer)
                 else:
                     moved = not writer.present
@@ -160,7 +164,7 @@ class _Pull:
                 layer.diff_id, lambda directory: self._make(layer, writer, directory)
             )
         except _NeedsLower:
-            return  # `pull` unpacks it when all are there
+            self.depending.add(layer.diff_id)
 
     def _fetch_only(self, layer: _Layer, writer: BlobWriter) -> bool:
         """The blob alone, of a layer that is unpacked; whether there was something to fetch."""
