@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,6 +29,9 @@ from sandbox_kernel.image.environments import declared, places
 from sandbox_kernel.image.environments import lock as locks
 from sandbox_kernel.image.environments.lock import Lock
 from sandbox_kernel.image.reference import Registry
+
+if TYPE_CHECKING:
+    from sandbox_kernel.image.store import Store
 
 MOST_PINS = 64
 MOST_NOTE = 1 << 20
@@ -133,9 +136,10 @@ class Pins:
         from sandbox_kernel.image.store import Store
 
         before = self._pins.get(text)
-        pin = Pin(str(pull(Store.open(), named).digest))
+        store = Store.open()
+        pin = Pin(str(pull(store, named).digest))
         self._move(text, pin)
-        return _changes(text, before, pin)
+        return [*_changes(text, before, pin), *_layers(store, before, pin)]
 
     def _set(self, name: str, pin: Pin) -> None:
         self._pins.pop(name, None)
@@ -211,6 +215,18 @@ def _stored(text: str) -> Digest:
     from sandbox_kernel.image.store import Store
 
     return Store.open().find(text).digest
+
+
+def _layers(store: Store, before: Pin | None, after: Pin) -> list[str]:
+    """How much of an image is new, where the one before it is still here."""
+    if before is None or before.digest == after.digest:
+        return []
+    old, new = store.lookup(before.digest), store.find(after.digest)
+    known = old.diff_ids if old is not None else ()
+    fresh = [layer for layer in new.diff_ids if layer not in known]
+    was, now = (old.created if old is not None else ""), new.created
+    lines = [f"  {len(fresh)} of {len(new.diff_ids)} layers are new"] if old is not None else []
+    return [*lines, *([f"  made {was} -> {now}"] if was and was != now else [])]
 
 
 def _changes(name: str, before: Pin | None, after: Pin) -> list[str]:

@@ -18,6 +18,7 @@ import made_images
 import nbformat
 import pytest
 import python_rootfs
+import registries
 import wheels
 from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
@@ -26,8 +27,12 @@ from traitlets.config import Config
 import sandbox_kernel
 from sandbox_kernel import image
 from sandbox_kernel.errors import ImageError, InvalidOption, NotAllowed
+from sandbox_kernel.image import reference
 from sandbox_kernel.image.environments import bytecode, places
 from sandbox_kernel.image.environments import lock as locks
+from sandbox_kernel.image.pins import Pins
+from sandbox_kernel.image.registry import push
+from sandbox_kernel.image.store import Store
 
 HEAD = '# /// script\n# dependencies = ["words"]\n# ///\n'
 SAY = "import sys, words; print(words.version, sys.prefix)"
@@ -234,6 +239,31 @@ def test_a_kernel_of_its_own_is_pinned_too_and_says_what_an_update_changes(tmp_p
 
     assert "six 1.16.0 -> " in told
     assert _execute(path, kernels.ARGV, named, say) != ["1.16.0\n"]
+
+
+def test_a_tag_means_what_it_meant_until_it_is_updated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "store"))
+    store = Store.open()
+    with registries.registry(tmp_path / "registry") as served:
+        name = f"{served.authority}/team/small:1"
+        pushed = []
+        for note in (b"first\n", b"second\n"):
+            made = made_images.small(store, name, note=note)
+            pushed.append(push(store, made, reference.registry(name)))
+            if len(pushed) == 1:
+                pins = Pins()
+                pins.record(name)
+        monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "elsewhere"))
+
+        before = image.resolve(pins.pinned(name))
+        told = pins.update(name)
+        after = image.resolve(pins.pinned(name))
+
+    assert (before.digest, after.digest) == (pushed[0], pushed[1])
+    assert told[0].startswith(f"{name}: {pushed[0][:19]} -> {pushed[1][:19]}")
+    assert "  1 of 2 layers are new" in told
 
 
 @pytest.mark.parametrize("argv", [kernels.ARGV, kernels.CELLS], ids=["sandbox", "cells"])
