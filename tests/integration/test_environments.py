@@ -85,8 +85,8 @@ def test_a_file_of_requirements_and_a_project_are_environments_too(
     (tmp_path / "requirements.txt").write_text("words==1.0\n")
     (tmp_path / "pyproject.toml").write_text('[project]\nname="x"\ndependencies=["words"]\n')
 
-    for reference in ("requirements:requirements.txt", "pyproject:."):
-        assert sandbox_kernel.run(SAY, image=reference).check().stdout.startswith("1.0 ")
+    for named in ("requirements:requirements.txt", "pyproject:."):
+        assert sandbox_kernel.run(SAY, image=named).check().stdout.startswith("1.0 ")
 
 
 @pytest.mark.everybody
