@@ -67,6 +67,21 @@ class Cache:
             return None
         return Result(found.created, Layer(found.blob, diff_id))
 
+    def names(self) -> list[str]:
+        """All entries, and what a killed writer left of one."""
+        try:
+            return os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+
+    def forget(self, name: str) -> bool:
+        """Remove one; whether it was there."""
+        try:
+            os.unlink(f"{self._folder}/{name}")
+        except FileNotFoundError:
+            return False
+        return True
+
     def put(self, name: str, result: Result) -> None:
         """Remember it. Written under another name first: an entry is whole or not there."""
         layer = result.layer

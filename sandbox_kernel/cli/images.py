@@ -217,11 +217,13 @@ def _parsed(text: str) -> object:
 
 def prune(found: Parsed) -> int:
     """Removes images without a name, what no image needs, and packages not used for a while."""
+    from sandbox_kernel.building import collecting as steps
     from sandbox_kernel.image.environments import collecting
 
     store, whole = Store.open(), bool(found.own.get("all"))
     with output.progress("removing what no image needs"):
         done = store.prune(named=whole)
+        steps.prune(store, caches=whole)
         packages = collecting.prune(older_than=0 if whole else collecting.KEPT_SECONDS)
     _tell(done.collected)
     if found.own.get("format") == "json":

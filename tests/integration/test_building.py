@@ -21,6 +21,7 @@ from built_images import built, files
 from commands import COMMAND, command
 
 from sandbox_kernel import policy, settings
+from sandbox_kernel.building import collecting
 from sandbox_kernel.building.events import Event, StepDone, StepOutput, StepStarted
 from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.errors import BuildFailed, ContainerfileError, ImageError, InvalidOption
@@ -328,6 +329,26 @@ def test_many_builds_with_one_cache_at_once(store: Store, context: Path) -> None
         thread.join()
     assert not problems
     assert len(made) == 4 and len(set(made)) == 1
+
+
+@pytest.mark.everybody
+def test_pruning_takes_steps_without_layers_and_caches_nobody_uses(
+    store: Store, context: Path
+) -> None:
+    text = ROOT + "RUN --mount=type=cache,target=/c,uid=7 echo x > /c/x && echo one > /one\n"
+    built(store, context, text, name="kept:1")
+    built(store, context, text + "RUN echo two > /two\n")
+    steps, caches = Path(store.root, "builds/steps"), Path(store.root, "builds/caches")
+    before = len(list(steps.iterdir()))
+    store.prune()
+    assert collecting.prune(store, caches=False) == 1
+    assert len(list(steps.iterdir())) == before - 1  # the last step of the image without a name
+    assert len(list(caches.iterdir())) == 1
+    assert all(cached(built(store, context, text)[1]))
+    store.prune(named=True)
+    collecting.prune(store, caches=True)
+    assert not list(steps.iterdir()) and not list(caches.iterdir())
+    assert not any(cached(built(store, context, text)[1]))
 
 
 def test_a_build_with_nothing_to_do_starts_no_container(store: Store, context: Path) -> None:
