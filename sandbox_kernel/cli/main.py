@@ -23,6 +23,8 @@ VERBS = {
     "build": ("building", "build an image from a Containerfile"),
     "pull": ("registries", "fetch an image from a registry"),
     "push": ("registries", "bring an image to a registry"),
+    "tags": ("registries", "list the tags of a repository in a registry"),
+    "referrers": ("registries", "list what refers to an image in a registry"),
     "images": ("images", "list images"),
     "history": ("images", "print the steps that made an image"),
     "tree": ("layers", "print which layer of an image brings which files"),

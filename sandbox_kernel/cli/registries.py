@@ -1,4 +1,4 @@
-"""`sandbox-kernel pull` and `push`: images from and to registries."""
+"""`sandbox-kernel pull`, `push`, `tags` and `referrers`: what is done with registries."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sandbox_kernel import grammar
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output, transfers
-from sandbox_kernel.cli.verb import Verb
+from sandbox_kernel.cli.verb import FORMAT, Verb
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image import reference
 from sandbox_kernel.image.store import Store, Stored
@@ -29,6 +30,7 @@ _PLATFORM = Flag(
     "Which image of those for many platforms, such as linux/arm64.",
     default="that of this machine",
 )
+_ARTIFACT = Flag("artifact_type", ("--artifact-type",), "TYPE", "Only what is of this media type.")
 
 
 def pull(found: Parsed) -> int:
@@ -113,6 +115,46 @@ def _configuration(found: Parsed) -> Configuration:
     return replace(settings, platform=configuration.platform(given, "--platform"))
 
 
+def tags(found: Parsed) -> int:
+    """Prints the tags of a repository, one a line."""
+    from sandbox_kernel.image import registry
+
+    listed = registry.tags(reference.registry(found.rest[0]))
+    if found.own.get("format") == "json":
+        output.data(listed)
+    else:
+        for tag in listed:
+            print(output.clean(tag))
+    return 0
+
+
+def referrers(found: Parsed) -> int:
+    """Prints what refers to an image in its registry."""
+    from sandbox_kernel.image import registry
+
+    asked, kind = reference.registry(found.rest[0]), found.own.get("artifact_type")
+    listed = registry.referrers(asked, artifact_type=kind)
+    if found.own.get("format") == "json":
+        output.data(
+            [
+                {
+                    "artifact_type": each.artifact_type,
+                    "digest": each.digest,
+                    "size": each.size,
+                    "annotations": each.annotations or {},
+                }
+                for each in listed
+            ]
+        )
+        return 0
+    rows = [
+        (each.artifact_type or each.media_type, each.digest, grammar.shown_size(each.size))
+        for each in listed
+    ]
+    output.table(("artifact type", "digest", "size"), rows)
+    return 0
+
+
 VERBS = {
     "pull": Verb(
         "pull [options] NAME[:TAG|@DIGEST]",
@@ -131,5 +173,21 @@ VERBS = {
         flags=(_QUIET, _FORMAT),
         least=1,
         most=2,
+    ),
+    "tags": Verb(
+        "tags [options] NAME",
+        "The tags that a repository has in its registry.",
+        tags,
+        flags=(_FORMAT,),
+        least=1,
+        most=1,
+    ),
+    "referrers": Verb(
+        "referrers [options] NAME[:TAG|@DIGEST]",
+        "What refers to an image in its registry: signatures, lists of parts, provenance.",
+        referrers,
+        flags=(_ARTIFACT, FORMAT),
+        least=1,
+        most=1,
     ),
 }

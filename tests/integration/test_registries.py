@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import made_images
 import nbformat
 import pytest
+from hostile_registry import MANIFEST, REPOSITORY, Server, digest
 from nbclient import NotebookClient
 from ordinary_user import OrdinaryUser
 from registries import Served, registry, skopeo
 
 from sandbox_kernel.errors import RegistryError
-from sandbox_kernel.image import reference
+from sandbox_kernel.image import documents, reference
 from sandbox_kernel.image.registry import credentials, listing, pull, push, pushing
 from sandbox_kernel.image.registry.configuration import Configuration, Mirror
 from sandbox_kernel.image.registry.progress import Progress
@@ -347,6 +348,55 @@ def test_mirrors_are_asked_first_and_the_registry_when_they_fail(
         with pytest.raises(RegistryError, match="no mirror and not the registry") as problem:
             pull(store, reference.registry(f"{there.name}:none"), configuration=settings)
         assert str(problem.value).count("404") == 2
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_what_refers_to_an_image(knows: bool) -> None:
+    """By the list of a registry that has one, in pages; else by the tag that stands in for it."""
+    made = [
+        {"mediaType": MANIFEST, "digest": digest(bytes([n])), "size": n, "artifactType": kind}
+        for n, kind in enumerate(("application/x.signature", "application/x.parts"))
+    ]
+
+    def index(*entries: object) -> bytes:
+        document = {"schemaVersion": 2, "mediaType": documents.OCI_INDEX, "manifests": entries}
+        return json.dumps(document).encode()
+
+    with Server() as server:
+        subject = digest(server.image.manifest)
+        path = f"/v2/{REPOSITORY}/referrers/{subject}"
+        kind = {"Content-Type": documents.OCI_INDEX}
+        if knows:
+            more = {**kind, "Link": f'<{path}?page=2>; rel="next"'}
+            server.answers["GET", path] = lambda handler: (
+                handler.reply(200, index(made[1]), kind)
+                if "page=2" in handler.path
+                else handler.reply(200, index(made[0]), more)
+            )
+        else:
+            tag = f"/v2/{REPOSITORY}/manifests/{subject.replace(':', '-')}"
+            server.answers["GET", tag] = lambda handler: handler.reply(200, index(*made), kind)
+        name = reference.registry(server.name)
+        found = listing.referrers(name, configuration=PLAIN)
+        assert [each.digest for each in found] == [each["digest"] for each in made]
+        one = "application/x.parts"
+        (found_one,) = listing.referrers(name, artifact_type=one, configuration=PLAIN)
+        assert found_one.digest == made[1]["digest"]
+        listed = subprocess.run(
+            [*COMMAND, "referrers", "--format", "json", server.name],
+            capture_output=True,
+            check=True,
+        )
+        assert [each["artifact_type"] for each in json.loads(listed.stdout)] == [
+            "application/x.signature", one,
+        ]  # fmt: skip
+
+
+def test_nothing_refers_to_an_image(served: Served) -> None:
+    name = f"{served.authority}/made/oci:1"
+    assert listing.referrers(reference.registry(name), configuration=PLAIN) == ()
+    listed = subprocess.run([*COMMAND, "tags", name], capture_output=True, check=True, text=True)
+    assert listed.stdout == "1\n"
 
 
 def test_a_credential_helper_is_asked_by_its_path(

@@ -94,6 +94,30 @@ def _partial_size(store: Store, blob: bytes) -> int:
     return partial.size if partial else 0
 
 
+def test_a_connection_that_breaks_is_made_anew_for_the_rest(store: Store, server: Server) -> None:
+    """Within one pull: nothing comes twice, and what is unpacked already goes on."""
+    large = server.image.layers[1]
+    pieces = [len(large) // 4, len(large) // 2, len(large)]
+
+    def break_off(handler: Handler) -> None:
+        begin = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        handler.send_response(206 if begin else 200)
+        handler.send_header("Content-Length", str(len(large) - begin))
+        if begin:
+            part = f"bytes {begin}-{len(large) - 1}/{len(large)}"
+            handler.send_header("Content-Range", part)
+        handler.end_headers()
+        end = next(piece for piece in pieces if piece > begin)
+        handler.wfile.write(large[begin:end])
+        handler.close_connection = True
+
+    server.answers["GET", server.path_of(large)] = break_off
+    pull(store, reference.registry(server.name), configuration=Configuration())
+    asked = [request.headers.get("Range") for request in server.seen("GET", server.path_of(large))]
+    assert asked == [None, f"bytes={pieces[0]}-", f"bytes={pieces[1]}-"]
+    whole(store, server)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_pull_that_is_ended_goes_on_where_it_was(
     store: Store, server: Server, how: signal.Signals

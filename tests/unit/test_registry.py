@@ -9,6 +9,7 @@ import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -147,6 +148,27 @@ def test_who_may_be_asked_for_a_token(realm: str, secret: bool, allowed: bool) -
     else:
         with pytest.raises(RegistryError):
             authentication.realm(REGISTRY, challenge, known, secret=secret)
+
+
+def test_a_refresh_token_is_sent_in_a_form_and_a_password_in_a_header() -> None:
+    url = httpx.URL("https://registry.test/token?kept=1")
+    challenge = authentication.Challenge("bearer", {"service": "the service"})
+    scopes = ["repository:some/image:pull", "repository:other/image:pull"]
+    refresh = credentials.Credentials(identity_token="secret")
+    form = authentication.token_request(url, challenge, scopes, refresh)
+    assert (form.method, str(form.url)) == ("POST", str(url))
+    sent = dict(parse_qsl(form.read().decode()))
+    assert (sent["refresh_token"], sent["scope"]) == ("secret", " ".join(scopes))
+    assert "Authorization" not in form.headers
+
+    named = credentials.Credentials("me", "the-password")
+    query = authentication.token_request(url, challenge, scopes, named)
+    assert query.method == "GET"
+    assert parse_qsl(query.url.query.decode()) == [
+        ("kept", "1"), ("service", "the service"), ("scope", scopes[0]), ("scope", scopes[1]),
+        ("account", "me"),
+    ]  # fmt: skip
+    assert query.headers["Authorization"] == named.basic()
 
 
 def test_docker_hubs_tokens_are_made_by_another_host() -> None:
