@@ -55,10 +55,11 @@ def _name(image: Stored, text: str) -> str | None:
 def _written(path: str | None) -> Iterator[BinaryIO]:
     """The file to write; it gets its name when it is whole."""
     if path is None or path == "-":
-        if sys.stdout.isatty():
-            raise InvalidOption("--output", "nothing", "a path: a terminal can't show an archive")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        out = getattr(sys.stdout, "buffer", None)  # a notebook's has none
+        if out is None or sys.stdout.isatty():
+            raise InvalidOption("--output", "nothing", "a path: an archive is nothing to look at")
+        yield out
+        out.flush()
         return
     try:
         special = not stat.S_ISREG(os.stat(path).st_mode)
@@ -82,9 +83,7 @@ def _written(path: str | None) -> Iterator[BinaryIO]:
 def load(found: Parsed) -> int:
     """Puts all images of an archive or layout into the store."""
     store, path = Store.open(), found.own.get("input")
-    if path is None and sys.stdin.isatty():
-        raise InvalidOption("--input", "nothing", "an archive, here or on standard input")
-    fd = None if path is not None else sys.stdin.fileno()
+    fd = None if path is not None else _standard_input()
     with output.progress(f"loading {path or 'standard input'}"):
         loaded = archives.load(store, path or "standard input", fd=fd)
     if found.own.get("format") == "json":
@@ -96,6 +95,16 @@ def load(found: Parsed) -> int:
         for name in [familiar(name) for name in image.names] or [image.digest]:
             print(f"loaded: {name}")
     return 0
+
+
+def _standard_input() -> int:
+    """Its descriptor; a notebook and a terminal have none from which an archive comes."""
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.fileno()
+    except (OSError, ValueError):
+        pass  # nothing to read: said below
+    raise InvalidOption("--input", "nothing", "an archive, here or on standard input")
 
 
 VERBS = {

@@ -81,3 +81,10 @@ def test_86_a_name_that_is_an_option_or_a_path_is_none(store: Store) -> None:
     for outputs in executed(*(f"%container tag app:1 -- {name!r}" for name in names)):
         assert error(outputs).ename in ("ImageError", "InvalidOption")
     assert store.names().keys() == {"docker.io/library/app:1"}
+
+
+def test_a_notebook_has_no_pipe_for_an_archive(store: Store) -> None:
+    small(store, "app:1")
+    for outputs in executed("%container save app:1", "%container load"):
+        assert error(outputs).ename in ("InvalidOption", "ImageError")
+        assert len(error(outputs).traceback) == 1

@@ -49,7 +49,7 @@ class BlobWriter:
         self._content = locks.hold(self.places.lock("content"), shared=True)
         try:
             if self.expected is not None:
-                self._lock = locks.hold(self.places.lock(blob_name(self.expected)))
+                self._lock = locks.hold(self.places.lock(blob_name(self.expected)), passing=True)
                 if os.path.exists(self.places.blob(self.expected)):
                     self.present = True
                     return self

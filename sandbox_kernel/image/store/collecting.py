@@ -102,10 +102,9 @@ def _sweep(places: Places) -> None:
     for name in os.listdir(places.lock("")):
         if name in ("content", "names"):
             continue
-        lock = locks.try_hold(places.lock(name))
+        lock = locks.try_hold(places.lock(name), passing=True)
         if lock is not None:
-            with lock:
-                os.unlink(lock.path)
+            lock.release()
 
 
 def remove(places: Places, digest: Digest, *, name: str | None) -> bool:

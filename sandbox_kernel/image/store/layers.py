@@ -66,7 +66,7 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], str | None]) -> s
     hexadecimal = digests.hexadecimal(diff_id)
     with (
         locks.hold(places.lock("content"), shared=True),
-        locks.hold(places.lock(f"layer-{hexadecimal}")),
+        locks.hold(places.lock(f"layer-{hexadecimal}"), passing=True),
     ):
         found = find(places, diff_id)
         if found is not None:
@@ -122,7 +122,7 @@ def settle(places: Places, diff_id: Digest) -> None:
         return
     if time.time() - made < SECONDS_TO_SETTLE:
         return
-    lock = locks.try_hold(places.lock(f"layer-{digests.hexadecimal(diff_id)}"))
+    lock = locks.try_hold(places.lock(f"layer-{digests.hexadecimal(diff_id)}"), passing=True)
     if lock is None:
         return  # another one is at it
     with lock:

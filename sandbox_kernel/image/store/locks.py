@@ -15,17 +15,23 @@ from types import TracebackType
 
 
 class Lock:
-    """A lock that is held until `release`, or the end of its `with` block, or of the process."""
+    """A lock that is held until `release`, or the end of its `with` block, or of the process.
 
-    __slots__ = ("fd", "path")
+    `passing`: its file goes with it, for locks whose names are as many as there are blobs.
+    """
 
-    def __init__(self, path: str, fd: int) -> None:
+    __slots__ = ("fd", "passing", "path")
+
+    def __init__(self, path: str, fd: int, *, passing: bool = False) -> None:
         self.path = path
         self.fd = fd
+        self.passing = passing
 
     def release(self) -> None:
         """Free it. Twice is once."""
         if self.fd >= 0:
+            if self.passing:
+                os.unlink(self.path)
             os.close(self.fd)
             self.fd = -1
 
@@ -41,16 +47,20 @@ class Lock:
         self.release()
 
 
-def hold(path: str, *, shared: bool = False) -> Lock:
+def hold(path: str, *, shared: bool = False, passing: bool = False) -> Lock:
     """Wait for the lock and hold it. Raises OSError when its file can't be made."""
     found = _take(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     assert found is not None  # without LOCK_NB it waits
+    found.passing = passing
     return found
 
 
-def try_hold(path: str, *, shared: bool = False) -> Lock | None:
+def try_hold(path: str, *, shared: bool = False, passing: bool = False) -> Lock | None:
     """The lock, or None at once when somebody else holds it."""
-    return _take(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    found = _take(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    if found is not None:
+        found.passing = passing
+    return found
 
 
 def _take(path: str, operation: int) -> Lock | None:
