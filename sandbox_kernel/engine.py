@@ -268,7 +268,7 @@ def _start(
         if container is not None:
             process = container.run(spec)
         else:
-            made = Container.create(plan, process=spec)
+            made = Container.create(plan, process=spec, resolved=resolved)
             assert made.process is not None
             process = made.process
         cell.handed_over()
