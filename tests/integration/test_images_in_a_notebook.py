@@ -83,6 +83,14 @@ def test_86_a_name_that_is_an_option_or_a_path_is_none(store: Store) -> None:
     assert store.names().keys() == {"docker.io/library/app:1"}
 
 
+def test_names_of_images_are_completed(store: Store) -> None:
+    small(store, "app:1")
+    shell = "get_ipython().Completer.complete"
+    lines = ["%%container ap", "%%container app:", "%container rmi ap", "%%container --image ap"]
+    for outputs in executed(*(f"print({shell}(line_buffer={line!r})[1])" for line in lines)):
+        assert "app:1" in text(outputs) or text(outputs) == "['1']\n", text(outputs)
+
+
 def test_a_notebook_has_no_pipe_for_an_archive(store: Store) -> None:
     small(store, "app:1")
     for outputs in executed("%container save app:1", "%container load"):
