@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cells, containers, images, kernels, mapping, sizes, values
+from benchmarks import builds, cells, containers, images, kernels, mapping, sizes, values
 from benchmarks.pairs import Pair, Size
 from sandbox_kernel.runtime import client
 
@@ -23,6 +23,7 @@ SETS: dict[str, Callable[[int], Iterator[Pair | Size]]] = {
     "sizes": sizes.sizes,
     "values": values.pairs,
     "images": images.rows,
+    "builds": builds.rows,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
 
