@@ -130,12 +130,12 @@ class Completer:
 
 def _stored() -> list[str]:
     """The names of stored images, as people write them."""
+    from sandbox_kernel.cli.images import familiar
     from sandbox_kernel.errors import SandboxError
-    from sandbox_kernel.image import reference
     from sandbox_kernel.image.store import Store
 
     try:
-        return [reference.registry(name).familiar for name in Store.open().names()]
+        return [familiar(name) for name in Store.open().names()]
     except SandboxError:
         return []  # a list that can't be read is said by whoever needs an image of it
 

@@ -194,7 +194,7 @@ def remove(found: Parsed) -> int:
 
 def _remove(store: Store, text: str, *, force: bool) -> dict[str, Any]:
     image = store.find(text)
-    by_digest = not any(reference.parse(name) == _parsed(text) for name in image.names)
+    by_digest = text not in image.names and _full(text) not in image.names
     if by_digest and len(image.names) > 1 and not force:
         names = ", ".join(familiar(name) for name in image.names)
         raise errors.InvalidOption(
@@ -208,9 +208,10 @@ def _remove(store: Store, text: str, *, force: bool) -> dict[str, Any]:
     }
 
 
-def _parsed(text: str) -> object:
+def _full(text: str) -> str | None:
+    """The whole name that a text is, if it is one."""
     try:
-        return reference.parse(text)
+        return str(reference.parse(text))
     except errors.ImageError:
         return None
 
@@ -293,8 +294,11 @@ def _facts(text: str) -> dict[str, Any]:
 
 
 def familiar(name: str) -> str:
-    """A name as people write it."""
-    return reference.registry(name).familiar
+    """A name as people write it; one that another program wrote into the store, as it is."""
+    try:
+        return reference.registry(name).familiar
+    except errors.ImageError:
+        return name
 
 
 def short_digest(digest: str) -> str:

@@ -103,6 +103,23 @@ def test_other_programs_read_the_store(store: Store) -> None:
     assert listed == "docker.io/library/app:1\n"
 
 
+def test_what_another_program_puts_there_is_an_image_too(store: Store, tmp_path: Path) -> None:
+    made = small(store, "app:1")
+    archives.save_layout(store, made, str(tmp_path / "layout"), "app")
+    store.prune(named=True)
+    subprocess.run(
+        ["skopeo", "copy", "-q", f"oci:{tmp_path}/layout:app", f"oci:{store.root}:odd_Name"],
+        check=True,
+    )
+
+    assert output_of("images").splitlines()[1].startswith(f"odd_Name  {made.digest[7:19]}")
+    assert store.find("odd_Name").digest == made.digest
+    assert output_of("tag", "odd_Name", "app:2") == ""
+    assert output_of("run", "app:2") == "it runs\n"
+    assert output_of("rmi", "--force", made.digest[7:19]).endswith(f"deleted: {made.digest}\n")
+    assert store.check() == []
+
+
 @everybody
 def test_it_is_its_users_alone(store: Store) -> None:
     small(store)

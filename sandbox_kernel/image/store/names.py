@@ -77,10 +77,11 @@ def _listed(found: list[Descriptor]) -> Listed:
     notes = [descriptor.annotations or {} for descriptor in found]
     latest = notes[-1]
     index = latest.get(INDEX)
+    size = latest.get(SIZE, "")  # not there where another program wrote the list
     return Listed(
         digest=found[0].digest,
         names=tuple(sorted(note[NAME] for note in notes if NAME in note)),
-        size=int(latest.get(SIZE, "0")),
+        size=int(size) if size.isdecimal() else 0,
         created=latest.get(CREATED, ""),
         source=latest.get(SOURCE, ""),
         index=Digest(index) if index else None,

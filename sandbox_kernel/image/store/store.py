@@ -217,6 +217,8 @@ class Store:
 
     def _match(self, text: str) -> Listed | None:
         images = self.images()
+        if as_it_stands := next((image for image in images if text in image.names), None):
+            return as_it_stands  # whole already, or as another program wrote it
         begins = text.removeprefix("sha256:")
         is_beginning = len(begins) >= SHORTEST_PREFIX and not set(begins) - set("0123456789abcdef")
         if not (is_beginning and (text != begins or len(begins) == WHOLE)):
@@ -272,7 +274,7 @@ class Store:
         such image.
         """
         found = self.find(text)
-        named = self._as_name(text)
+        named = text if text in found.names else self._as_name(text)
         name = named if named in found.names else None
         last = collecting.remove(self.places, found.digest, name=name)
         gone = (name,) if name else found.names
