@@ -262,6 +262,16 @@ def test_58_what_never_ends_ends(store: Store, server: Server, what: str) -> Non
     works_again(store, server)
 
 
+def test_what_is_no_image_is_told_of(store: Store) -> None:
+    def artifact(manifest: dict[str, object]) -> None:
+        config = manifest["config"]
+        assert isinstance(config, dict)
+        config["mediaType"] = "application/x.signature"
+
+    with Server(image(change=artifact)) as server:
+        refused(store, server, "no image but an artifact, of type `application/x.signature`")
+
+
 def test_58_a_manifest_larger_than_any(store: Store, server: Server) -> None:
     big = bytes((5 << 20) * b" ")
     headers = {"Content-Type": hostile_registry.MANIFEST}
@@ -369,6 +379,14 @@ def test_59_row_26_a_redirect_is_followed_without_credentials(store: Store, tmp_
                 )
                 refused(store, server, says, name=name, settings=settings)
             assert inner.requests == []
+            # away and back: another host must not choose what is asked for in our name
+            away = {"Location": f"https://blobs.test:{blobs.port}/back"}
+            back = {"Location": f"https://registry.test:{server.port}/chosen"}
+            server.answers["GET", server.blob] = lambda handler: handler.reply(307, b"", away)
+            blobs.answers["GET", "/back"] = lambda handler: handler.reply(307, b"", back)
+            refused(store, server, "401", name=name, settings=settings)
+            assert {request.authorization for request in server.seen("GET", "/chosen")} == {None}
+            blobs.requests.clear()
             location = {"Location": f"https://blobs.test:{blobs.port}{server.blob}?signed=1"}
             server.answers["GET", server.blob] = lambda handler: handler.reply(307, b"", location)
             pulled(store, server, name, settings)

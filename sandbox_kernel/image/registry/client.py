@@ -207,7 +207,7 @@ class Client:
     ) -> httpx.Response:
         """Sent, and followed where it leads; no status is wrong here."""
         url = httpx.URL(self.address(path))
-        followed = 0
+        followed, has_left = 0, False
         while True:
             request = httpx.Request(
                 method,
@@ -217,10 +217,11 @@ class Client:
                 extensions={"timeout": self._timeouts()},
             )
             if authentication.origin_of(url) == self.endpoint.origin:
-                if self._authorization:
+                if self._authorization and not has_left:
                     request.headers["Authorization"] = self._authorization
                 answer = self._own.handle_request(request)
             else:
+                has_left = True  # from now on another host says what is asked for
                 answer = self._foreign.send(request)
             if answer.status_code not in REDIRECTS or method not in ("GET", "HEAD"):
                 return answer

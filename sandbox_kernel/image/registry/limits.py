@@ -11,7 +11,7 @@ class Limits:
 
     document: int = 4 << 20
     """Manifests and indexes: distribution specification 1.1, "Pushing Manifests"."""
-    config: int = 8 << 20
+    config: int = 4 << 20
     answer: int = 1 << 20
     """Tokens, tags, errors, referrers."""
     token: int = 64 << 10

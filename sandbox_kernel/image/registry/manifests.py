@@ -51,6 +51,12 @@ def find(client: Client, reference: Registry, wanted: Wanted) -> Found:
             raise RegistryError(
                 "choose an image of", reference, "its index leads to another index", "name one"
             )
+    kind = document.config.media_type
+    if kind not in documents.CONFIGS:
+        raise RegistryError(
+            "pull", reference, f"it is no image but an artifact, of type `{shown(kind)}`",
+            "name an image; `sandbox-kernel referrers` lists what is beside it",
+        )  # fmt: skip
     raw_config = _config(client, document.config)
     config = documents.decode_config(raw_config)
     documents.check_layers(document, config)

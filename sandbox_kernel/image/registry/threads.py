@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sandbox_kernel.image.registry.connections import Cancellation, Cancelled
 
-SECONDS_TO_END = 5.0
+SECONDS_TO_END, SECONDS_WHEN_INTERRUPTED = 5.0, 0.8
 _Item = TypeVar("_Item")
 
 
@@ -56,9 +56,10 @@ def in_turn(
             problem = ended.get()
             if problem is not None and not isinstance(problem, Cancelled):
                 raise problem
-    except BaseException:
+    except BaseException as error:
         cancellation.cancel()
-        end = time.monotonic() + SECONDS_TO_END
+        interrupted = isinstance(error, KeyboardInterrupt)
+        end = time.monotonic() + (SECONDS_WHEN_INTERRUPTED if interrupted else SECONDS_TO_END)
         for thread in running:
             thread.join(max(0.0, end - time.monotonic()))
         raise
