@@ -89,7 +89,7 @@ class Buildah:
         """Build; raises CalledProcessError with its output."""
         file = self._folder / "Containerfile"
         file.write_text(text)
-        self._run(
+        self.run(
             "bud", "--isolation", "chroot", "--format", "docker", "--quiet",
             "-f", str(file), "-t", f"localhost/{name}", *more, str(context),
         )  # fmt: skip
@@ -98,21 +98,23 @@ class Buildah:
         """The files and the configuration of an image."""
         place = self._folder / "pushed"
         shutil.rmtree(place, ignore_errors=True)
-        self._run("push", "--quiet", "--disable-compression", f"localhost/{name}", f"dir:{place}")
+        self.run("push", "--quiet", "--disable-compression", f"localhost/{name}", f"dir:{place}")
         manifest = json.loads((place / "manifest.json").read_text())
         config = json.loads((place / manifest["config"]["digest"].split(":")[1]).read_text())
         layers = [place / layer["digest"].split(":")[1] for layer in manifest["layers"]]
         return _flat(layers), config
 
-    def _run(self, *words: str) -> None:
+    def run(self, *words: str) -> str:
+        """Its standard output. Raises AssertionError with what it said when it fails."""
         done = subprocess.run(
             ["/usr/bin/buildah", *self._roots, *words], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def close(self) -> None:
         """Its images keep nothing mounted; the folder is the test's."""
-        self._run("rmi", "--all", "--force")
+        self.run("rmi", "--all", "--force")
 
 
 def _flat(layers: list[Path]) -> dict[str, Node]:

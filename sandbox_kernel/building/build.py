@@ -14,9 +14,8 @@ from sandbox_kernel.building.evaluate import Stage
 from sandbox_kernel.building.events import Listener, Pulling
 from sandbox_kernel.building.request import BuildRequest, file_of
 from sandbox_kernel.building.stages import Needed, Order
-from sandbox_kernel.building.state import State, of_stored
+from sandbox_kernel.building.state import DEFAULT_PATH, State, of_stored
 from sandbox_kernel.building.work import Work
-from sandbox_kernel.bundle import defaults
 from sandbox_kernel.containerfile import lines, parse
 from sandbox_kernel.containerfile.parse import Containerfile
 from sandbox_kernel.containerfile.source import Piece
@@ -142,7 +141,7 @@ class _Stages:
     def _got(self, text: str, place: Piece) -> State:
         if text == "scratch":
             # As docker has it: programs of an image made from nothing are found all the same.
-            return State(self._order.platform, config={"Env": [f"PATH={defaults.PATH}"]})
+            return State(self._order.platform, config={"Env": [f"PATH={DEFAULT_PATH}"]})
         asked = reference.parse(text)
         if isinstance(asked, (reference.Host, reference.Directory, reference.Build)):
             place.fail(f"`{text[:80]}` is no image of layers: begin with an image of a registry,"

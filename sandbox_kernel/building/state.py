@@ -12,6 +12,8 @@ from sandbox_kernel.image.documents import Descriptor, History, Platform
 from sandbox_kernel.image.store import Stored
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Of an image made from nothing; `bundle.defaults` has it too, with much that loads slowly."""
 
 
 @dataclass(frozen=True)

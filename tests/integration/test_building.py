@@ -16,6 +16,7 @@ import debian_root
 import ordinary_user as ordinary
 import pytest
 import python_rootfs
+import registries
 import wheels
 from built_images import built, files
 from commands import COMMAND, command
@@ -25,6 +26,7 @@ from sandbox_kernel.building import collecting
 from sandbox_kernel.building.events import Event, StepDone, StepOutput, StepStarted
 from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.errors import BuildFailed, ContainerfileError, ImageError, InvalidOption
+from sandbox_kernel.image import reference, registry
 from sandbox_kernel.image.store import Store
 
 ROOT = "FROM scratch AS base\nCOPY root /\n"
@@ -306,6 +308,27 @@ def test_a_build_that_is_killed_leaves_nothing_and_the_next_one_goes_on(
     text = ROOT + "RUN echo one > /one\nRUN true\n"
     _, events = built(store, context, text)
     assert cached(events) == [True, True, False]
+
+
+def test_a_base_comes_from_a_registry_and_buildah_runs_what_is_built_on_it(
+    store: Store, context: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "buildah").mkdir()
+    buildah = built_images.Buildah(tmp_path / "buildah")
+    buildah.build(context / "root", "FROM scratch\nCOPY . /\nENV A=base\n", name="base:1")
+    with registries.registry(tmp_path / "registry") as served:
+        insecure = "--tls-verify=false"
+        buildah.run("push", insecure, "localhost/base:1", f"docker://{served.authority}/base:1")
+        name = f"{served.authority}/ours:1"
+        text = f"FROM {served.authority}/base:1\nRUN echo $A > /made && rm /etc/group\nUSER app\n"
+        image, _ = built(store, context, text, name=name)
+        registry.push(store, image, reference.registry(name))
+        buildah.run("from", insecure, "--name", "working", f"docker://{name}")
+        script = "cat /made; id -u; test -e /etc/group || echo gone"
+        run = ("run", "--isolation", "chroot", "working", "/bin/sh", "-c", script)
+        assert buildah.run(*run) == "base\n1000\ngone\n"
+        buildah.run("rm", "working")
+    buildah.close()
 
 
 def test_many_builds_with_one_cache_at_once(store: Store, context: Path) -> None:
