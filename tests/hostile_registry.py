@@ -79,6 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # closing waits for them
     owner: Server
 
     def handle_error(self, *_: object) -> None:
