@@ -1,9 +1,9 @@
 """Images: from a reference to ordered layers and a configuration."""
 
 from sandbox_kernel.image.image import Entry, Image
-from sandbox_kernel.image.resolve import resolve
+from sandbox_kernel.image.resolve import check, resolve
 
-__all__ = ["Entry", "Image", "for_kernel", "resolve"]
+__all__ = ["Entry", "Image", "check", "for_kernel", "resolve"]
 
 
 def for_kernel(image: Image) -> Image:

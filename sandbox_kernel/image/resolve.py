@@ -72,6 +72,18 @@ def resolve(text: str, *, progress: Listener | None = None) -> Image:
             return _of_store(text, asked, progress)
 
 
+def check(text: str) -> None:
+    """Raises ImageError for a reference that can't be right, as far as can be told without getting
+    anything: what is no reference, and what names nothing on this machine that is there."""
+    match reference.parse(text):
+        case Directory(path):
+            _directory(text, path)
+        case Layout(path) | Archive(path=path) | Build(path) if not os.path.exists(path):
+            raise ImageError(
+                f"find image `{shown(text)}`: there is no `{shown(path)}`: name what is there"
+            )
+
+
 def _of_store(text: str, asked: Reference, progress: Listener | None) -> Image:
     """An image that is kept in the store, where it is put if it is not there."""
     from sandbox_kernel.image import unpacked

@@ -107,6 +107,19 @@ def _sweep(places: Places) -> None:
             lock.release()
 
 
+def forget(places: Places, *, named: bool) -> tuple[Digest, ...]:
+    """Take the images without a name from the list (all, with `named`); which these were."""
+    gone: dict[Digest, None] = {}
+
+    def edit(there: list[documents.Descriptor]) -> list[documents.Descriptor]:
+        left = [each for each in there if not named and names.NAME in (each.annotations or {})]
+        gone.update(dict.fromkeys(each.digest for each in there if each not in left))
+        return left
+
+    names.change(places, edit)
+    return tuple(gone)
+
+
 def remove(places: Places, digest: Digest, *, name: str | None) -> bool:
     """Take a name from an image, or (None) the whole image from the list. Whether it was the last.
 

@@ -283,11 +283,8 @@ class Store:
 
     def prune(self, *, named: bool = False, wait: bool = True) -> Pruned:
         """Remove the images without a name (or all, with `named`), and what nothing refers to."""
-        gone = [image for image in self.images() if named or not image.names]
-        for image in gone:
-            collecting.remove(self.places, image.digest, name=None)
-        collected = collecting.collect(self.places, wait=wait)
-        return Pruned(tuple(image.digest for image in gone), collected)
+        gone = collecting.forget(self.places, named=named)
+        return Pruned(gone, collecting.collect(self.places, wait=wait))
 
     def check(self) -> list[Problem]:
         """What is wrong with the store; every byte is read. Nothing is changed."""
