@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -54,9 +53,11 @@ def apply(
     else:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         with contextlib.ExitStack() as stack:
-            stack.callback(os.close, reading)
             feed = stack.enter_context(contextlib.closing(_Feed(writing)))
-            worker = stack.enter_context(process.start("apply", order, (reading,)))
+            try:
+                worker = stack.enter_context(process.start("apply", order, (reading,)))
+            finally:
+                os.close(reading)  # the other one alone reads, so that its end is felt here
             feed.pump(source)
             answer = worker.answer(what)
     return facts_of(answer["facts"])
@@ -67,7 +68,6 @@ class _Feed:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lock = threading.Lock()
 
     def pump(self, source: Readable) -> None:
         """All of a source; a reader that went away has said why."""
@@ -81,8 +81,7 @@ class _Feed:
         self.close()
 
     def close(self) -> None:
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
