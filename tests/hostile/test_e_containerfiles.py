@@ -11,6 +11,7 @@ import io
 import os
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from sandbox_kernel.errors import (
     NotAllowed,
     SandboxError,
 )
+from sandbox_kernel.image.layers import remove_tree
 from sandbox_kernel.image.store import Store
 
 CANARY = "canary-3f9c1e"
@@ -41,11 +43,14 @@ SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    made = Store.open(str(tmp_path_factory.mktemp("store") / "images"))
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
+    made = Store.open(f"{folder}/images")
     root = built_images.make_root(tmp_path_factory.mktemp("root"))
     built(made, root, "FROM scratch\nCOPY . /\n", name=BASE)
-    return made
+    yield made
+    remove_tree(f"{folder}/images")
+    os.rmdir(folder)
 
 
 @pytest.fixture
@@ -102,6 +107,7 @@ def test_e63_a_source_above_the_context_is_refused(
     assert "line 2, column 1" in refusal(store, "FROM scratch\nCOPY ../outside /x", context)
 
 
+@pytest.mark.everybody
 def test_e63_a_link_out_of_the_context_leads_nowhere(
     store: Store, context: Path, canary: Path
 ) -> None:
@@ -310,6 +316,7 @@ def test_e65_a_mount_source_that_is_a_link_out_of_the_context_is_refused(
     assert "copy `out`" in refusal(store, text, context)
 
 
+@pytest.mark.everybody
 def test_cve_2024_1753_a_mount_source_is_looked_up_in_its_stage_alone(
     store: Store, context: Path, canary: Path
 ) -> None:
@@ -432,6 +439,7 @@ def test_a_reference_names_no_file_outside_of_its_folder(
             referenced.build(store, asked)
 
 
+@pytest.mark.everybody
 def test_a_step_has_the_listed_capabilities_and_another_user_has_none(
     store: Store, context: Path
 ) -> None:
@@ -542,6 +550,7 @@ def test_e67_a_trigger_runs_once_and_makes_no_chain(store: Store, context: Path)
     assert "a trigger can't name a stage" in refusal(store, text, context)
 
 
+@pytest.mark.everybody
 def test_cve_2026_55686_workdir_through_a_link_makes_nothing_on_the_host(
     store: Store, context: Path, canary: Path
 ) -> None:
@@ -558,6 +567,7 @@ def test_cve_2026_55686_workdir_through_a_link_makes_nothing_on_the_host(
 # -- 68: steps ------------------------------------------------------------------------------------
 
 
+@pytest.mark.everybody
 def test_e68_a_daemon_that_a_step_leaves_is_ended_and_changes_nothing_later(
     store: Store, context: Path
 ) -> None:
@@ -582,6 +592,7 @@ def test_e68_a_step_that_fills_the_disk_ends_at_its_limit(store: Store, context:
     assert caught.value.line == 2
 
 
+@pytest.mark.everybody
 def test_e68_a_secret_is_in_no_layer_history_configuration_or_output(
     store: Store, context: Path
 ) -> None:

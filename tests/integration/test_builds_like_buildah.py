@@ -6,7 +6,9 @@ What may differ is listed in `DIFFERENCES`, each with its reason.
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import built_images
 import pytest
 from built_images import Buildah, Node
 
+from sandbox_kernel.image.layers import remove_tree
 from sandbox_kernel.image.store import Store
 
 BASE = "localhost/base:1"
@@ -129,15 +132,18 @@ def builders(
     tmp_path_factory: pytest.TempPathFactory, context: Path
 ) -> Iterator[tuple[Store, Buildah]]:
     folder = tmp_path_factory.mktemp("builders")
+    place = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
     root = built_images.make_root(folder / "root-of-base")
     text = "FROM scratch\nCOPY . /\n"
-    store = Store.open(str(folder / "store"))
+    store = Store.open(f"{place}/images")
     (folder / "buildah").mkdir()
     buildah = Buildah(folder / "buildah")
     buildah.build(root, text, name="base:1")
     built_images.built(store, root, text, name=BASE)
     yield store, buildah
     buildah.close()
+    remove_tree(f"{place}/images")
+    os.rmdir(place)
 
 
 @pytest.mark.parametrize("case", CASES)
