@@ -38,6 +38,14 @@ HEAD = '# /// script\n# dependencies = ["words"]\n# ///\n'
 SAY = "import sys, words; print(words.version, sys.prefix)"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What these tests make of the real index is gone with them, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(places.VARIABLE, str(tmp_path_factory.mktemp("environments")))
+        yield
+
+
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of wheels that is all that uv knows, and caches of this test alone."""
@@ -49,7 +57,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     monkeypatch.setenv(places.VARIABLE, str(tmp_path / "environments"))
     yield folder
-    bytecode.wait()
+    bytecode.end()
 
 
 @pytest.fixture(scope="module")

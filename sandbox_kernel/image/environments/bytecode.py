@@ -87,6 +87,15 @@ def wait() -> None:
             _process.wait()
 
 
+def end() -> None:
+    """What was begun goes on another time; at once when nothing was."""
+    with _lock:
+        if _process is not None:
+            assert _process.stdin is not None
+            _process.stdin.close()
+            _process.wait()
+
+
 def main() -> None:
     """The process: compiles what it is told, until that is done or nobody is there any more."""
     os.nice(NICE)
