@@ -19,7 +19,7 @@ from sandbox_kernel.building.work import Work
 from sandbox_kernel.containerfile import lines, parse
 from sandbox_kernel.containerfile.parse import Containerfile
 from sandbox_kernel.containerfile.source import Piece
-from sandbox_kernel.errors import ImageError, InvalidOption, Killed, SandboxError
+from sandbox_kernel.errors import BuildFailed, ImageError, InvalidOption, Killed, SandboxError
 from sandbox_kernel.image import documents, reference
 from sandbox_kernel.image.documents import Execution, ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.resolve import stored as stored_image
@@ -153,7 +153,7 @@ class _Stages:
                 work.store, asked, lambda progress: work.tell(Pulling(text, progress))
             )
         except SandboxError as error:
-            raise ImageError(f"{place.place}: {error}") from error
+            raise BuildFailed(place.place, f"use {text}", str(error)) from error
         return of_stored(stored)
 
 

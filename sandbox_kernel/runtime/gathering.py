@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 DEEPEST = 250
 MOST_FILES = 2_000_000
-KEPT_ATTRIBUTES = ("security.capability",)
 WITHIN = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS
 
 
@@ -311,6 +310,12 @@ def record(found: Found, *, own: bool) -> dict[str, Any]:
     return made
 
 
+def is_kept(attribute: str) -> bool:
+    """Whether an extended attribute belongs to the image: file capabilities, and the user's own."""
+    own = attribute.startswith("user.") and not attribute.startswith("user.overlay.")
+    return own or attribute == "security.capability"
+
+
 def _attributes(file: int) -> dict[str, str]:
     names: Sequence[str] = os.listxattr(file)
-    return {name: os.getxattr(file, name).hex() for name in names if name in KEPT_ATTRIBUTES}
+    return {name: os.getxattr(file, name).hex() for name in names if is_kept(name)}

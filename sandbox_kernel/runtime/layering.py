@@ -18,6 +18,7 @@ import stat
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import paths
+from sandbox_kernel.runtime.gathering import is_kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ DEEPEST = 512
 WHITEOUT_PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
 # overlayfs.rst, "whiteouts and opaque directories", with the option userxattr.
-_OVERLAY = "user.overlay."
 _OVERLAY_WHITEOUT = "user.overlay.whiteout"
 _OVERLAY_OPAQUE = "user.overlay.opaque"
 _FIELD_OF_KIND = {stat.S_IFREG: b"0", stat.S_IFLNK: b"2", stat.S_IFCHR: b"3", stat.S_IFBLK: b"4",
@@ -235,12 +235,7 @@ class _Layer:
 
 def _attributes(file: int) -> dict[str, bytes]:
     """What of the extended attributes belongs to the image: file capabilities, and the user's."""
-    return {
-        name: os.getxattr(file, name)
-        for name in sorted(os.listxattr(file))
-        if name == "security.capability"
-        or (name.startswith("user.") and not name.startswith(_OVERLAY))
-    }
+    return {name: os.getxattr(file, name) for name in sorted(os.listxattr(file)) if is_kept(name)}
 
 
 def _record(name: bytes, value: bytes) -> bytes:

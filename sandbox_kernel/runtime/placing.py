@@ -16,7 +16,7 @@ import stat
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import paths
-from sandbox_kernel.runtime import accounts, transfer
+from sandbox_kernel.runtime import accounts, gathering, transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 RESOLVE = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS | paths.RESOLVE_NO_XDEV
-ATTRIBUTES = ("security.capability",)
 ENOENT, ENOTDIR, EINVAL = 2, 20, 22
 
 
@@ -184,7 +183,7 @@ class Placing(transfer.Unpacking):
             _give(file, self._ids(record))
             os.fchmod(file, self._mode(record))
             for attribute, value in record.get("attributes", {}).items():
-                if attribute in ATTRIBUTES:
+                if gathering.is_kept(attribute):
                     os.setxattr(file, attribute, bytes.fromhex(value))
             self._set_time(file, record)
         finally:
