@@ -603,6 +603,24 @@ def test_61_it_gets_better(store: Store, server: Server) -> None:
     pulled(store, server, settings=PATIENT)
 
 
+def test_61_a_token_that_is_given_at_the_second_try(store: Store, server: Server) -> None:
+    count, denied = (
+        iter(range(1000)),
+        {"WWW-Authenticate": f'Bearer realm="http://{server.authority}/t"'},
+    )
+    body = json.dumps({"token": "a.token"}).encode()
+    server.answers["GET", "/t"] = lambda handler: (
+        handler.reply(503) if next(count) == 0 else handler.reply(200, body)
+    )
+    server.answers["GET", MANIFEST_PATH] = lambda handler: (
+        server.decent(handler)
+        if handler.headers.get("Authorization")
+        else handler.reply(401, b"", denied)
+    )
+    pulled(store, server)
+    assert len(server.seen("GET", "/t")) == 2
+
+
 @pytest.mark.everybody
 def test_61_a_tag_that_moves_while_it_is_pulled(store: Store, server: Server) -> None:
     """All is by the digest that the tag had at first."""

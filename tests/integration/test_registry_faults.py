@@ -148,6 +148,17 @@ def test_a_pull_that_is_ended_goes_on_where_it_was(
     whole(store, server)
 
 
+def test_a_layer_that_came_whole_before_the_end_is_not_asked_for_again(
+    store: Store, server: Server
+) -> None:
+    for blob in server.image.layers:
+        with store.writer(Digest(digest(blob)), len(blob)) as writer:
+            writer.write(blob)  # and no commit: killed between the two
+    pull(store, reference.registry(server.name), configuration=PLAIN)
+    assert [server.seen("GET", server.path_of(blob)) for blob in server.image.layers] == [[], []]
+    whole(store, server)
+
+
 def test_two_pulls_at_once_fetch_each_layer_once(store: Store, server: Server) -> None:
     stalling = Stalling(server, server.image.layers[1], 1 << 20)
     first = start(store, server.name)

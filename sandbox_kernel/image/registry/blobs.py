@@ -28,7 +28,7 @@ def chunks(client: Client, digest: Digest, size: int, start: int = 0) -> Generat
     """
     what = f"fetch layer {digest}"
     at, broken = start, 0
-    while True:
+    while at < size:  # an earlier try may have ended after the last byte
         before = at
         headers = {"Range": f"bytes={at}-"} if at else {}
         try:

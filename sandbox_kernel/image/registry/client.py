@@ -293,20 +293,34 @@ class Client:
         request = authentication.token_request(url, challenge, self.scopes, known)
         request.extensions["timeout"] = self._timeouts()
         request.headers["User-Agent"] = _agent()
+        for attempt in range(1, self.limits.tries + 1):
+            try:
+                body = self._token_answer(request)
+                return authentication.read_token(body, self.endpoint, self.limits.token)
+            except TRANSIENT as error:
+                where = url.copy_with(query=None)
+                problem = RegistryError("ask for a token", where, reason(error))
+            except RegistryError as error:
+                if error.status not in MAY_PASS:
+                    raise
+                problem = error
+            if attempt < self.limits.tries:
+                self.cancellation.wait(self.pause(attempt))
+        raise problem
+
+    def _token_answer(self, request: httpx.Request) -> bytes:
+        """One request for a token, which is never redirected: the secret is for that address."""
+        url, what = request.url, "ask for a token"
         own = authentication.origin_of(url) == self.endpoint.origin
-        what = "ask for a token"
-        try:
-            with deadline(self.limits.headers):
-                answer = self._own.handle_request(request) if own else self._foreign.send(request)
-                try:
-                    if answer.status_code != 200:
-                        raise self._failed(answer, what, str(url))
-                    body = self._body(answer, self.limits.answer, what, str(url))
-                finally:
-                    answer.close()
-        except TRANSIENT as error:
-            raise RegistryError(what, url.copy_with(query=None), reason(error)) from None
-        return authentication.read_token(body, self.endpoint, self.limits.token)
+        with deadline(self.limits.headers):
+            answer = self._own.handle_request(request) if own else self._foreign.send(request)
+            try:
+                where = str(url.copy_with(query=None))
+                if answer.status_code != 200:
+                    raise self._failed(answer, what, where)
+                return self._body(answer, self.limits.answer, what, where)
+            finally:
+                answer.close()
 
     # -- what goes wrong -----------------------------------------------------------------------
 
