@@ -63,6 +63,7 @@ def unpack(
         if made in found:
             found.remove(made)
         found.append(made)
+    store.settle(found)
     return tuple(found)
 
 

@@ -229,6 +229,7 @@ def test_many_processes_load_tag_and_remove_at_once(store: Store, tmp_path: Path
     )
     archive = str(tmp_path / "app.tar")
     running = [program_with(store, code, archive, name) for name in ("a", "b", "c")]
+    running.append(program_with(store, "for _ in range(100): store.prune(wait=bool(_ % 2))"))
     processes = [each.__enter__() for each in running]
     for process in processes:
         assert process.wait(60) == 0
@@ -390,7 +391,7 @@ def test_a_layer_made_before_the_power_went_is_made_again(
     assert output_of("run", "app:1", "says", "cat", "note") == "first\n"
     assert store.layer(made.diff_ids[0]) == str(lower)
     monkeypatch.setattr(layers, "SECONDS_TO_SETTLE", 0.0)
-    store.use(store.find("app:1")).release()
+    store.settle([str(upper)])
     settled = json.loads(facts.read_text())
     assert settled["flushed"] is True
     facts.write_text(json.dumps({**settled, "boot": "an earlier one"}))

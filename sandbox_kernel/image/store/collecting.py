@@ -91,14 +91,14 @@ def _size_of(path: str) -> int:
 
 def _sweep(places: Places) -> None:
     """What killed processes left, and locks that nobody holds."""
-    for name in os.listdir(places.partial("")):
-        path = places.partial(name)
-        if name in KEPT_IN_PARTIAL:
-            continue
-        if stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode):
-            layers.discard(path)
-        else:
-            os.unlink(path)
+    with locks.hold(places.lock("names")):  # who changes the list writes it in `partial` first
+        left = [name for name in os.listdir(places.partial("")) if name not in KEPT_IN_PARTIAL]
+        for name in left:
+            path = places.partial(name)
+            if stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode):
+                layers.discard(path)
+            else:
+                os.unlink(path)
     for name in os.listdir(places.lock("")):
         if name in ("content", "names"):
             continue

@@ -14,7 +14,8 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from functools import cache
 
 from sandbox_kernel.errors import ImageError, SandboxError
@@ -113,27 +114,39 @@ def notice(tree: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def settle(places: Places, diff_id: Digest) -> None:
-    """Flush a layer for good, if it was made so long ago that this costs next to nothing."""
-    folder = places.layer(diff_id)
-    facts = read_facts(folder)
-    made = facts.get("made") if facts else None
-    if facts is None or facts.get("flushed") or not isinstance(made, float):
-        return
-    if time.time() - made < SECONDS_TO_SETTLE:
-        return
-    lock = locks.try_hold(places.lock(f"layer-{digests.hexadecimal(diff_id)}"), passing=True)
-    if lock is None:
-        return  # another one is at it
-    with lock:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def settle(places: Places, trees: Iterable[str]) -> None:
+    """Flush layers for good that were made so long ago that this costs next to nothing."""
+    with ExitStack() as held:
+        due: dict[str, dict[str, object]] = {}
+        for folder in map(os.path.dirname, trees):
+            facts = read_facts(folder)
+            if facts is not None and _is_due(facts):
+                name = f"layer-{os.path.basename(folder)}"
+                lock = locks.try_hold(places.lock(name), passing=True)
+                if lock is not None:  # else another one is at it
+                    held.enter_context(lock)
+                    due[folder] = facts
+        if not due:
+            return
+        fd = os.open(f"{places.root}/layers", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             check(libc.syncfs(fd))
         finally:
             os.close(fd)
-        write_file(f"{folder}/facts.new", _facts(facts.get("notice"), flushed=True))
-        os.rename(f"{folder}/facts.new", f"{folder}/facts")
-        flush_folder(folder)
+        for folder, facts in due.items():
+            with suppress(FileNotFoundError):  # it was removed just now
+                write_file(f"{folder}/facts.new", _facts(facts.get("notice"), flushed=True))
+                os.rename(f"{folder}/facts.new", f"{folder}/facts")
+                flush_folder(folder)
+
+
+def _is_due(facts: dict[str, object]) -> bool:
+    made = facts.get("made")
+    return (
+        not facts.get("flushed")
+        and isinstance(made, float)
+        and time.time() - made >= SECONDS_TO_SETTLE
+    )
 
 
 def hold(places: Places, diff_id: Digest) -> int | None:

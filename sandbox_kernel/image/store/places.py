@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
+from sandbox_kernel.image.store import locks
 
 VARIABLE = "SANDBOX_KERNEL_IMAGES"
 """Names another folder for the store: an absolute path."""
@@ -109,13 +110,14 @@ def _refuse_strange(root: str) -> None:
 def _create(places: Places, name: str, text: str) -> None:
     """A file that is there whole or not at all, and of which the first maker wins."""
     made = places.partial(f"{name}.{os.getpid()}")
-    write_file(made, text.encode())
-    try:
-        os.link(made, f"{places.root}/{name}")
-    except FileExistsError:
-        pass
-    finally:
-        os.unlink(made)
+    with locks.hold(places.lock("names")):
+        write_file(made, text.encode())
+        try:
+            os.link(made, f"{places.root}/{name}")
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(made)
     flush_folder(places.root)
 
 

@@ -7,7 +7,7 @@ place, so whoever is killed at any time leaves it whole, and any number of proce
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -320,6 +320,10 @@ class Store:
         """
         return layers.add(self.places, diff_id, make)
 
+    def settle(self, trees: Iterable[str]) -> None:
+        """Flush layers that were made a while ago, so that they outlive a power cut."""
+        layers.settle(self.places, trees)
+
     def use(self, image: Stored) -> Lease:
         """Keep the unpacked layers of an image from being removed while it is used.
 
@@ -338,7 +342,6 @@ class Store:
                         "more: try again"
                     )
                 fds.append(fd)
-                layers.settle(self.places, diff_id)
         except BaseException:
             for fd in fds:
                 os.close(fd)
