@@ -15,15 +15,13 @@ from sandbox_kernel.building import addresses, cache
 from sandbox_kernel.building.cache import Result
 from sandbox_kernel.building.state import Layer, State, timestamp
 from sandbox_kernel.building.work import Work
-from sandbox_kernel.containerfile import words
+from sandbox_kernel.containerfile import modes, words
 from sandbox_kernel.containerfile.ignore import Ignored, rule
 from sandbox_kernel.containerfile.instructions import Copy
 from sandbox_kernel.containerfile.lines import HereDocument
 from sandbox_kernel.containerfile.source import Piece, Source
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.runtime import transfer
-
-LARGEST_OCTAL = 0o7777
 
 
 @dataclass(frozen=True)
@@ -137,16 +135,14 @@ def _owner(work: Work, state: State, made: Copy, expand: _Values) -> str | None:
         return bench.owner(owner)
 
 
-def _mode(made: Copy, expand: _Values) -> int | None:
+def _mode(made: Copy, expand: _Values) -> int | list[modes.Clause] | None:
     if made.mode is None:
         return None
     text = expand.of(made.mode)
-    if not text or len(text) > 5 or any(char not in "01234567" for char in text):
-        made.mode.fail(f"`--chmod={text[:40]}` is no octal number such as 0755")
-    number = int(text, 8)
-    if number > LARGEST_OCTAL:
-        made.mode.fail(f"`--chmod={text}` is above {LARGEST_OCTAL:o}")
-    return number
+    mode = modes.read(text)
+    if mode is None:
+        made.mode.fail(f"`--chmod={text[:40]}` is no mode such as 0755 or u=rwX,go=rX")
+    return mode
 
 
 def _excluded(made: Copy, expand: _Values) -> Ignored | None:

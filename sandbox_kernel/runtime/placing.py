@@ -14,6 +14,7 @@ import os
 import posixpath
 import stat
 
+from sandbox_kernel.containerfile import modes
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import paths
 from sandbox_kernel.runtime import accounts, gathering, transfer
@@ -31,7 +32,8 @@ class Placing(transfer.Unpacking):
     """Puts the sources of one stream where they belong.
 
     `order`: `destination` (absolute; ends with `/` when it has to be a folder), `owner`
-    (`user[:group]` of the image, or None: as the records say, else root), `mode` or None, and
+    (`user[:group]` of the image, or None: as the records say, else root), `mode` (a number, clauses
+    of `modes`, or None), and
     `most_bytes`, `most_files`.
     """
 
@@ -39,7 +41,7 @@ class Placing(transfer.Unpacking):
         super().__init__(source, most_bytes=order["most_bytes"], most_files=order["most_files"])
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._destination: str = order["destination"]
-        self._chmod: int | None = order["mode"]
+        self._chmod: int | list[modes.Clause] | None = order["mode"]
         self._owner: tuple[int, int] | None = None
         if order["owner"] is not None:
             self._owner = accounts.owner(order["owner"])
@@ -193,8 +195,11 @@ class Placing(transfer.Unpacking):
         return self._owner or (int(record.get("uid", 0)), int(record.get("gid", 0)))
 
     def _mode(self, record: Mapping[str, Any]) -> int:
-        mode = self._chmod
-        return int(record.get("mode", 0o644)) & 0o7777 if mode is None else mode
+        if isinstance(self._chmod, int):
+            return self._chmod
+        mode = int(record.get("mode", 0o644)) & modes.LARGEST
+        folder = record["kind"] == "folder"
+        return mode if self._chmod is None else modes.apply(mode, self._chmod, folder=folder)
 
     @staticmethod
     def _times(record: Mapping[str, Any]) -> tuple[int, int]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import stat
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_kernel.containerfile import ignore, mounts, words
+from sandbox_kernel.containerfile import ignore, modes, mounts, words
 from sandbox_kernel.containerfile import instructions as i
 from sandbox_kernel.containerfile.glob import Glob
 from sandbox_kernel.containerfile.parse import parse, parse_trigger
@@ -179,6 +182,31 @@ def test_words_of_unquoted_variables_are_split() -> None:
     assert words.expand_words(piece("a$two'$two'\"$two\""), VALUES, "\\") == [
         "aone", "two$twoone  two",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["755", "0640", "u=rwX,go=rX", "+x", "a-w,u+s", "g=u+r", "o=",
+    "ug+s,o+t", "=r", "u=rwxs,g=s,o=t", "X", "8", "+q", "u+x,,o+r", "77777", ""])  # fmt: skip
+def test_modes_are_those_of_chmod(text: str, tmp_path: Path) -> None:
+    """Each is given to chmod(1), for a file that may be executed, one that may not, a folder."""
+    found = modes.read(text)
+    for kind, before in (("file", 0o640), ("program", 0o751), ("folder", 0o2711)):
+        path = tmp_path / kind
+        path.mkdir() if kind == "folder" else path.touch()
+        path.chmod(before)
+        # a umask would take part where nobody is named
+        words = ["/bin/sh", "-c", 'umask 0; exec chmod -- "$0" "$1"', text, str(path)]
+        done = subprocess.run(words, check=False, capture_output=True)
+        if text in ("g=u+r", "X", "8", "+q", "u+x,,o+r", "77777", ""):
+            assert found is None
+            continue
+        assert done.returncode == 0
+        given = (
+            found if isinstance(found, int) else modes.apply(before, found, folder=kind == "folder")
+        )
+        expected = stat.S_IMODE(path.stat().st_mode)
+        if isinstance(found, int) and kind == "folder":
+            expected &= ~0o2000  # chmod(1) keeps the set-group-id of folders, docker does not
+        assert oct(given) == oct(expected), kind
 
 
 def test_here_documents_keep_their_quotes() -> None:
