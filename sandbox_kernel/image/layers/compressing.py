@@ -17,8 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 _BLOCK = 1 << 20
 _WINDOW = 1 << 15
-_LEVEL = 6
+# Twice as fast as zlib's default of 6, and 4 % larger.
+_LEVEL = 4
 _WAITING = 4
+_MOST_THREADS = 4
 # ID1 ID2 CM FLG MTIME(4) XFL OS: no name, no time; made on Unix.
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\x03"
 
@@ -36,26 +38,31 @@ class Gzip:
         self._buffer = bytearray()
         self._before = b""
         self._jobs: deque[Future[bytes]] = deque()
-        self._pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+        self._pool: ThreadPoolExecutor | None = None
+        """None as long as it fits into one block."""
         self._out(_HEADER)
 
     def write(self, data: bytes | memoryview) -> None:
         """Raises what `sink` raises."""
         self._buffer += data
-        while len(self._buffer) >= _BLOCK:
+        while len(self._buffer) > _BLOCK:
             self._start(bytes(self._buffer[:_BLOCK]))
             del self._buffer[:_BLOCK]
 
     def close(self) -> None:
         """Write what is left, and the end."""
-        if self._buffer:
+        if self._pool is None:
+            self._take(bytes(self._buffer))
+            self._out(_compress(bytes(self._buffer), b""))
+        elif self._buffer:
             self._start(bytes(self._buffer))
-            self._buffer.clear()
+        self._buffer.clear()
         while self._jobs:
             self._out(self._jobs.popleft().result())
         last = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         self._out(last.flush() + struct.pack("<II", self._crc, self._count & 0xFFFFFFFF))
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     @property
     def diff_id(self) -> str:
@@ -73,13 +80,18 @@ class Gzip:
         return self._count
 
     def _start(self, block: bytes) -> None:
-        self._plain.update(block)
-        self._crc = zlib.crc32(block, self._crc)
-        self._count += len(block)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
         if len(self._jobs) >= _WAITING:
             self._out(self._jobs.popleft().result())
         self._jobs.append(self._pool.submit(_compress, block, self._before))
+        self._take(block)
         self._before = block[-_WINDOW:]
+
+    def _take(self, block: bytes) -> None:
+        self._plain.update(block)
+        self._crc = zlib.crc32(block, self._crc)
+        self._count += len(block)
 
     def _out(self, data: bytes) -> None:
         self._packed.update(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -21,11 +22,12 @@ _PARENT = os.path.dirname(
 )
 # Packages without what their `__init__` brings for the outside: each layer starts such a process.
 _PROGRAM = """
-import sys, types
-sys.path[:0] = sys.argv.pop(1).split(":")
+import json, sys, types
+places = json.loads(sys.argv.pop(1))
+sys.path += places
 for name in ("sandbox_kernel", "sandbox_kernel.image", "sandbox_kernel.image.layers"):
     package = types.ModuleType(name)
-    package.__path__ = [sys.path[0] + "/" + name.replace(".", "/")]
+    package.__path__ = [places[0] + "/" + name.replace(".", "/")]
     sys.modules[name] = package
 from sandbox_kernel.image.layers.worker import main
 main()
@@ -101,7 +103,7 @@ def start(
             process = subprocess.Popen(
                 [
                     sys.executable,
-                    *("-I", "-S", "-c", _PROGRAM, ":".join((_PARENT, *_libraries()))),
+                    *("-I", "-S", "-c", _PROGRAM, json.dumps([_PARENT, *_libraries()])),
                     str(theirs.fileno()),
                 ],
                 pass_fds=(theirs.fileno(),),
