@@ -18,6 +18,7 @@ from sandbox_kernel.image.layers.summing import Folder, ImageSum
 from sandbox_kernel.image.store import Store
 
 _DEPTH = Flag("depth", ("--depth",), "N", "How many folders deep.", default="2")
+_FILES = Flag("files", ("--files",), "", "List each name: A added, C changed, D deleted.")
 _AUTHOR = Flag("author", ("--author", "-a"), "WHO", "Who made the image.")
 _MESSAGE = Flag("message", ("--message", "-m"), "TEXT", "What the image's history says of it.")
 _DEEPEST = 100
@@ -43,7 +44,7 @@ def tree(found: Parsed) -> int:
     """Prints which layer brings which files, and what is wasted."""
     depth = depth_of(found)
     with output.progress("looking into the layers"):
-        told = tell(found.rest[0])
+        told = tell(found.rest[0], names=bool(found.own.get("files")))
     if found.own.get("format") == "json":
         output.data(facts(told, depth))
         return 0
@@ -57,7 +58,7 @@ def depth_of(found: Parsed) -> int:
     return grammar.whole(found.own.get("depth", "2"), "--depth", least=0, most=_DEEPEST)
 
 
-def tell(reference: str) -> Told:
+def tell(reference: str, *, names: bool = False) -> Told:
     """Sum up an image. Raises ImageError for one that has no layers."""
     resolved = image.resolve(reference)
     if not resolved.layers:
@@ -78,7 +79,7 @@ def tell(reference: str) -> Told:
         reference,
         resolved.digest,
         tuple(known or (Layer("", "") for _ in resolved.layers)),
-        summing.image([layers.Tree(layer) for layer in resolved.layers]),
+        summing.image([layers.Tree(layer) for layer in resolved.layers], names=names),
     )
 
 
@@ -102,6 +103,7 @@ def facts(told: Told, depth: int) -> dict[str, Any]:
                 "removed": each.removed,
                 "wasted": each.wasted,
                 "folders": _folders(each.root, depth),
+                "names": [name._asdict() for name in each.names],
             }
             for layer, each in zip(told.layers, told.sum.layers, strict=True)
         ],
@@ -134,7 +136,11 @@ def lines(told: Told, depth: int) -> Iterator[str]:
         yield f"layer {number}  {headline(layer, each)}"
         if layer.made_by:
             yield f"  created by: {output.short(layer.made_by, 70)}"
-        yield from _drawn(each.root, depth, "  ")
+        if each.names:
+            for kind, path, size in each.names:
+                yield f"  {kind} {grammar.shown_size(size) if size else '-':>10}  {path}"
+        else:
+            yield from _drawn(each.root, depth, "  ")
     if told.sum.paths:
         yield ""
         yield "wasted"
@@ -230,7 +236,7 @@ VERBS = {
         "Print which layer of an image brings which files and how many bytes, and how many of "
         "them nobody can see, since a higher layer replaced or removed them.",
         tree,
-        (_DEPTH, FORMAT),
+        (_DEPTH, _FILES, FORMAT),
         least=1,
         most=1,
     ),

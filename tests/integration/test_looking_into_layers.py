@@ -99,6 +99,16 @@ def test_tree_tells_which_layer_brings_what_and_what_is_wasted(store: Store) -> 
     shown = output_of("tree", "two:1")
     assert "created by: made by hand 2" in shown
     assert "1 x /etc/kept" in shown
+    told = json.loads(output_of("tree", "--files", "--format", "json", "two:1"))
+    assert {(name["kind"], name["path"]) for name in told["layers"][1]["names"]} == {
+        ("C", "/etc/note"),
+        ("D", "/etc/kept"),
+        ("A", "/new"),
+        ("A", "/new/a"),
+        ("A", "/new/b"),
+        ("A", "/new/l"),
+    }
+    assert "D          -  /etc/kept" in output_of("tree", "--files", "two:1")
 
 
 @everybody

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from sandbox_kernel.image.layers import contents
 from sandbox_kernel.image.layers.contents import Entry, Shown, Tree
@@ -27,9 +28,20 @@ class Folder:
     below: dict[str, Folder] = field(default_factory=dict)
 
 
+class Named(NamedTuple):
+    """One name that a layer brings (A), changes (C) or removes (D). `bytes` of a file."""
+
+    kind: Literal["A", "C", "D"]
+    path: str
+    bytes: int
+
+
 @dataclass(frozen=True)
 class LayerSum:
-    """One layer. `added`: names that no lower layer shows; `changed`: that one did."""
+    """One layer. `added`: names that no lower layer shows; `changed`: that one did.
+
+    `names`: each of them, if they were asked for.
+    """
 
     files: int
     bytes: int
@@ -38,6 +50,7 @@ class LayerSum:
     removed: int
     wasted: int
     root: Folder
+    names: tuple[Named, ...]
 
 
 @dataclass(frozen=True)
@@ -61,12 +74,12 @@ class ImageSum:
     paths: tuple[Wasted, ...]
 
 
-def image(trees: Sequence[Tree]) -> ImageSum:
+def image(trees: Sequence[Tree], *, names: bool = False) -> ImageSum:
     """Sum up the layers of an image, lowest first. Raises ImageError, HostLacks."""
     shown = Shown()
     sums: list[_Counted] = []
     for tree in trees:
-        counted = _Counted(shown)
+        counted = _Counted(shown, names=names)
         shown.add(counted.count(contents.entries(tree)))
         sums.append(counted)
     wasted_of = [0] * len(sums)
@@ -115,8 +128,9 @@ def _still_seen(shown: Shown) -> set[tuple[int, int]]:
 class _Counted:
     """Counts a layer while it goes by, against what the layers below it show."""
 
-    def __init__(self, lower: Shown) -> None:
+    def __init__(self, lower: Shown, *, names: bool) -> None:
         self._lower = lower
+        self._names: list[Named] | None = [] if names else None
         self._inodes: set[int] = set()
         self.files = self.bytes = self.added = self.changed = self.removed = 0
         self.root = Folder()
@@ -129,10 +143,12 @@ class _Counted:
             if entry.kind == WHITEOUT:
                 self.removed += there
                 self._into(entry, 0)
+                self._name("D", entry)
                 continue
             if not (entry.kind == "directory" and there):
                 self.added += not there
                 self.changed += there
+                self._name("C" if there else "A", entry)
             size = entry.size
             if entry.inode:
                 size = 0 if entry.inode in self._inodes else size
@@ -145,8 +161,19 @@ class _Counted:
     def sum(self, wasted: int) -> LayerSum:
         """All that was counted."""
         return LayerSum(
-            self.files, self.bytes, self.added, self.changed, self.removed, wasted, self.root
+            self.files,
+            self.bytes,
+            self.added,
+            self.changed,
+            self.removed,
+            wasted,
+            self.root,
+            tuple(self._names or ()),
         )
+
+    def _name(self, kind: Literal["A", "C", "D"], entry: Entry) -> None:
+        if self._names is not None:
+            self._names.append(Named(kind, "/" + entry.path, entry.size))
 
     def _into(self, entry: Entry, size: int) -> None:
         parts = entry.path.split("/")
