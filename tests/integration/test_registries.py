@@ -6,6 +6,7 @@ as an ordinary user.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -467,17 +468,20 @@ def test_bars_on_a_terminal_and_silence_elsewhere(served: Served, tmp_path: Path
     name = f"{served.authority}/made/oci:1"
     env = {**os.environ, "SANDBOX_KERNEL_IMAGES": str(tmp_path / "images"), "COLUMNS": "100"}
     main, terminal = pty.openpty()
-    try:
-        done = subprocess.run(
-            [*COMMAND, "pull", name], env=env, stderr=terminal, stdout=subprocess.PIPE, check=True
-        )
-    finally:
+    with subprocess.Popen(
+        [*COMMAND, "pull", name], env=env, stderr=terminal, stdout=subprocess.PIPE, text=True
+    ) as pulling:
         os.close(terminal)
-    shown = os.read(main, 1 << 16).decode()
-    os.close(main)
+        with open(main, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+            shown = b""
+            while piece := screen.read(4096):  # EIO when the last who writes has ended
+                shown += piece
+        assert pulling.stdout is not None
+        said = pulling.stdout.read()
+    assert pulling.returncode == 0
     store = Store.open(str(tmp_path / "images"))
     for layer in store.find(name).manifest.layers:
-        assert layer.digest.removeprefix("sha256:")[:12] in shown
-    assert done.stdout.decode() == f"{name}@{store.find(name).digest}\n"
+        assert layer.digest.removeprefix("sha256:")[:12] in shown.decode()
+    assert said == f"{name}@{store.find(name).digest}\n"
     silent = subprocess.run([*COMMAND, "pull", name], env=env, capture_output=True, check=True)
     assert silent.stderr == b""

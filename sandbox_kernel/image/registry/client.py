@@ -115,9 +115,10 @@ class Client:
     def document(
         self, path: str, *, most: int, what: str, headers: Mapping[str, str] | None = None
     ) -> tuple[bytes, httpx.Headers]:
-        """A whole small document and its headers. Raises RegistryError when it is longer."""
-        for attempt in range(1, self.limits.tries + 1):
-            with deadline(self.limits.whole):
+        """A whole small document and its headers. Raises RegistryError when it is longer, or when
+        all the tries together take too long."""
+        with deadline(self.limits.whole):
+            for attempt in range(1, self.limits.tries + 1):
                 answer = self._answer("GET", path, what, frozenset({200}), headers or {}, None)
                 try:
                     return self._body(answer, most, what, path), answer.headers
@@ -127,7 +128,7 @@ class Client:
                 finally:
                     with contextlib.suppress(*TRANSIENT):
                         answer.close()
-            self.cancellation.wait(self.pause(attempt))
+                self.cancellation.wait(self.pause(attempt))
         raise AssertionError("the last try ends")
 
     def settle(self) -> None:

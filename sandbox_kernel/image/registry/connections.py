@@ -33,8 +33,12 @@ class Cancelled(Exception):
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """All reads and writes of this thread within the block end by then, with a timeout."""
-    token = _UNTIL.set(time.monotonic() + seconds)
+    """All reads and writes of this thread within the block end by then, with a timeout.
+
+    Within another such block the earlier end holds.
+    """
+    until, outer = time.monotonic() + seconds, _UNTIL.get()
+    token = _UNTIL.set(until if outer is None else min(until, outer))
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ class Limits:
     headers: float = 60.0
     """From the request to the end of the answer's headers."""
     whole: float = 120.0
-    """A whole document, from the request to its end."""
+    """A whole document, from the first request to its end, with all tries."""
     silence: float = 30.0
     """Between two pieces of a body."""
     least_rate: int = 1024
