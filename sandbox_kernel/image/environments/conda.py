@@ -29,7 +29,8 @@ def program() -> str:
             return place
     raise HostLacks(
         f"make a conda environment: neither micromamba nor mamba is at `{'`, `'.join(PLACES)}`, "
-        "nor in your home: install one, or declare the packages by `packages:`"
+        "nor in your home: declare what is on your index by `packages:`, or install one and build "
+        "with it by `build:PATH`"
     )
 
 
