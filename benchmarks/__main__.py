@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cells, containers, kernels, mapping, sizes, values
+from benchmarks import (
+    builds,
+    cells,
+    containers,
+    environments,
+    images,
+    kernels,
+    mapping,
+    sizes,
+    values,
+)
 from benchmarks.pairs import Amounts, Pair, Size
 from sandbox_kernel.runtime import client
 
@@ -22,6 +32,9 @@ SETS: dict[str, Callable[[int], Iterator[Pair | Amounts | Size]]] = {
     "map": mapping.pairs,
     "sizes": sizes.sizes,
     "values": values.pairs,
+    "images": images.rows,
+    "builds": builds.rows,
+    "environments": environments.rows,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
 

@@ -29,8 +29,11 @@ IMAGE = "benchmark"
 
 
 @contextmanager
-def engine() -> Iterator[list[str] | None]:
-    """The beginning of a command that speaks to it; None where it is not installed."""
+def engine(storage: str = "vfs") -> Iterator[list[str] | None]:
+    """The beginning of a command that speaks to it; None where it is not installed.
+
+    `storage`: how it keeps layers; `vfs` makes no mounts.
+    """
     if not (os.path.exists(DOCKERD) and os.geteuid() == 0):
         yield None
         return
@@ -38,7 +41,7 @@ def engine() -> Iterator[list[str] | None]:
     words = [
         DOCKERD, f"--data-root={folder}/data", f"--exec-root={folder}/exec",
         f"--pidfile={folder}/pid", f"--host=unix://{folder}/socket", "--bridge=none",
-        "--iptables=false", "--storage-driver=vfs",
+        "--iptables=false", f"--storage-driver={storage}",
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

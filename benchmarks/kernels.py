@@ -14,7 +14,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -164,19 +164,24 @@ def first_answer(argv: list[str]) -> Iterator[BlockingKernelClient]:
 
 
 @contextmanager
-def started(argv: list[str]) -> Iterator[BlockingKernelClient]:
+def started(argv: list[str], **environment: str) -> Iterator[BlockingKernelClient]:
     """A client of a new kernel that is ready, as programs get it."""
-    with _connected(argv) as client:
+    with _connected(argv, environment=environment) as client:
         client.wait_for_ready(timeout=SECONDS)
         yield client
 
 
 @contextmanager
 def _connected(
-    argv: list[str], context: zmq.Context[zmq.Socket[bytes]] | None = None
+    argv: list[str],
+    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[BlockingKernelClient]:
     manager = KernelManager()
-    manager._kernel_spec = KernelSpec(argv=argv, language="python", display_name="benchmark")
+    manager._kernel_spec = KernelSpec(
+        argv=argv, language="python", display_name="benchmark", env=dict(environment or {})
+    )
     manager.start_kernel(stderr=subprocess.DEVNULL)
     client = manager.client(**({"context": context} if context else {}))
     client.start_channels(hb=context is None)
@@ -199,6 +204,12 @@ def _text(client: BlockingKernelClient, code: str) -> str:
 
     client.execute_interactive(code, output_hook=hear, timeout=SECONDS)
     return "".join(texts)
+
+
+def answer(argv: list[str], **environment: str) -> None:
+    """What a user waits for: from asking for a kernel to the answer of a first cell."""
+    with started(argv, **environment) as client:
+        _cell(client, "print('ready')", len("ready\n"))
 
 
 def _cell(client: BlockingKernelClient, code: str, size: int) -> None:

@@ -28,6 +28,12 @@ class ContainerMagics(Magics):
             if cell is None:
                 verbs.run(self.notebook, line)
                 return
+            words = arguments.words(line)
+            if words[:1] == ["build"]:
+                from magics import building
+
+                building.run(self.notebook, words[1:], cell)
+                return
             read = grammar.read_cell(line)
             if read.help:
                 print(grammar.cell_help())
@@ -46,8 +52,10 @@ class ContainerMagics(Magics):
                 return
             if found.rest == [grammar.RESET] and not found.options:
                 self.notebook.defaults = {}
+            elif found.rest == [grammar.UPDATE] and not found.options:
+                print(self.notebook.pinning.update(self.notebook.plan({})))
             elif found.rest:
-                allowed = "options, or `reset` alone"
+                allowed = "options, or `reset` or `update` alone"
                 raise InvalidOption("%sandbox", found.rest[0], allowed)
             elif found.options:
                 self.notebook.set_defaults(found.options)

@@ -11,7 +11,14 @@ from magics.notebook import Notebook
 from magics.verbs import VERBS
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
-from sandbox_kernel.grammar import NETWORKS, RLIMITS, RUNTIMES, SECURITY_OPTIONS
+from sandbox_kernel.grammar import (
+    IMAGES_OF_FILES,
+    IMAGES_OF_PACKAGES,
+    NETWORKS,
+    RLIMITS,
+    RUNTIMES,
+    SECURITY_OPTIONS,
+)
 from sandbox_kernel.linux.capabilities import NAMES as CAPABILITIES
 
 if TYPE_CHECKING:
@@ -20,10 +27,9 @@ if TYPE_CHECKING:
 
 SIZES = ("128m", "256m", "512m", "1g", "2g")
 TIMES = ("10s", "30s", "1m", "5m")
-IMAGES = ("host", "scratch", "dir:")
+IMAGES = ("host", "scratch", *(f"{kind}:" for kind in (*IMAGES_OF_FILES, *IMAGES_OF_PACKAGES)))
 PROGRAMS = ("sh", "bash", "python3", "perl")
 VALUES: dict[str, tuple[str, ...]] = {
-    "image": IMAGES,
     "memory": SIZES,
     "memory_swap": SIZES,
     "storage_size": SIZES,
@@ -45,6 +51,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "keep": ("true", "false"),
     "workers": ("1", "2", "4"),
 }
+OF_IMAGES = ("images", "history", "tag", "save", "rmi", "push", "inspect", "tree", "sbom")
 NAMED = ("inspect", "limits", "logs", "top", "stop", "rm", "diff")
 
 
@@ -90,8 +97,12 @@ class Completer:
         if magic == "%container":
             if not given:
                 return list(VERBS)
-            return list(self.notebook.kept) if given[0] in NAMED else []
-        return [grammar.RESET] if magic == "%sandbox" else list(IMAGES)
+            found = list(self.notebook.kept) if given[0] in NAMED else []
+            stored = _stored() if given[0] in OF_IMAGES else []
+            return [*found, *_after(last, token, stored)]
+        if magic == "%sandbox":
+            return [grammar.RESET, grammar.UPDATE]
+        return _after(last, token, [*IMAGES, *_stored()])
 
     def _flags(self, magic: str, given: list[str]) -> tuple[Flag, ...]:
         if magic == "%container" and given[:1] not in (["plan"], ["limits"]):
@@ -112,7 +123,27 @@ class Completer:
             return [name for name, value in named if isinstance(value, mappable)]
         if flag.name == "name":
             return list(self.notebook.kept)
+        if flag.name == "image":
+            return _after(typed, token, [*IMAGES, *_stored()])
         return list(flag.choices or VALUES.get(flag.name, ()))
+
+
+def _stored() -> list[str]:
+    """The names of stored images, as people write them."""
+    from sandbox_kernel.cli.images import familiar
+    from sandbox_kernel.errors import SandboxError
+    from sandbox_kernel.image.store import Store
+
+    try:
+        return [familiar(name) for name in Store.open().names()]
+    except SandboxError:
+        return []  # a list that can't be read is said by whoever needs an image of it
+
+
+def _after(typed: str, token: str, names: list[str]) -> list[str]:
+    """Names that begin as the word does. IPython ends its token at `:`: what was before stays."""
+    before = typed[: len(typed) - len(token)] if typed.endswith(token) else ""
+    return [name[len(before) :] for name in names if name.startswith(before)]
 
 
 def _find(flags: tuple[Flag, ...], spelling: str) -> Flag | None:

@@ -9,6 +9,7 @@ from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.container import files
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.policy import ENVIRONMENTS
 
 IN = Flag("in", ("--in",), "NAMES", "Variables of the notebook that the cell gets, such as a,b.",
     many=True)  # fmt: skip
@@ -38,6 +39,7 @@ CELL = (IN, OUT, FILES_OUT, MAP, WORKERS, BACKGROUND, HANDLE, PROGRAM, SHOW)
 ITEM = "item"
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"
+UPDATE = "update"
 
 CELL_USAGE = "%%container [IMAGE] [options]"
 CELL_SUMMARY = (
@@ -53,9 +55,10 @@ CELL_AFTER = """examples:
   %%container --program sh --name work --keep --mount .:/work
 
 `_container` is what the last cell used. See also %container? and %sandbox?."""
-SANDBOX_USAGE = "%sandbox [options] | %sandbox reset"
+SANDBOX_USAGE = "%sandbox [options] | %sandbox reset | %sandbox update"
 SANDBOX_SUMMARY = (
-    "Set the defaults of this notebook's `%%container` cells. Alone, print them; `reset` forgets."
+    "Set the defaults of this notebook's `%%container` cells. Alone, print them; `reset` forgets; "
+    "`update` asks anew what the name of the image means, and shows what changed."
 )
 
 
@@ -83,6 +86,9 @@ def cell_flags() -> tuple[Flag, ...]:
 def read_cell(line: str) -> CellLine:
     """Parses the line of a cell. Raises InvalidOption."""
     found = arguments.parse(arguments.words(line), cell_flags())
+    if found.rest and found.rest[0].startswith(ENVIRONMENTS):
+        # `packages: numpy, pandas on IMAGE` needs no quotes: nothing else has plain words here.
+        found.rest[:] = [" ".join(found.rest)]
     if len(found.rest) > 1:
         raise InvalidOption("IMAGE", found.rest[1], f"one image, and `{found.rest[0]}` is one")
     if found.rest and "image" in found.options:

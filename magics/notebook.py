@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandbox_kernel import image, policy, settings
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.kernel.pinning import Pinning
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS, Settings
 
@@ -41,8 +42,10 @@ class Last(NamedTuple):
 class Kept:
     """A container that stays, and the end of what its cells printed."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, image: str) -> None:
         self.container = container
+        self.image = image
+        """As it was named, before what the name meant was looked up."""
         self.views: list[Limits] = []
         self._log: deque[str] = deque()
         self._size = 0
@@ -68,6 +71,7 @@ class Notebook:
         self.background: list[Background] = []
         self.last: Last | None = None
         self.told: set[str] = set()
+        self.pinning = Pinning()
         atexit.register(self.close)
 
     def settings(self) -> Settings:
@@ -87,7 +91,7 @@ class Notebook:
         plan = policy.plan(
             settings.NOTEBOOK, within=settings.of_notebook(settings.load()), **wished
         )
-        image.resolve(plan.image)
+        image.resolve(self.pinning.plan(plan).image)
         self.defaults = wished
 
     def find(self, name: str) -> Kept | None:
@@ -120,6 +124,7 @@ class Notebook:
         changes = {}
         for name in options:
             wanted, have = getattr(plan, name), getattr(container.plan, name)
+            have = kept.image if name == "image" else have
             if wanted == have or name in ("name", "keep", "timeout"):
                 continue
             if name not in policy.LIVE:

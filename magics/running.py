@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from magics import live, oneline, shown, verbs
 from magics.grammar import CellLine
 from magics.notebook import Kept, Last, Notebook
-from sandbox_kernel import engine
+from sandbox_kernel import engine, settings
 from sandbox_kernel.container import Container, files
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
@@ -34,20 +34,28 @@ class Runner:
         self.notebook = notebook
 
     def run(self, read: CellLine, cell: str) -> None:
-        plan = self.notebook.plan(read.options)
+        request = self._request(read, cell)
+        within = self.notebook.settings()
+        named = engine.declared(
+            self.notebook.plan(read.options), request, settings.MAGIC, within=within
+        )
+        plan = self.notebook.pinning.plan(named)
         if read.map is not None:
             from magics import mapping
 
-            mapping.run(self.shell, self.notebook, plan, self._request(read, cell), read)
+            _get(plan)
+            mapping.run(self.shell, self.notebook, plan, request, read)
             return
-        request = self._request(read, cell)
-        kept = self.notebook.reuse(plan, read.options)
+        kept = self.notebook.reuse(named, read.options)
+        if kept is None:
+            _get(plan)
         if kept is None and plan.keep:
             container = Container.create(plan)
-            kept = self.notebook.kept[container.name] = Kept(container)
+            kept = self.notebook.kept[container.name] = Kept(container, named.image)
         elif kept is not None:
             plan = kept.container.plan
         running = engine.start(plan, request, kept.container if kept else None)
+        self._record(named)
         self.notebook.tell(running.container.not_in_force)
         if read.background:
             self._hand_over(running, plan, kept, read)
@@ -59,6 +67,15 @@ class Runner:
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
             raise shown.raised(error)
+
+    def _record(self, named: ContainerPlan) -> None:
+        """Lets the notebook keep what the image's name meant: see `image.pins`."""
+        pinning = self.notebook.pinning
+        pinning.record(named)
+        kernel = getattr(self.shell, "kernel", None)
+        if kernel is not None and hasattr(kernel, "language_info"):
+            told = pinning.info({"language_info": kernel.language_info})
+            kernel.language_info = told["language_info"]
 
     def _request(self, read: CellLine, cell: str) -> CellRequest:
         return CellRequest(
@@ -178,3 +195,11 @@ def interrupts(running: engine.Run) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _get(plan: ContainerPlan) -> None:
+    """The image, if it is not here yet, with a view of how far it is."""
+    if plan.image != "host":
+        from magics import transfers
+
+        transfers.get(plan.image)

@@ -16,6 +16,8 @@ from sandbox_kernel.settings import OPTIONS
 
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
+    "images", "history", "tree", "commit", "tag", "save", "load", "rmi", "prune", "image",
+    "build", "pull", "push",
 )  # fmt: skip
 
 
@@ -36,6 +38,11 @@ def run(notebook: Notebook, line: str) -> None:
     name, *rest = words
     if name not in VERBS:
         raise InvalidOption("%container", name, f"one of {', '.join(VERBS)}")
+    if name == "build":
+        from magics import building
+
+        building.run(notebook, rest, None)
+        return
     if "--help" not in rest and name in OWN and OWN[name](notebook, rest):
         return
     _command(name, rest)
@@ -150,9 +157,40 @@ def _remove(notebook: Notebook, words: list[str]) -> bool:
     return True
 
 
+def _pull(notebook: Notebook, words: list[str]) -> bool:
+    from magics import transfers
+
+    return transfers.pull(notebook, words)
+
+
+def _push(notebook: Notebook, words: list[str]) -> bool:
+    from magics import transfers
+
+    return transfers.push(notebook, words)
+
+
+def _images(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.images(words)
+
+
+def _history(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.history(words)
+
+
+def _tree(notebook: Notebook, words: list[str]) -> bool:
+    from magics import layer_trees
+
+    return layer_trees.show(words)
+
+
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
-    "top": _top, "stop": _stop, "rm": _remove,
+    "top": _top, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
+    "images": _images, "history": _history, "tree": _tree,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""
 

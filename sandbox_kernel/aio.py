@@ -45,7 +45,7 @@ async def run(
     """`sandbox_kernel.run`, awaited. Cancelled, it ends the container."""
     plan = policy.plan(settings.PROGRAM, image=image, **options)
     request = engine.cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
-    result = await _follow(plan, request)
+    result = await _follow(engine.declared(plan, request), request)
     return result.check() if check else result
 
 
@@ -65,7 +65,7 @@ async def map(  # noqa: A001 - it does what the builtin does
     """`sandbox_kernel.map`, awaited. Cancelled, it ends all that are running."""
     plan = policy.plan(settings.PROGRAM, image=image, **options)
     request = engine.cell_request(code, inputs, outputs, item=name)
-    workers, plan = mapping.budget(plan, workers)
+    workers, plan = mapping.budget(engine.declared(plan, request), workers)
     numbered = enumerate(items)
     shown: list[str] = []
     results: dict[int, Result] = {}

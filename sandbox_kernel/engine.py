@@ -24,6 +24,7 @@ from sandbox_kernel.container import events as e
 from sandbox_kernel.container import files as f
 from sandbox_kernel.container.cell import Bounds, Cell, CellRequest, Idle
 from sandbox_kernel.policy import ContainerPlan
+from sandbox_kernel.settings import Settings
 
 MOST_VALUES = 16 << 30
 RETURNED = "return_value"
@@ -184,8 +185,48 @@ class Run:
         self._cell.close()
 
 
+HEAD = "# /// script"
+"""Begins the block by which a cell says what it needs: PEP 723."""
+
+
+def declared(
+    plan: ContainerPlan,
+    request: CellRequest,
+    source: str = settings.PROGRAM,
+    *,
+    within: Settings | None = None,
+) -> ContainerPlan:
+    """The plan of a cell in a fresh container: with the packages that its head declares, if any.
+
+    Raises ImageError for a head that can't be read, NotAllowed for an image above the ceilings.
+    """
+    if request.program is not None or HEAD not in request.code:
+        return plan
+    from sandbox_kernel.image.environments import script
+
+    reference = script.reference(request.code, plan.image)
+    if reference is None:
+        return plan
+    return policy.with_image(plan, reference, source, within=within)
+
+
+def refuse_head(request: CellRequest, container: str) -> None:
+    """Raises InvalidOption for a cell that declares packages and runs in a container that is there.
+
+    That has its image already, and to run without what was declared would be another cell.
+    """
+    if request.program is None and HEAD in request.code:
+        from sandbox_kernel.image.environments import script
+
+        if script.reference(request.code, "host") is not None:
+            allowed = f"a cell in a fresh container: `{container}` has its image already"
+            raise errors.InvalidOption(HEAD, "dependencies", allowed)
+
+
 def start(plan: ContainerPlan, request: CellRequest, container: Container | None = None) -> Run:
     """Start a cell by a plan: in a container of its own, or in one that is there."""
+    if container is not None:
+        refuse_head(request, container.name)
     if request.files or request.files_out:
         return _start_with_files(plan, request, container)
     return _start(plan, request, container, single=container is None)
@@ -227,7 +268,7 @@ def _start(
         if container is not None:
             process = container.run(spec)
         else:
-            made = Container.create(plan, process=spec)
+            made = Container.create(plan, process=spec, resolved=resolved)
             assert made.process is not None
             process = made.process
         cell.handed_over()
@@ -261,6 +302,9 @@ def run(
     path of a file here. `files_out` are patterns (`plots/*.png`, `**/*.csv`) of files in it that
     are `result.files` afterwards, also after an error.
 
+    A block `# /// script` at the head of the code (PEP 723) makes the image: its packages, over
+    `image`.
+
     Options, as `sandbox-kernel run --help` lists them: sizes in bytes or as text (`memory="256m"`),
     times in seconds or as text (`timeout="500ms"`), `cpus=0.5`, `pids_limit=64`, ...
 
@@ -271,6 +315,7 @@ def run(
     """
     plan = policy.plan(settings.PROGRAM, image=image, **options)
     request = cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
+    plan = declared(plan, request)
     result = gather(start(plan, request), plan)
     return result.check() if check else result
 

@@ -7,6 +7,9 @@
     ├── HostLacks (OSError)                 this machine can't do what was asked
     │   └── LimitNotEnforceable             ... to enforce a limit; names the remedy
     ├── ImageError (LookupError)            an image reference that can't be resolved
+    ├── ContainerfileError (ValueError)     a Containerfile is wrong at one place
+    ├── BuildFailed (RuntimeError)          one instruction of a build failed; names its place
+    │   └── RegistryError                   ... a registry did not give or take an image
     ├── ContainerError (RuntimeError)       a container could not be made, entered or ended
     │   ├── StepFailed                      ... one named step of it failed on one named object
     │   ├── NoSuchContainer (LookupError)   no container of that name or id
@@ -110,13 +113,81 @@ class LimitNotEnforceable(HostLacks):
         self.asked = asked
         self.host = host
         self.remedy = remedy
+        self.status = 0
+        self.passes = False
 
 
 class ImageError(SandboxError, LookupError):
-    """An image reference names nothing that can be used as an image.
+    """An image can't be had or used: its name, its bytes, or what it is made of is not right.
 
-    Do: `host`, `scratch`, or `dir:PATH` with a folder that holds a root file system.
+    Do: what the message says; `docs/images.md` lists all that can be named.
     """
+
+
+class RegistryError(ImageError):
+    """A registry did not give or take an image, or what it gave is not what was asked for.
+
+    Do: what the message says; what was stored before is whole, and the next try goes on from it.
+
+    Attributes: `step` (verb), `subject` (image, layer or address), `why`, `remedy`, `status` (of
+    the answer; 0 when there was none), `passes` (asked again at once, it may go well).
+    """
+
+    def __init__(self, step: str, subject: object, why: str, remedy: str = "try again") -> None:
+        super().__init__(f"{step} `{shown(subject)}`: {why}: {remedy}")
+        self.step = step
+        self.subject = str(subject)
+        self.why = why
+        self.remedy = remedy
+        self.status = 0
+        self.passes = False
+
+
+class ContainerfileError(SandboxError, ValueError):
+    """A Containerfile, or what belongs to it, is not as it must be; nothing was built.
+
+    Do: mend the line that the message names.
+
+    Attributes: `file`, `line` and `column` (both from 1), `why`.
+    """
+
+    def __init__(self, file: str, line: int, column: int, why: str) -> None:
+        super().__init__(f"read `{shown(file)}`, line {line}, column {column}: {_printable(why)}")
+        self.file = file
+        self.line = line
+        self.column = column
+        self.why = why
+
+
+class BuildFailed(SandboxError, RuntimeError):
+    """An instruction of a Containerfile could not be carried out; no image was made.
+
+    Do: look at the instruction and at the last lines of its output.
+
+    Attributes: `file`, `line`, `column`, `instruction`, `why`, `status` of the program (None: it
+    was no program that failed), `output` (the last lines that it wrote).
+    """
+
+    def __init__(
+        self,
+        place: tuple[str, int, int],
+        instruction: str,
+        why: str,
+        *,
+        status: int | None = None,
+        output: str = "",
+    ) -> None:
+        self.file, self.line, self.column = place
+        last = _printable(" | ".join(output.strip().splitlines()[-_MOST_NAMED:])[-600:])
+        super().__init__(
+            f"build `{shown(self.file)}`, line {self.line}, column {self.column}, "
+            f"`{shown(instruction)}`: {_printable(why)}"
+            + (f": it wrote last: {last}" if last else "")
+        )
+        self.instruction = instruction
+        self.why = why
+        self.status = status
+        self.output = output
 
 
 class ContainerError(SandboxError, RuntimeError):
@@ -320,6 +391,11 @@ def shown(value: object) -> str:
     text = str(value)
     clean = "".join(c if c.isprintable() else "�" for c in text[:200])
     return clean + ("…" if len(text) > 200 else "")
+
+
+def _printable(text: str) -> str:
+    """Text of a build as one line that moves no cursor."""
+    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def _line(problem: Exception) -> str:

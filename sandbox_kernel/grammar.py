@@ -231,11 +231,55 @@ def user(value: object, option: str) -> str:
     return text
 
 
+IMAGES_OF_FILES = ("dir", "oci", "oci-archive", "docker-archive", "build")
+IMAGES_OF_PACKAGES = ("packages", "requirements", "pyproject", "conda")
+DEFAULT_REGISTRY = "docker.io"
+
+
 def image(value: object, option: str) -> str:
-    """An image reference; which kinds exist is known by `image.resolve`."""
+    """An image reference; all of its grammar is in `image.reference`."""
     if not isinstance(value, str) or not 0 < len(value) <= 4096 or value.startswith("-"):
-        _refuse(option, value, "an image reference such as host, dir:PATH or scratch")
+        allowed = "an image reference such as host, python:3.12, dir:PATH or build:PATH"
+        _refuse(option, value, allowed)
     return _printable(value, option)
+
+
+def image_path(reference: str) -> tuple[str, str, str]:
+    """`oci:DIR:TAG` -> kind, path, and what follows it; ("", "", reference) when it has no path."""
+    kind, colon, rest = reference.partition(":")
+    if not colon or kind not in IMAGES_OF_FILES:
+        return "", "", reference
+    sign = {"dir": "\0", "build": "#"}.get(kind, ":")
+    path = rest.partition(sign)[0]
+    return kind, path, rest[len(path) :]
+
+
+def split_image_name(name: str) -> tuple[str, str]:
+    """`HOST[:PORT]` and the rest of a registry's name, by docker's rule for the default one."""
+    first, slash, rest = name.partition("/")
+    if slash and ({".", ":"} & set(first) or first == "localhost" or first != first.lower()):
+        same = first.lower() in ("index.docker.io", "registry-1.docker.io")
+        return DEFAULT_REGISTRY if same else first, rest
+    return DEFAULT_REGISTRY, name
+
+
+def image_registry(reference: str) -> str | None:
+    """The registry that a reference names; None when it is of another kind."""
+    kind, colon, _ = reference.partition(":")
+    if reference in ("host", "scratch"):
+        return None
+    if colon and kind in ("sha256", "sha512", *IMAGES_OF_FILES, *IMAGES_OF_PACKAGES):
+        return None
+    return split_image_name(reference)[0].lower()
+
+
+def whole_image_name(reference: str) -> str:
+    """`python:3` -> `docker.io/library/python:3`; what is no registry's name is left as it is."""
+    if image_registry(reference) is None:
+        return reference
+    registry, rest = split_image_name(reference)
+    library = registry == DEFAULT_REGISTRY and "/" not in rest.partition("@")[0]
+    return f"{registry}/{'library/' if library else ''}{rest}"
 
 
 def word(value: object, option: str) -> str:

@@ -117,6 +117,7 @@ def map(  # noqa: A001 - it does what the builtin does
     """
     plan = policy.plan(settings.PROGRAM, image=image, **options)
     request = engine.cell_request(code, inputs, outputs, item=name)
+    plan = engine.declared(plan, request)
     results = run_each(plan, request, items, name=name, workers=workers, on_result=on_result)
     return results.check() if check else results
 

@@ -9,9 +9,10 @@ folder, another network than none, capabilities, no filter of system calls.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
@@ -288,18 +289,80 @@ def _not_allowed(name: str, value: object, ceiling: str, within: Settings) -> No
     raise NotAllowed(OPTIONS[name].flags[0], value, f"{ceiling}, by {where}", remedy)
 
 
+def with_image(
+    made: ContainerPlan, image: str, source: str, *, within: Settings | None = None
+) -> ContainerPlan:
+    """The plan with another image, which a cell declares at its head: held to the same ceilings.
+
+    Raises InvalidOption, NotAllowed.
+    """
+    layer = Layer(source, source not in settings.TRUSTED, {})
+    over = within if within is not None else settings.load()
+    checked = _check_image(settings.OPTIONS["image"].read(image, "image"), layer, over)
+    return replace(made, image=checked, sources={**made.sources, "image": "the cell's head"})
+
+
+ENVIRONMENTS = ("packages:", "requirements:", "pyproject:", "conda:")
+"""References of Python environments, which may end in ` on BASE`."""
+
+
+def _check_environment_image(value: str, layer: Layer, within: Settings) -> str:
+    """A file or folder is held to the same roots as `dir:`, and the base is an image of its own."""
+    named, on, base = value.partition(" on ")
+    kind, _, path = named.partition(":")
+    if kind != "packages":
+        found = re.fullmatch(r"(.*?)((?:\s*@sha256:[0-9a-f]{64})?(?:\s+before\s+\S+)?)", path)
+        path, rest = found.groups() if found else (path, "")
+        path = path.strip()
+        full = _source(path if "/" in path else f"./{path}", "image", within)
+        if layer.bound and "image" not in within.ceilings:
+            _hold_to_roots("image", full, within)
+        named = f"{kind}:{full}{rest}"
+    return f"{named} on {_check_image(base.strip(), layer, within)}" if on else named
+
+
 def _check_image(value: str, layer: Layer, within: Settings) -> str:
-    if value.startswith("dir:"):
-        value = "dir:" + _source(value[4:], "image", within)
+    """Paths are made absolute; what is not the user's own word is held to what he allows.
+
+    Unless his ceiling lists images: files below the folders that may be mounted, and the default
+    registry, since another one could be any host that this machine reaches.
+    """
+    if value.startswith(ENVIRONMENTS):
+        value = _check_environment_image(value, layer, within)
+    kind, path, rest = grammar.image_path(value)
+    if kind == "dir":
+        path = _source(path, "image", within)
+    elif kind:
+        path = _image_file(kind, path, within)
+    if kind:
+        value = f"{kind}:{path}{rest}"
     if not layer.bound:
         return value
     ceiling = within.ceilings.get("image")
     if ceiling is not None:
-        if not any(fnmatchcase(value, pattern) for pattern in ceiling.value):
+        names = {value, grammar.whole_image_name(value)}
+        if not any(fnmatchcase(name, pattern) for pattern in ceiling.value for name in names):
             _not_allowed("image", value, ", ".join(ceiling.value), within)
-    elif value.startswith("dir:"):
-        _hold_to_roots("image", value[4:], within)
+    elif kind:
+        _hold_to_roots("image", path, within)
+    elif grammar.image_registry(value) not in (None, grammar.DEFAULT_REGISTRY):
+        _not_allowed("image", value, f"images of {grammar.DEFAULT_REGISTRY}", within)
     return value
+
+
+def _image_file(kind: str, path: str, within: Settings) -> str:
+    """The resolved path of what an image is made of, as `_source` but with no `/` demanded."""
+    sign = "#" if kind == "build" else ":"
+    try:
+        resolved = os.path.realpath(os.path.join(within.folder, path), strict=True)
+    except OSError as error:
+        raise InvalidOption("--image", path, f"a path that is there: {error.strerror}") from None
+    if not os.access(resolved, os.R_OK):
+        raise InvalidOption("--image", path, "a path that you can read")
+    if not resolved.isprintable() or sign in resolved:
+        allowed = f"a path without control characters and no `{sign}` in it"
+        raise InvalidOption("--image", resolved, allowed)
+    return resolved
 
 
 def _check_mounts(value: tuple[Mount, ...], layer: Layer, within: Settings) -> tuple[Mount, ...]:

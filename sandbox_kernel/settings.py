@@ -126,8 +126,10 @@ class Sandbox(HasTraits):
     image = Option(
         _IMAGE,
         "host",
-        help="What the container is made of: host (this Python environment, "
-        "read-only), dir:PATH (a root file system) or scratch (nothing).",
+        help="What the container is made of: host (this Python environment, read-only), a name "
+        "in a registry such as python:3.12-slim, oci:DIR, oci-archive:FILE, docker-archive:FILE, "
+        "dir:PATH (a root file system), build:PATH (a Containerfile), requirements:FILE, "
+        "pyproject:DIR, packages:A,B, or scratch (nothing).",
         group="image",
     )
     memory = Option(
@@ -377,8 +379,9 @@ class SandboxCeiling(HasTraits):
     image = Option(
         Kind("PATTERN", grammar.image, identity=str),
         None,
-        default_text="host, scratch, and dir: of folders that may be mounted",
-        help="Patterns of image references that may be asked for, such as `dir:/srv/images/*`.",
+        default_text="all of docker.io, and of files in folders that may be mounted",
+        help="Patterns of image references that may be asked for, such as `dir:/srv/images/*` or "
+        "`ghcr.io/*`. A name of the default registry is `docker.io/library/NAME:TAG`.",
     )
 
 
@@ -415,6 +418,9 @@ class Settings(NamedTuple):
     layers: tuple[Layer, ...] = ()
     ceilings: Mapping[str, Ceiling] = MappingProxyType({})
     user_file: str = ""
+    registry: tuple[tuple[settings_files.Where, Mapping[str, object]], ...] = ()
+    """What the user's own files say of registries, as it stands there: `image/registry/` types it,
+    when something is pulled."""
 
     def plus(self, source: str, values: Mapping[str, object], where: str = "") -> Settings:
         """These settings with one more source on top; `where` names it in errors."""
@@ -440,6 +446,7 @@ _loaded: dict[str, tuple[object, Settings]] = {}
 def _read(here: str, places: Iterable[settings_files.Place]) -> Settings:
     layers: list[Layer] = []
     ceilings: dict[str, Ceiling] = {}
+    registry = []
     user_file = ""
     for place in places:
         if not place.project:
@@ -451,12 +458,18 @@ def _read(here: str, places: Iterable[settings_files.Place]) -> Settings:
             raise InvalidOption(
                 found.where("ceiling"), "[ceiling]", f"ceilings stand only in `{user_file}`"
             )
+        if found.registry and place.project:
+            raise InvalidOption(
+                found.where("registry"), "[registry]", f"registries stand only in `{user_file}`"
+            )
+        if found.registry:
+            registry.append((found.where, found.registry))
         for name, value in read_options(found.ceiling, found.where, CEILINGS, "ceiling").items():
             ceilings[name] = Ceiling(value, found.where(name, "ceiling"))
         values = read_options(found.options, found.where)
         source = os.path.basename(place.path) if place.project else f"config file {place.path}"
         layers.append(Layer(source, place.project, values))
-    return Settings(here, tuple(layers), ceilings, user_file)
+    return Settings(here, tuple(layers), ceilings, user_file, tuple(registry))
 
 
 def read_options(

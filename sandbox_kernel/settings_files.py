@@ -35,6 +35,7 @@ class Found(NamedTuple):
     where: Where
     options: Mapping[str, object]
     ceiling: Mapping[str, object]
+    registry: Mapping[str, object]
 
 
 def places(folder: str) -> tuple[Place, ...]:
@@ -92,7 +93,10 @@ def read(place: Place) -> Found | None:
     ceiling = options.pop("ceiling", {})
     if not isinstance(ceiling, Mapping):
         raise InvalidOption(where("ceiling"), ceiling, "a table of ceilings")
-    return Found(where, options, ceiling)
+    registry = options.pop("registry", {})
+    if not isinstance(registry, Mapping):
+        raise InvalidOption(where("registry"), registry, "a table of settings for registries")
+    return Found(where, options, ceiling, registry)
 
 
 def folder(value: object, option: str) -> str:
@@ -109,6 +113,18 @@ def folder(value: object, option: str) -> str:
 
 def read_notebook(path: str, where: str) -> dict[str, object] | None:
     """The table `sandbox_kernel` in a notebook's metadata; None if there is none, or no file."""
+    metadata = notebook_metadata(path, where)
+    table = None if metadata is None else metadata.get(NOTEBOOK_KEY)
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise InvalidOption(where, table, "a table of settings")
+    refuse_twice(table, where)
+    return table
+
+
+def notebook_metadata(path: str, where: str) -> dict[str, object] | None:
+    """A notebook's metadata; None if there is no file, or nothing of ours in it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -123,13 +139,7 @@ def read_notebook(path: str, where: str) -> dict[str, object] | None:
         raise InvalidOption(where, "file", f"a notebook of at most {MOST_NOTEBOOK} bytes")
     document = parse_json(raw, where)
     metadata = document.get("metadata") if isinstance(document, dict) else None
-    table = metadata.get(NOTEBOOK_KEY) if isinstance(metadata, dict) else None
-    if table is None:
-        return None
-    if not isinstance(table, dict):
-        raise InvalidOption(where, table, "a table of settings")
-    refuse_twice(table, where)
-    return table
+    return metadata if isinstance(metadata, dict) else None
 
 
 class _Table(dict[str, object]):
@@ -268,11 +278,12 @@ def _read_python(place: Place) -> Found:
         raise InvalidOption(at, type(error).__name__, f"Python that runs: {error}") from None
 
     def where(key: str, section: str = "") -> str:
-        return f"{place.path}: c.{'SandboxCeiling' if section else 'Sandbox'}.{key}"
+        return f"{place.path}: c.Sandbox{section.capitalize()}.{key}"
 
     for name in sections:
-        if name not in ("Sandbox", "SandboxCeiling"):
-            raise InvalidOption(f"{place.path}: c.{name}", name, "c.Sandbox or c.SandboxCeiling")
+        if name not in ("Sandbox", "SandboxCeiling", "SandboxRegistry"):
+            allowed = "c.Sandbox, c.SandboxCeiling or c.SandboxRegistry"
+            raise InvalidOption(f"{place.path}: c.{name}", name, allowed)
 
     def section(name: str) -> dict[str, object]:
         values = dict(sections.get(name, {}))
@@ -281,4 +292,4 @@ def _read_python(place: Place) -> Found:
                 values[key] = value.get_value([])
         return values
 
-    return Found(where, section("Sandbox"), section("SandboxCeiling"))
+    return Found(where, section("Sandbox"), section("SandboxCeiling"), section("SandboxRegistry"))

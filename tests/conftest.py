@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import leftovers
 import ordinary_user as ordinary
 import pytest
 
+from sandbox_kernel.image.layers import remove_tree
+from sandbox_kernel.image.store import Store, places
 from sandbox_kernel.runtime import client
 
 FOLDERS_THAT_USE_THE_MACHINE = {"integration", "hostile", "browser", "cgroup2"}
@@ -48,6 +51,32 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     _stop_what_waits()
     left = leftovers.settled(root, before, program=os.getpid())
     assert not left, "left on the machine:\n" + "\n".join(left)
+
+
+def _remove(folder: str) -> None:
+    """A folder whose trees have many owners. What lies beside it may be mounted upon by others."""
+    for name in os.listdir(folder):
+        remove_tree(f"{folder}/{name}")
+    os.rmdir(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _images_of_the_tests() -> Iterator[None]:
+    """A store of images that is theirs, so that nobody's own one is touched."""
+    folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
+    os.environ[places.VARIABLE] = f"{folder}/store"
+    yield
+    del os.environ[places.VARIABLE]
+    _remove(folder)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An empty store, which is that of this process and of all that it starts."""
+    folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
+    monkeypatch.setenv(places.VARIABLE, f"{folder}/store")
+    yield Store.open()
+    _remove(folder)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from sandbox_kernel.runtime.cgroups import delegation
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "tester"
 SYSTEM_PYTHON = "/usr/bin/python3"
+TO_REACH_THE_INDEX = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "UV_DEFAULT_INDEX")
 REQUIREMENTS = (
     "debugpy",
     "matplotlib",
@@ -68,7 +69,8 @@ class OrdinaryUser(NamedTuple):
         """
         program = {"python": self.python, "python3": self.python}.get(argv[0], argv[0])
         words = [f"PATH={self.place}/environment/bin:/usr/bin:/bin", "LANG=C.UTF-8"]
-        words += [f"{name}={value}" for name, value in (env or {}).items()]
+        reach = {name: os.environ[name] for name in TO_REACH_THE_INDEX if name in os.environ}
+        words += [f"{name}={value}" for name, value in (reach | dict(env or {})).items()]
         settings: dict[str, object] = {
             "cwd": self.home,
             "stdin": subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from sandbox_kernel.arguments import HELP, Flag
 from sandbox_kernel.bundle import seccomp_profile
 from sandbox_kernel.cli import main as command
 from sandbox_kernel.cli.verb import Verb
+from sandbox_kernel.image.registry import configuration
 
 HERE = Path(__file__).parent
 MADE_OF = "Made from {} by `make docs`; change it there."
@@ -100,6 +101,20 @@ def _settings() -> Iterator[str]:
         "|---|---|---|---|",
     )
     for name, option in settings.CEILINGS.items():
+        value = f"`{option.kind.metavar}`" + ("; a list" if option.kind.identity else "")
+        yield _row(f"`{name}`", value, _default(option), option.help)
+    yield from (
+        "",
+        "## Registries",
+        "",
+        "How images are pulled and pushed: see [registries](../registries.md). They stand under",
+        "`[registry]` in the user's `config.toml`, or as `c.SandboxRegistry` in",
+        "`jupyter_sandbox_config.py`, and nowhere else. A list of pairs may be a table.",
+        "",
+        "| setting | value | default | what it does |",
+        "|---|---|---|---|",
+    )
+    for name, option in configuration.REGISTRY.items():
         value = f"`{option.kind.metavar}`" + ("; a list" if option.kind.identity else "")
         yield _row(f"`{name}`", value, _default(option), option.help)
 

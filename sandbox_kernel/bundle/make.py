@@ -160,6 +160,8 @@ def _below(path: str, trees: Sequence[str]) -> bool:
 
 def _mounts(plan: policy.ContainerPlan, image: Image) -> list[oci.Mount]:
     """Kernel file systems, then the image's binds, then the plan's, parents before children."""
+    if getattr(image, "bare", False):
+        return []
     chosen = [_planned(mount, plan) for mount in plan.mount]
     chosen.sort(key=lambda mount: mount["destination"].count("/"))
     taken = {mount["destination"] for mount in chosen}

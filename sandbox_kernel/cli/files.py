@@ -20,7 +20,9 @@ _MOST_FILES = Flag(
 
 
 def diff(found: Parsed) -> int:
-    """Lists what was added, changed or deleted since the container was made."""
+    """Lists what was added, changed or deleted since the container was made, or between two."""
+    if len(found.rest) == 2:
+        return _difference(*found.rest, as_json=found.own.get("format") == "json")
     live = container.find(found.rest[0])
     listed = changes.changes(live)
     if found.own.get("format") == "json":
@@ -28,6 +30,20 @@ def diff(found: Parsed) -> int:
         return 0
     for change in listed:
         print(output.clean(f"{change.kind} {change.path}"))
+    return 0
+
+
+def _difference(first: str, second: str, *, as_json: bool) -> int:
+    from sandbox_kernel.cli import layers
+
+    with output.progress(f"comparing {first} and {second}"):
+        listed = layers.compare(first, second)
+    if as_json:
+        output.data([each._asdict() for each in listed])
+        return 0
+    for each in listed:
+        what = f"  ({', '.join(each.what)})" if each.what else ""
+        print(output.clean(f"{each.kind} {each.path}{what}"))
     return 0
 
 
@@ -64,12 +80,13 @@ def _place(word: str) -> tuple[str, str] | None:
 
 VERBS = {
     "diff": Verb(
-        "diff [options] CONTAINER",
-        "List what changed in a container's files: A added, C changed, D deleted.",
+        "diff [options] CONTAINER | IMAGE IMAGE | CONTAINER IMAGE",
+        "List what changed in a container's files since it was made, or what is different from "
+        "the first to the second of two images or containers: A added, C changed, D deleted.",
         diff,
         (FORMAT,),
         least=1,
-        most=1,
+        most=2,
     ),
     "cp": Verb(
         "cp [options] CONTAINER:PATH PATH | PATH CONTAINER:PATH",

@@ -20,7 +20,7 @@ from typing import Any
 
 from sandbox_kernel import image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
-from sandbox_kernel.cli import output
+from sandbox_kernel.cli import output, transfers
 from sandbox_kernel.cli.verb import FORMAT, Verb
 from sandbox_kernel.errors import InvalidOption, NotAllowed
 from sandbox_kernel.grammar import Mount
@@ -52,7 +52,8 @@ def install(found: Parsed) -> int:
     if "mode" in typed and not cells:
         raise InvalidOption("--mode", typed["mode"], "`--cells` beside it, whose kernel has modes")
     plan = policy.plan(settings.KERNELSPEC, **typed)  # what each start would refuse is refused now
-    image.resolve(plan.image)
+    with transfers.Bars() as listen:
+        image.resolve(plan.image, progress=listen)
     given = found.own.get("kernel")
     if given is not None or cells:
         name = _name(CELLS_NAME if given is None else given)

@@ -43,8 +43,16 @@ def ps(found: Parsed) -> int:
 
 def _line(row: Listed) -> tuple[str, ...]:
     name = "" if row.name == row.id else row.name
-    age = shown_age(time.time() - row.created)
-    return row.id, name, row.image, state(row), age, row.program, short(" ".join(row.command))
+    age = output.shown_age(time.time() - row.created)
+    return (
+        row.id,
+        name,
+        row.image,
+        state(row),
+        age,
+        row.program,
+        output.short(" ".join(row.command)),
+    )
 
 
 def state(row: Listed) -> str:
@@ -59,23 +67,23 @@ def state(row: Listed) -> str:
     return f"ended: status {ended['status']}"
 
 
-def shown_age(seconds: float) -> str:
-    """90 -> `1 min`; the largest unit of which there is one."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{max(0, int(seconds))} s"
-
-
-def short(text: str, most: int = 48) -> str:
-    """A text that fits a column."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def inspect(found: Parsed) -> int:
-    """Prints everything about containers as JSON."""
-    output.data([container.inspect(reference) for reference in found.rest])
+    """Prints everything about containers, or images, as JSON."""
+    output.data([_facts(reference) for reference in found.rest])
     return 0
+
+
+def _facts(reference: str) -> dict[str, Any]:
+    """Of a container, or of the image of that name where there is no container."""
+    try:
+        return container.inspect(reference)
+    except errors.NoSuchContainer:
+        from sandbox_kernel.cli import images
+
+        found = images.facts(reference)
+        if found is None:
+            raise
+        return found
 
 
 def logs(found: Parsed) -> int:
@@ -175,8 +183,9 @@ def _hear(channels: dict[str, client.Channel], folder: str) -> list[dict[str, An
 VERBS = {
     "ps": Verb("ps [options]", "List your containers.", ps, (_ALL, _QUIET, FORMAT), most=0),
     "inspect": Verb(
-        "inspect CONTAINER...",
-        "Print everything about containers as JSON: plan, limits, use, control groups, end.",
+        "inspect CONTAINER|IMAGE...",
+        "Print everything about containers as JSON: plan, limits, use, control groups, end; about "
+        "images: names, configuration, layers.",
         inspect,
         least=1,
     ),

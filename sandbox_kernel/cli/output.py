@@ -23,10 +23,18 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             view.add_row(*(Text(cell) for cell in row))
         Console().print(view)
         return
+    print(text_table(headings, listed), end="")
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The lines of a table whose columns are padded with blanks."""
+    listed = [tuple(clean(cell) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in (tuple(headings), *listed)) for i in range(len(headings))]
+    lines = []
     for row in (tuple(heading.upper() for heading in headings), *listed):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
 
 
 def data(value: Any) -> None:
@@ -65,3 +73,16 @@ def progress(text: str) -> Iterator[None]:
 def clean(cell: str) -> str:
     """What comes from a container must not move the cursor or forge a line."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
+
+
+def shown_age(seconds: float) -> str:
+    """90 -> `1 min`; the largest unit of which there is one."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def short(text: str, most: int = 48) -> str:
+    """A text that fits a column."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -21,7 +21,7 @@ def plan(found: Parsed) -> int:
             raise InvalidOption("--image", options["image"], f"one image: `{found.rest[0]}` is one")
         options["image"] = found.rest[0]
     made = policy.plan(found.own.get("as", settings.COMMAND_LINE), **options)
-    image.resolve(made.image)  # there is no plan for what is not there
+    image.check(made.image)  # there is no plan for what is not there; but nothing is got for one
     if found.own.get("format") == "json":
         values = {
             name: {"value": value, "source": made.sources[name], "asked": name in made.asked}

@@ -8,7 +8,7 @@ import sys
 
 from sandbox_kernel import container, image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
-from sandbox_kernel.cli import output, streams
+from sandbox_kernel.cli import output, streams, transfers
 from sandbox_kernel.cli.verb import Verb
 from sandbox_kernel.container import Container, Process, ProcessSpec, copying, files
 from sandbox_kernel.errors import InvalidOption, shown
@@ -29,7 +29,9 @@ def run(found: Parsed) -> int:
         allowed = f"IMAGE alone, and `{reference}` is one"
         raise InvalidOption("--image", found.options["image"], allowed)
     plan = policy.plan(settings.COMMAND_LINE, **{**found.options, "image": reference})
-    argv = command_of(plan, image.resolve(plan.image), command)
+    with transfers.Bars() as listen:
+        resolved = image.resolve(plan.image, progress=listen)
+    argv = command_of(plan, resolved, command)
     detach, interactive = bool(found.own.get("detach")), bool(found.own.get("interactive"))
     if detach and interactive:
         raise InvalidOption("--interactive", "with --detach", "one of them: nobody could type")

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from sandbox_kernel import image
 from sandbox_kernel.container import finding
 from sandbox_kernel.container.container import Container
 from sandbox_kernel.linux import paths
@@ -45,7 +44,7 @@ def changes(container: Container) -> list[Change]:
                 os.close(root)
         layers = [
             os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            for layer in image.resolve(container.plan.image).layers
+            for layer in container.image.layers
         ]
         try:
             upper = _open(writable, "upper")

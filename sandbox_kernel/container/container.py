@@ -73,8 +73,11 @@ class Container:
         process: ProcessSpec | None = None,
         launcher: Launcher | Holder | None = None,
         detached: bool = False,
+        resolved: Image | None = None,
     ) -> Container:
         """Make a container, with its first process or held empty.
+
+        `resolved` is the image where the caller has it already, which `plan.image` then only names.
 
         One with a process lives as long as that process; one without lives until `remove`, or
         until this program ends. A `detached` one has a launcher of its own and outlives this
@@ -82,7 +85,8 @@ class Container:
 
         Raises LimitNotEnforceable, StepFailed, ImageError, HostLacks, LauncherGone.
         """
-        resolved = image.resolve(plan.image)  # before anything is started for it
+        if resolved is None:
+            resolved = image.resolve(plan.image)  # before anything is started for it
         if detached:
             own = Launcher(detached=True)
             try:
@@ -133,7 +137,7 @@ class Container:
             connect=launcher.connect,
             base=order.made["config"]["process"],
             owner=channel,
-            not_in_force=order.not_in_force,
+            not_in_force=(*order.not_in_force, *resolved.notices),
             was_ready=answer["was_ready"],
         )
         if process:
@@ -143,14 +147,23 @@ class Container:
         return container
 
     @staticmethod
-    def prepare(plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder) -> None:
+    def prepare(
+        plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder, resolved: Image
+    ) -> None:
         """Work out the order of such a container, which is kept. Raises as `create`."""
-        _Order(plan, image.resolve(plan.image), process, launcher, detached=False)
+        _Order(plan, resolved, process, launcher, detached=False)
 
     @staticmethod
-    def expect(plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder) -> None:
+    def expect(
+        plan: ContainerPlan,
+        process: ProcessSpec,
+        launcher: Launcher | Holder,
+        resolved: Image | None = None,
+    ) -> None:
         """Have a container ready for a process like this one, soon. Raises as `create`."""
-        order = _Order(plan, image.resolve(plan.image), process, launcher, detached=False)
+        order = _Order(
+            plan, resolved or image.resolve(plan.image), process, launcher, detached=False
+        )
         if not order.programs:
             return
         channel = launcher.connect()
@@ -331,10 +344,11 @@ class _Order:
             "about": {
                 "image": plan.image,
                 "digest": resolved.digest,
+                "layers": list(resolved.layers),
                 "command": list(process.argv) if process else [],
                 "program": os.path.basename(sys.argv[0] or "python"),
                 "owner": os.getpid(),
-                "not_in_force": list(self.not_in_force),
+                "not_in_force": [*self.not_in_force, *resolved.notices],
             },
         }
         self._wish = None
@@ -420,6 +434,7 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
         "config": config,
         "plan": policy.record(plan),
         "layers": list(made.layers),
+        "leases": list(resolved.leases),
         "entries": list(resolved.entries),
         "trees": list(resolved.trees),
         "storage_size": made.storage_size,
@@ -449,6 +464,8 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
         merged["user"] = {"username": process.user}
     if process.transfer:
         merged["transfer"] = dict(process.transfer)
+    if process.root_only:
+        merged["rootOnly"] = True
     return {
         "process": merged,
         "numbers": list(process.descriptors),

@@ -67,7 +67,7 @@ def find(reference: str) -> Container:
         container_id=listed.id,
         name=listed.name,
         plan=plan,
-        resolved=Image(about["image"], about["digest"]),
+        resolved=Image(about["image"], about["digest"], tuple(about.get("layers", ()))),
         pid=found["pid"],
         limits=found.get("limits") or {},
         groups=found["groups"],

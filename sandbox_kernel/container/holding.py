@@ -17,11 +17,11 @@ def keep_kernel_ready(plan: ContainerPlan) -> None:
 
     Raises what `Container.create` raises, and HostLacks when there can be no holder.
     """
-    process = _kernel(plan)
+    process, resolved = _kernel(plan)
     holder = client.start_holder()
     if holder is None:
         raise errors.HostLacks("start the warm holder: it ended at once: see `doctor`")
-    Container.expect(plan, process, holder)
+    Container.expect(plan, process, holder, resolved)
 
 
 def prepare_order(plan: ContainerPlan) -> None:
@@ -31,16 +31,18 @@ def prepare_order(plan: ContainerPlan) -> None:
     """
     holder = client.find_holder()
     if holder is not None:
-        Container.prepare(plan, _kernel(plan), holder)
+        process, resolved = _kernel(plan)
+        Container.prepare(plan, process, holder, resolved)
 
 
-def _kernel(plan: ContainerPlan) -> ProcessSpec:
-    interpreter = image.resolve(plan.image).interpreter
+def _kernel(plan: ContainerPlan) -> tuple[ProcessSpec, image.Image]:
+    resolved = image.for_kernel(image.resolve(plan.image))
+    interpreter = resolved.interpreter
     if interpreter is None:
         raise errors.ImageError(
             f"keep a kernel ready of `{plan.image}`: it has no Python that is known"
         )
-    return ProcessSpec(argv=(interpreter, "-c", START_KERNEL))
+    return ProcessSpec(argv=(interpreter, "-c", START_KERNEL)), resolved
 
 
 def status() -> list[dict[str, Any]] | None:

@@ -36,6 +36,8 @@ class ProcessSpec:
     timeout: float | None = None
     transfer: Mapping[str, Any] | None = None
     """Instead of a program: our own copying of files, see `runtime.transfer`."""
+    root_only: bool = False
+    """The plan's capabilities are root's alone, as builds have it: another user has none."""
     logged: bool = False
     """Outputs that are not in `descriptors` go to the container's log."""
 

@@ -130,6 +130,7 @@ def _wish(
         "config": config,
         "plan": {},
         "layers": list(made.layers),
+        "leases": list(image.leases),
         "entries": list(image.entries),
         "trees": list(image.trees),
         "storage_size": made.storage_size,

@@ -36,6 +36,8 @@ class Image:
     host's own files, bound read-only, under parents that are made in the container. `config` has
     the keys of the OCI image configuration (Env, WorkingDir, User, Entrypoint, Cmd).
     `interpreter` is the Python to run cells with, as named inside; None when it is not known.
+    `leases` are folders that a container locks (flock, shared) as long as it lives, so that no
+    collection of garbage takes its layers. `notices` are lines for who makes a container of it.
     """
 
     reference: str
@@ -46,6 +48,10 @@ class Image:
     entries: tuple[Entry, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     interpreter: str | None = None
+    leases: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    bare: bool = False
+    """Nothing of it is executed: a container of it has its files, and no /proc, /sys or /dev."""
 
     def __hash__(self) -> int:
         return hash((self.reference, self.digest))

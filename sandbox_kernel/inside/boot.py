@@ -6,6 +6,7 @@
 
 def boot(data: bytes, main: str) -> None:
     import marshal
+    import os
     import sys
     from _frozen_importlib import ModuleSpec  # importlib itself costs more than an empty cell
     from _frozen_importlib_external import MAGIC_NUMBER
@@ -47,4 +48,11 @@ def boot(data: bytes, main: str) -> None:
         module = getattr(module, part)
     if folder:
         sys.path.insert(0, "")
+    # The kernel layer of images without ipykernel: mounted by the outside, behind what the image
+    # has, or before it where the image's own packages are too old for any ipykernel.
+    for name in ("first", "last"):
+        layer = "/opt/sandbox-kernel/" + name
+        if os.path.isdir(layer):
+            own = [index for index, path in enumerate(sys.path) if path.endswith("-packages")]
+            sys.path.insert(own[0] if own and name == "first" else len(sys.path), layer)
     module.main()

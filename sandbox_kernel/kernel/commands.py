@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox_kernel.container import Container
+    from sandbox_kernel.policy import ContainerPlan
+
+    from .pinning import Pinning
 
 SANDBOX = "%sandbox"
 TOP = "%container top"
+UPDATE = "update"
 
 
 class Command(NamedTuple):
@@ -52,6 +56,22 @@ def check_top(command: Command, container: Container) -> None:
         raise InvalidOption(TOP, command.line.strip(), allowed)
 
 
+def is_update(command: Command) -> bool:
+    """Whether it is `%sandbox update`."""
+    return command.name == SANDBOX and command.line.split() == [UPDATE]
+
+
+def update(pinning: Pinning, named: ContainerPlan | None) -> dict[str, Any]:
+    """Asks anew what the name of the kernel's image means, for its next start.
+
+    Raises ImageError, HostLacks.
+    """
+    if named is None:
+        raise InvalidOption(SANDBOX, UPDATE, "a kernel whose settings could be read")
+    told = pinning.update(named)
+    return {"text/plain": f"{told}\nRestart the kernel to run in what is named now."}
+
+
 def run(command: Command, container: Container) -> dict[str, Any]:
     """Carries `%sandbox` out; the mime bundle to show. Raises SandboxErrors, each one line."""
     from sandbox_kernel import arguments, policy
@@ -59,12 +79,17 @@ def run(command: Command, container: Container) -> dict[str, Any]:
     flags = arguments.option_flags()
     found = arguments.parse(arguments.words(command.line), flags)
     if found.own.get("help"):
-        usage = f"{SANDBOX} [--memory SIZE] [--cpus NUMBER] ..."
-        summary = "Shows what is in force for this kernel; with limits, changes them at once."
+        usage = f"{SANDBOX} [--memory SIZE] [--cpus NUMBER] ... | {SANDBOX} {UPDATE}"
+        summary = (
+            "Shows what is in force for this kernel; with limits, changes them at once. "
+            "`update` asks anew what the name of its image means, and shows what changed."
+        )
         live = arguments.option_flags(policy.LIVE)
         return {"text/plain": arguments.help_text(usage, summary, live)}
     if found.rest and found.rest != ["show", "limits"]:
-        raise InvalidOption(SANDBOX, found.rest[0], "options such as --memory 512m, or nothing")
+        raise InvalidOption(
+            SANDBOX, found.rest[0], "options such as --memory 512m, `update`, or nothing"
+        )
     if found.options:
         container.set_limits(**found.options)
         return {"text/plain": table(container, only=found.options)}

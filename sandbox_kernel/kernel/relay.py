@@ -32,8 +32,10 @@ from .connection import Connection
 from .interrupts import Interrupts
 from .outer import AGAIN_SECONDS, Outer, receive
 from .outgoing import Outgoing
+from .pinning import PIN_SECONDS, moves
 from .requests import Ledger, Request
 from .start import Inside
+from .updating import Update
 from .voice import Voice, failure
 from .widgets import Widgets
 from .wire import EMPTY, Message, Reader, Signer, frames
@@ -76,6 +78,7 @@ class Relay:
         self._early: deque[tuple[Request, Message]] = deque()
         self._held: deque[tuple[Request, Message]] = deque()  # cells that wait for a command's turn
         self._failure: dict[str, Any] | None = None
+        self._update: Update | None = None
         self._ready = False
         self._probe_seen = False
         self._probe_info: contents.KernelInfo | None = None
@@ -191,7 +194,7 @@ class Relay:
         for request in self._ledger.open():
             if request.synthesise_at is not None and now >= request.synthesise_at:
                 self._complete(request, now)
-        if self._held:
+        if self._held and self._update is None:
             self._run_held()
 
     def _complete(self, request: Request, now: float) -> None:
@@ -445,7 +448,11 @@ class Relay:
             return
         self._ledger.add(request)
         if self._failure is not None:
-            self._refuse(request)
+            command = commands.find(request.code) if request.is_cell and request.code else None
+            if command and command.alone and commands.is_update(command) and not self._update:
+                self._start_update(request, message, command)  # it may be what helps
+            else:
+                self._refuse(request)
         elif not self._ready:
             self._early.append((request, message))
         else:
@@ -472,7 +479,7 @@ class Relay:
         """Into the inside, in order; a cell with a command of ours waits until it is its turn."""
         if request.is_cell and request.channel == "shell":
             command = request.code is not None and commands.find(request.code)
-            if command or (self._held and request.on_main):
+            if command or ((self._held or self._update) and request.on_main):
                 self._held.append((request, message))
                 return
         self._forward(request, message)
@@ -514,11 +521,48 @@ class Relay:
             waiting.discard(id(request))
             if command is None:
                 self._forward(request, message)
+            elif commands.is_update(command):
+                self._start_update(request, message, command)
+                return
             elif self._carry_out(request, command):
-                body = {**contents.fields.decode(message.content), "code": command.rest}
-                self._forward(request, message._replace(content=contents.encode(body)))
+                self._forward_rest(request, message, command)
             else:
                 self._abort_held(request)
+
+    def _forward_rest(self, request: Request, message: Message, command: commands.Command) -> None:
+        body = {**contents.fields.decode(message.content), "code": command.rest}
+        self._forward(request, message._replace(content=contents.encode(body)))
+
+    def _start_update(self, request: Request, message: Message, command: commands.Command) -> None:
+        """`%sandbox update`: cells behind it wait, the loop goes on."""
+        self._voice.status(request, "busy")
+        if not request.silent and self._failure is None:
+            count = self._outgoing.execution_count + 1 if self._outgoing else 1
+            self.show_input(request, count)
+        inside = self._inside
+        self._update = Update(lambda: commands.update(inside.pinning, inside.named))
+        self._watch(self._update.wake, lambda: self._updated(request, message, command))
+
+    def _updated(self, request: Request, message: Message, command: commands.Command) -> None:
+        assert self._update
+        update, self._update = self._update, None
+        self._unwatch(update.wake)
+        try:
+            content = {"data": update.result(), "metadata": {}, "transient": {}}
+            self._voice.publish("display_data", content, request)
+        except (errors.SandboxError, OSError, TimeoutError) as error:
+            self._voice.error(request, failure(error))
+            self._voice.status(request, "idle")
+            self._ledger.close(request)
+            self._abort_held(request)
+            return
+        if self._failure is None:
+            self._forward_rest(request, message, command)
+            return
+        done = {"status": "ok", "execution_count": 0, "payload": [], "user_expressions": {}}
+        self._voice.reply(request, done)
+        self._voice.status(request, "idle")
+        self._ledger.close(request)
 
     def _carry_out(self, request: Request, command: commands.Command) -> bool:
         """Runs a command of ours; whether the rest of the cell is to run inside."""
@@ -551,7 +595,11 @@ class Relay:
     # -- requests that are answered here ----------------------------------------------------------
 
     def _kernel_info(self, request: Request, _: Message) -> None:
-        self._voice.reply(request, self._info)
+        named = self._inside.named
+        if named is not None and moves(named.image):
+            # The notebook takes its pins from this answer, and most front ends ask but once.
+            self._inside.settled.wait(PIN_SECONDS)
+        self._voice.reply(request, self._inside.pinning.info(self._info))
 
     def _connect_info(self, request: Request, _: Message) -> None:
         self._voice.reply(request, {"status": "ok", **self._connection.ports()})
@@ -668,8 +716,7 @@ class Relay:
         container = self._inside.container
         if container and container.not_in_force and not self._told_lacking:
             self._told_lacking = True
-            text = "[sandbox: default limits that this host can't hold: "
-            text += "; ".join(container.not_in_force) + "]\n"
+            text = "[sandbox: " + "; ".join(container.not_in_force) + "]\n"
             self._voice.publish("stream", {"name": "stderr", "text": text}, request)
         if self._interrupts:
             self._interrupts.began(request)

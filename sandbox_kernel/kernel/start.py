@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sandbox_kernel import errors
 
 from .inner import Channels
+from .pinning import Pinning
 
 if TYPE_CHECKING:
     from sandbox_kernel.container import Container, Process
@@ -32,7 +33,7 @@ def plan() -> ContainerPlan:
 
 
 def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[Container, Process]:
-    """A container whose first process is the image's ipykernel, on these descriptors.
+    """A container whose first process is an ipykernel, the image's or the kernel layer's.
 
     The warm holder has one ready, if there is a holder; else it is made by a launcher of our own,
     which ends with us.
@@ -44,23 +45,21 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
     from sandbox_kernel.container.program import KERNEL, START_KERNEL, program
     from sandbox_kernel.runtime import client
 
-    interpreter = image.resolve(plan.image).interpreter
+    resolved = image.for_kernel(image.resolve(plan.image))
+    interpreter = resolved.interpreter
     if interpreter is None:
-        raise errors.ImageError(
-            f"start a kernel in `{plan.image}`: it has no Python that is known: "
-            "choose an image with Python 3.8 or later and ipykernel"
-        )
+        raise errors.ImageError(f"start a kernel in `{plan.image}`: it has no Python that is known")
     spec = ProcessSpec(
         argv=(interpreter, "-c", START_KERNEL),
         descriptors={**descriptors, PROGRAM: program(KERNEL)},
     )
     holder = client.find_holder() if plan.holder and not plan.cold else None
     try:
-        container = Container.create(plan, process=spec, launcher=holder)
+        container = Container.create(plan, process=spec, launcher=holder, resolved=resolved)
     except errors.LauncherGone:
         if holder is None:
             raise
-        container = Container.create(plan, process=spec)
+        container = Container.create(plan, process=spec, resolved=resolved)
     if container.process is None:
         raise errors.ContainerError(f"start a kernel in `{plan.image}`: no process was started")
     return container, container.process
@@ -92,6 +91,9 @@ class Inside:
     def __init__(self) -> None:
         self.key = secrets.token_hex(32)
         self.plan: ContainerPlan | None = None
+        self.named: ContainerPlan | None = None
+        """The plan with the image as it was named, before what the name meant was looked up."""
+        self.pinning = Pinning()
         self.container: Container | None = None
         self.process: Process | None = None
         self.channels: Channels | None = None
@@ -106,7 +108,8 @@ class Inside:
         """Runs in a thread of its own: an image may take long, and Jupyter asks meanwhile."""
         handed = -1
         try:
-            self.plan = self.plan or plan()
+            self.named = self.plan or plan()
+            self.plan = self.pinning.plan(self.named)
             self.channels = Channels(self.plan.output_limit + (1 << 20))
             handed = configuration(self.key)
             self.container, self.process = start_inside(
@@ -120,6 +123,7 @@ class Inside:
                     },
                 },
             )
+            self.pinning.record(self.named)
         except (errors.SandboxError, OSError) as error:
             self.failure = error
         finally:

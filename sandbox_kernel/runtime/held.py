@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -151,6 +152,10 @@ DEVICES = {
 }
 
 
+IMAGE_IDS = "image-ids"
+"""Option of a bind mount of ours whose files have the ids of images, as layers do."""
+
+
 class Run:
     """One process tree in a held container: who waits for it and what it may use."""
 
@@ -206,6 +211,8 @@ class Held:
         self._next_run = 1
         self.namespaces: dict[str, int] = {}
         """Descriptors of its namespaces, where they were asked for; ours until `end`."""
+        self.leases: list[int] = []
+        """Descriptors that keep the layers of the image where they are; ours until `end`."""
         self._life = -1
         """Pid 1 lives as long as this is open."""
         self.slots = slots
@@ -245,6 +252,7 @@ class Held:
         """
         given: list[int] = []
         try:
+            self._keep_layers()
             trees = self._open_trees(self.order["config"])
             given += trees.values()
             self._map_trees(trees)
@@ -294,6 +302,16 @@ class Held:
             for kind in self.order["kinds"]
         }
 
+    def _keep_layers(self) -> None:
+        """Lock what holds the layers, as the store does it that they are of (`image.store`)."""
+        for folder in self.order.get("leases", ()):
+            with step("use", folder):
+                lease = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self.leases.append(lease)
+                fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(lease), os.stat(folder)):
+                    raise StepFailed("use", folder, "the layer was removed just now: try again")
+
     def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Detached mounts of all that the container gets."""
         trees: dict[str, int] = {}
@@ -322,7 +340,7 @@ class Held:
     def _is_shared(self, mount: Mapping[str, Any]) -> bool:
         """Whether it is of the image, the same for all: read-only, and with ids as they are."""
         options = mount.get("options", ())
-        return "ro" in options and "idmap" not in options
+        return "ro" in options and "idmap" not in options and IMAGE_IDS not in options
 
     def _map_trees(self, trees: Mapping[str, int]) -> None:
         """As root: show layers and the caller's own folders with the ids of the container."""
@@ -332,10 +350,11 @@ class Held:
         mounted = self.order["config"].get("mounts", ())
         for name, tree in trees.items():
             kind, _, index = name.partition(" ")
-            if kind == "layer":
+            options = mounted[int(index)].get("options", ()) if kind == "mount" else ()
+            if kind == "layer" or IMAGE_IDS in options:
                 with step("map ids of", name):
                     mounts.map_identities(tree, self.slot.user)
-            elif kind == "mount" and "idmap" in mounted[int(index)].get("options", ()):
+            elif "idmap" in options:
                 with step("map ids of", name):
                     owner = os.fstat(tree)
                     ids = (owner.st_uid, first, 1), (owner.st_gid, first, 1)
@@ -452,9 +471,10 @@ class Held:
             os.close(self.writable)
         for run in self.runs.values():
             self.end_run(run)
-        for descriptor in self.namespaces.values():
+        for descriptor in (*self.namespaces.values(), *self.leases):
             os.close(descriptor)
         self.namespaces.clear()
+        self.leases.clear()
         cells.let_go(self)
         try:
             self.group.kill()

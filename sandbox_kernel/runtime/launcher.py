@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from sandbox_kernel.runtime.slots import Slot
     from sandbox_kernel.runtime.templates import Template
 
-RECIPE = ("config", "plan", "layers", "entries", "trees", "storage_size", "seccomp_program")
+RECIPE = (
+    "config", "plan", "layers", "leases", "entries", "trees", "storage_size", "seccomp_program",
+)  # fmt: skip
 MOST_RECIPES = 32
 # How much is kept for those who ask later: bytes of a container's output, events of the launcher.
 MOST_OUTPUT = 1 << 20

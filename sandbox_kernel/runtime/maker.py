@@ -399,8 +399,6 @@ class _Making:
             with step("bring up", "lo"):
                 interfaces.switch_on_loopback()
         self.writable = rootfs.lay_out(order, self._trees, self._start_first)
-        if self.first < 0:
-            raise StepFailed("start", "pid 1", "the configuration has no proc for it to mount", 22)
         with step("open", "namespaces"):
             self.namespaces = {
                 kind: os.open(FILE_OF.get(kind, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)

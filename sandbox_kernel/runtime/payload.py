@@ -23,11 +23,10 @@ import json
 import os
 import resource
 import signal
-import stat
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, processes, seccomp_install
-from sandbox_kernel.runtime import transfer
+from sandbox_kernel.runtime import accounts, building, transfer
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
-LONGEST_ACCOUNT_FILE = 1 << 20
 ENOENT = 2
 NO_CORE = {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}
 NOT_FOUND = 127
@@ -66,7 +64,8 @@ def enter(
             _set_rlimit(limit)
         start = _become(process, program)
         if "transfer" in process:
-            transfer.serve(process["transfer"])
+            order = process["transfer"]
+            (building if order["do"] in building.DOES else transfer).serve(order)
             os._exit(0)
         _execute(os.execve, *start)
         raise AssertionError("execve returned")
@@ -123,6 +122,8 @@ def _become(
     user = process.get("user", {})
     uid, gid, groups, home = _identity(user, needs_home="HOME" not in environment)
     kept = process.get("capabilities", {})
+    if uid and process.get("rootOnly"):
+        kept = {}
     with step("drop", "capabilities from the bounding set"):
         capabilities.drop_bounding(capabilities.to_mask(kept.get("bounding", ())))
     with step("set identity", f"{uid}:{gid}"):
@@ -206,47 +207,30 @@ def _identity(user: Mapping[str, Any], *, needs_home: bool) -> tuple[int, int, l
     if not name:
         uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
         known = (
-            _account("/etc/passwd", lambda fields: fields[2] == str(uid)) if needs_home else None
+            accounts.find("/etc/passwd", lambda fields: fields[2] == str(uid))
+            if needs_home
+            else None
         )
         return uid, gid, list(user.get("additionalGids", ())), known[5] if known else "/"
     person, _, group = name.partition(":")
-    fields = _account("/etc/passwd", lambda found: person in (found[0], found[2]))
+    fields = accounts.find("/etc/passwd", lambda found: person in (found[0], found[2]))
+    groups: list[int] = []
     if fields:
         uid, gid, home = int(fields[2]), int(fields[3]), fields[5]
+        groups = [] if group else [gid, *accounts.groups_of(fields[0])]
     elif person.isdecimal():
         uid, gid, home = int(person), 0, "/"
     else:
         raise StepFailed("find user", person, "the image's /etc/passwd has no such user", 22)
     if group:
-        found = _account("/etc/group", lambda candidate: group in (candidate[0], candidate[2]))
+        found = accounts.find("/etc/group", lambda candidate: group in (candidate[0], candidate[2]))
         if found:
             gid = int(found[2])
         elif group.isdecimal():
             gid = int(group)
         else:
             raise StepFailed("find group", group, "the image's /etc/group has no such group", 22)
-    return uid, gid, [], home
-
-
-def _account(path: str, matches: Callable[[list[str]], bool]) -> list[str] | None:
-    """The first matching line of an account file; a file that is odd or huge has none."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return None
-        size = min(os.fstat(file).st_size, LONGEST_ACCOUNT_FILE)
-        text = os.read(file, size).decode(errors="replace")
-    finally:
-        os.close(file)
-    least = 6 if path.endswith("passwd") else 3
-    for line in text.splitlines():
-        fields = line.split(":")
-        if len(fields) >= least and fields[2].isdecimal() and matches(fields):
-            return fields
-    return None
+    return uid, gid, groups, home
 
 
 def _change_directory(directory: str) -> None:

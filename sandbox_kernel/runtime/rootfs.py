@@ -83,6 +83,13 @@ def lay_out(
             _mount_by(mount_proc, root, mount)
         else:
             _mount(root, mount, trees.get(f"mount {index}"), trees)
+    if mount_proc and not any(m.get("type") == "proc" for m in config.get("mounts", ())):
+        # A container for files alone shows no proc: its pid 1 mounts it where the old root goes.
+        with step("mount", "/proc"):
+            place = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            mount_proc(place)
+            os.close(place)
+            os.fchdir(root)
     # Masks come after every mount and before any code of the container (CVE-2025-52565), on
     # places that are looked up in the file systems just mounted, whose sources are the host's.
     linux = config.get("linux", {})

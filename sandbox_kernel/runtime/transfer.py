@@ -44,7 +44,7 @@ def pack(source: str, sink: int) -> None:
         _pack(parent, os.path.basename(source), "", sink, 0)
     finally:
         os.close(parent)
-    _write_record(sink, {"kind": "end"})
+    write_record(sink, {"kind": "end"})
 
 
 def _pack(parent: int, name: str, shown: str, sink: int, depth: int) -> None:
@@ -53,14 +53,14 @@ def _pack(parent: int, name: str, shown: str, sink: int, depth: int) -> None:
     record: dict[str, Any] = {"path": shown, "mode": found.st_mode & PERMISSIONS}
     if stat.S_ISLNK(found.st_mode):
         target = os.readlink(name, dir_fd=parent)
-        _write_record(sink, {**record, "kind": "link", "target": target})
+        write_record(sink, {**record, "kind": "link", "target": target})
     elif stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
         _pack_folder(parent, name, record, sink, depth)
     elif stat.S_ISREG(found.st_mode):
         _pack_file(parent, name, record, sink)
     else:
         why = "it lies too deep" if stat.S_ISDIR(found.st_mode) else "it is no file, folder or link"
-        _write_record(sink, {**record, "kind": "skipped", "why": why})
+        write_record(sink, {**record, "kind": "skipped", "why": why})
 
 
 def _pack_folder(parent: int, name: str, record: dict[str, Any], sink: int, depth: int) -> None:
@@ -68,10 +68,10 @@ def _pack_folder(parent: int, name: str, record: dict[str, Any], sink: int, dept
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         folder = os.open(name, flags, dir_fd=parent)
     except OSError as error:
-        _write_record(sink, {**record, "kind": "skipped", "why": os.strerror(error.errno or 0)})
+        write_record(sink, {**record, "kind": "skipped", "why": os.strerror(error.errno or 0)})
         return
     try:
-        _write_record(sink, {**record, "kind": "folder"})
+        write_record(sink, {**record, "kind": "folder"})
         for below in sorted(os.listdir(folder)):
             try:
                 _pack(folder, below, f"{record['path']}/{below}".lstrip("/"), sink, depth + 1)
@@ -87,16 +87,16 @@ def _pack_file(parent: int, name: str, record: dict[str, Any], sink: int) -> Non
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(name, flags, dir_fd=parent)
     except OSError as error:
-        _write_record(sink, {**record, "kind": "skipped", "why": os.strerror(error.errno or 0)})
+        write_record(sink, {**record, "kind": "skipped", "why": os.strerror(error.errno or 0)})
         return
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            _write_record(sink, {**record, "kind": "skipped", "why": "it is no file any more"})
+            write_record(sink, {**record, "kind": "skipped", "why": "it is no file any more"})
             return
-        _write_record(sink, {**record, "kind": "file"})
+        write_record(sink, {**record, "kind": "file"})
         while data := os.read(file, PIECE):
-            _write_piece(sink, data)
-        _write_piece(sink, b"")
+            write_piece(sink, data)
+        write_piece(sink, b"")
     finally:
         os.close(file)
 
@@ -104,7 +104,7 @@ def _pack_file(parent: int, name: str, record: dict[str, Any], sink: int) -> Non
 def pack_matching(folder: str, texts: list[str], sink: int) -> None:
     """Write the files below a folder that a pattern meets to a stream; no link is followed."""
     _Matching(Patterns(texts), sink).below(folder)
-    _write_record(sink, {"kind": "end"})
+    write_record(sink, {"kind": "end"})
 
 
 class _Matching:
@@ -147,7 +147,7 @@ class _Matching:
             below = os.open(name, flags, dir_fd=folder)
         except PermissionError:
             record = {"kind": "skipped", "path": path, "why": "Permission denied"}
-            _write_record(self._sink, record)
+            write_record(self._sink, record)
             return
         try:
             self._walk(below, path, states, depth + 1)
@@ -164,16 +164,16 @@ def pack_files(files: Mapping[str, bytes | str], sink: int) -> None:
             folder = "/".join(parts[:depth])
             if folder not in folders:
                 folders.add(folder)
-                _write_record(sink, {"kind": "folder", "path": folder, "mode": 0o755})
-        _write_record(sink, {"kind": "file", "path": path, "mode": 0o644})
+                write_record(sink, {"kind": "folder", "path": folder, "mode": 0o755})
+        write_record(sink, {"kind": "file", "path": path, "mode": 0o644})
         if isinstance(content, str):
             _write_content(content, sink)
         else:
             with memoryview(content) as view:
                 for at in range(0, view.nbytes, PIECE):
-                    _write_piece(sink, bytes(view[at : at + PIECE]))
-        _write_piece(sink, b"")
-    _write_record(sink, {"kind": "end"})
+                    write_piece(sink, bytes(view[at : at + PIECE]))
+        write_piece(sink, b"")
+    write_record(sink, {"kind": "end"})
 
 
 def _write_content(path: str, sink: int) -> None:
@@ -182,7 +182,7 @@ def _write_content(path: str, sink: int) -> None:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise StepFailed("read", path, "it is no file")
         while data := os.read(file, PIECE):
-            _write_piece(sink, data)
+            write_piece(sink, data)
     finally:
         os.close(file)
 
@@ -210,12 +210,34 @@ class Unpacking:
                 return
             if kind == "failed":
                 raise StepFailed("copy", str(record.get("path", "")), str(record.get("why")))
-            path = _checked(record.get("path"))
+            path = checked(record.get("path"))
             self._count(path)
             if kind == "skipped":
                 self.skipped.append(("/".join(path) or name, str(record.get("why"))))
                 continue
             self._make(parent, [name, *path] if name else path, record)
+
+    def passing(self) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
+        """Each record of the stream, and of a file its pieces with the empty one that ends them.
+
+        Raises StepFailed when the other side failed, CopyRefused for more than is allowed.
+        """
+        while True:
+            record = self._record()
+            if record.get("kind") == "end":
+                return
+            if record.get("kind") == "failed":
+                raise StepFailed("copy", str(record.get("path", "")), str(record.get("why")))
+            shown = str(record.get("path", ""))
+            self._count([shown])
+            if record.get("kind") == "file":
+                yield record, self._whole_content(shown)
+            else:
+                yield record, iter(())
+
+    def _whole_content(self, shown: str) -> Iterator[bytes]:
+        yield from self._content(shown)
+        yield b""
 
     def into_memory(self) -> dict[str, bytes]:
         """The stream's files by their paths, instead of making them. Raises as `into`."""
@@ -227,7 +249,7 @@ class Unpacking:
                 return files
             if kind == "failed":
                 raise StepFailed("copy", str(record.get("path", "")), str(record.get("why")))
-            path = "/".join(_checked(record.get("path")))
+            path = "/".join(checked(record.get("path")))
             self._count([path])
             if kind == "file":
                 files[path] = b"".join(self._content(path))
@@ -257,7 +279,7 @@ class Unpacking:
             if kind == "folder":
                 _make_folder(folder, name, mode)
             elif kind == "link":
-                _replace(folder, name, lambda new: os.symlink(_text(record), new, dir_fd=folder))
+                _replace(folder, name, lambda new: os.symlink(text_of(record), new, dir_fd=folder))
             elif kind == "file":
                 _replace(folder, name, lambda new: self._write_file(folder, new, mode, name))
             else:
@@ -311,7 +333,7 @@ class Unpacking:
         return b"".join(parts)
 
 
-def _checked(path: object) -> list[str]:
+def checked(path: object) -> list[str]:
     """The parts of a path of the stream; nothing that could lead elsewhere."""
     if not isinstance(path, str) or "\0" in path:
         raise StepFailed("read", "the stream of files", "a path is no text")
@@ -374,18 +396,21 @@ def _replace(folder: int, name: str, make: Any) -> None:
         raise
 
 
-def _text(record: Mapping[str, Any]) -> str:
+def text_of(record: Mapping[str, Any]) -> str:
+    """Where a link points. Raises StepFailed."""
     target = record.get("target")
     if not isinstance(target, str) or not target or "\0" in target:
         raise StepFailed("read", "the stream of files", "a link points nowhere")
     return target
 
 
-def _write_record(sink: int, record: Mapping[str, Any]) -> None:
-    _write_piece(sink, json.dumps(record).encode())
+def write_record(sink: int, record: Mapping[str, Any]) -> None:
+    """One record. OSError."""
+    write_piece(sink, json.dumps(record).encode())
 
 
-def _write_piece(sink: int, data: bytes) -> None:
+def write_piece(sink: int, data: bytes) -> None:
+    """Bytes with their length before them. OSError."""
     view = memoryview(len(data).to_bytes(4, "big") + data)
     while view:
         view = view[os.write(sink, view) :]
@@ -406,15 +431,15 @@ def serve(order: Mapping[str, Any]) -> None:
             pack_matching(path, order["patterns"], 1)
         elif order["do"] == "unpack":
             _unpack(order)
-            _write_record(1, {"kind": "end"})
+            write_record(1, {"kind": "end"})
         elif order["do"] == "keep":
             keeping.serve(0, range(FIRST_LAYER, FIRST_LAYER + order["layers"]))
     except StepFailed as error:
-        _write_record(1, {"kind": "failed", "path": error.subject, "why": error.why})
+        write_record(1, {"kind": "failed", "path": error.subject, "why": error.why})
     except CopyRefused as error:
-        _write_record(1, {"kind": "failed", "path": path, "why": str(error)})
+        write_record(1, {"kind": "failed", "path": path, "why": str(error)})
     except OSError as error:
-        _write_record(1, {"kind": "failed", "path": path, "why": os.strerror(error.errno or 0)})
+        write_record(1, {"kind": "failed", "path": path, "why": os.strerror(error.errno or 0)})
 
 
 def _unpack(order: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ WHOLE = ["banana", "-1", "0", "1.5", "nan", "0x10", "9" * 30, ""]
 RATES = ["banana", "/dev/sda", "sda:1m", "/dev/sda:fast", "/dev/../etc/passwd:1m", "/dev/null:1m"]
 PATHS = ["work", "", "../x", "/a/../..", "/a\t"]
 WRONG: dict[str, list[str]] = {
-    "image": ["-v", "nope", "docker.io/library/python", "dir:/no/such/folder", "dir:", "host\x7f"],
+    "image": ["-v", "Nope", "docker.io/library/Py", "dir:/no/such/folder", "dir:", "host\x7f"],
     "memory": [*SIZES, "4k"],
     "memory_swap": [*SIZES, "4k"],
     "cpus": ["nan", "inf", "-1", "0", "banana", "1e400", "two", "100000", "0.001", ""],

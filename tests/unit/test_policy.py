@@ -138,6 +138,46 @@ def test_nobody_but_the_user_widens(
     assert policy.plan(settings.COMMAND_LINE, within=nothing_set, **{option: value})
 
 
+@pytest.mark.parametrize("source", BOUND)
+@pytest.mark.parametrize(
+    "image",
+    [
+        "ghcr.io/o/n:1", "localhost:5000/x", "127.0.0.1/x", "169.254.169.254/latest", "[::1]:80/x",
+        "Registry/x", "evil.example/docker.io/library/python", "index.docker.io:443/x",
+        "oci:/etc", "oci-archive:/etc/passwd", "docker-archive:/etc/passwd:x", "build:/etc",
+        "build:/#F", "requirements:/etc/passwd", "pyproject:/etc", "oci:../../../../../etc",
+        "packages: a on ghcr.io/o/n:1",
+    ],
+)  # fmt: skip
+def test_83_another_registry_or_folder_needs_the_users_word(
+    nothing_set: Settings, source: str, image: str
+) -> None:
+    with pytest.raises(NotAllowed) as caught:
+        policy.plan(source, within=nothing_set, image=image)
+
+    assert "[ceiling] in `/u/config.toml`" in str(caught.value)
+    assert policy.plan(settings.COMMAND_LINE, within=nothing_set, image=image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["python:3.12", "docker.io/user/app", "index.docker.io/x", "host", "scratch",
+     "packages: numpy==2.1, pandas", "sha256:" + "a" * 64, "app@sha256:" + "a" * 64],
+)  # fmt: skip
+def test_anybody_may_name_images_of_the_default_registry(nothing_set: Settings, image: str) -> None:
+    assert policy.plan(within=nothing_set, image=image).image == image
+
+
+def test_a_ceiling_of_images_is_a_list_of_patterns(nothing_set: Settings) -> None:
+    within = with_ceiling(nothing_set, image=("docker.io/library/*", "ghcr.io/team/*", "app:1"))
+
+    for allowed in ("python", "python:3.12", "ghcr.io/team/x:1", "app:1"):
+        assert policy.plan(within=within, image=allowed)
+    for refused in ("user/app", "ghcr.io/team2/x", "ghcr.io/x", "oci:/usr", "host", "app/b:1"):
+        with pytest.raises(NotAllowed):
+            policy.plan(within=within, image=refused)
+
+
 def test_the_users_ceiling_can_open_a_door(nothing_set: Settings) -> None:
     within = with_ceiling(nothing_set, network=("none", "host"), cap_add=("CAP_NET_RAW",),
         mount_roots=("/etc",), image=("dir:/usr*",))  # fmt: skip

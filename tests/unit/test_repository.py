@@ -249,6 +249,10 @@ def bones(source: str) -> str:
     rest = "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
     if any("--program" in line for line in magics):
         return "\n".join(magics)
+    if any(line.startswith("%%container build") for line in magics):
+        # a Containerfile: what is no instruction is the text of a file
+        instructions = [line for line in rest.splitlines() if re.match(r"[A-Z]{2,}\b", line)]
+        return "\n".join([*magics, *instructions])
     return "\n".join(magics) + ast.unparse(_WithoutProse().visit(ast.parse(rest)))
 
 

@@ -22,6 +22,7 @@ AFTER = """words:
                         the last one, so that it can be undone
   share [NAME...]       from now on these names go into each cell and come out again
   unshare NAME...       no longer
+  update                ask anew what the name of the image means, and show what changed
   reset                 begin anew: no values, no state, no defaults of this notebook
   undo [N]              mode carry: take back the last N cells (1), variables and files
   snapshot NAME         mode carry: give the state a name; it stays until its name is used again
@@ -107,6 +108,7 @@ _VERBS = {
     "mode": _mode,
     "share": _variables,
     "unshare": _variables,
+    "update": _nothing,
     "reset": _nothing,
     "undo": _count,
     "snapshot": _one_name,

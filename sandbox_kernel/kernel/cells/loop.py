@@ -22,9 +22,11 @@ import zmq
 from sandbox_kernel import errors
 from sandbox_kernel.container import events as e
 
+from .. import commands as lines
 from .. import contents, info, usage
 from ..connection import Connection
 from ..outer import AGAIN_SECONDS, Outer, receive
+from ..pinning import PIN_SECONDS, moves
 from ..requests import Request
 from ..voice import Voice, failure
 from ..wire import Message, Reader, Signer
@@ -53,6 +55,7 @@ class CellsKernel:
         self._outputs = Outputs()
         self._history = History()
         self._session: Session | None = None
+        self._opened = threading.Event()
         self._failure: BaseException | None = None
         self._count = 0
         self._queued = 0
@@ -191,7 +194,11 @@ class CellsKernel:
     # -- answered at once -------------------------------------------------------------------------
 
     def _kernel_info(self, request: Request, _: Message) -> None:
-        self._voice.reply(request, self._info)
+        session = self._session
+        if session is not None and moves(session.plan.image):
+            # The notebook takes its pins from this answer, and most front ends ask but once.
+            self._opened.wait(PIN_SECONDS)
+        self._voice.reply(request, session.pinning.info(self._info) if session else self._info)
 
     def _connect_info(self, request: Request, _: Message) -> None:
         self._voice.reply(request, {"status": "ok", **self._connection.ports()})
@@ -235,6 +242,8 @@ class CellsKernel:
             self._session.warm()
         except (errors.SandboxError, OSError) as error:
             self._failure = error
+        finally:
+            self._opened.set()
 
     def _later(self, call: Callable[..., None], *arguments: Any) -> None:
         self._worker.hand_over(lambda: call(*arguments))
@@ -253,7 +262,10 @@ class CellsKernel:
         self._queued -= 1
         self._answer(request, content)
 
-    def _ready_session(self) -> Session:
+    def _ready_session(self, code: str = "") -> Session:
+        command = lines.find(code) if self._failure is not None else None
+        if self._session is not None and command and lines.is_update(command):
+            self._failure = None  # it may be what helps; what still fails says so again
         if self._session is None or self._failure is not None:
             raise self._failure or errors.ContainerError("the kernel is not ready")
         return self._session
@@ -311,7 +323,11 @@ class CellsKernel:
                 self._later(self._voice.publish, kind, content, request)
 
         try:
-            events = self._ready_session().cell(asked.code, count) if asked.code.strip() else ()
+            events = (
+                self._ready_session(asked.code).cell(asked.code, count)
+                if asked.code.strip()
+                else ()
+            )
             for event in events:
                 if isinstance(event, e.Error):
                     told = told or error_content(event)

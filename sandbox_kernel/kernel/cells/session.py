@@ -19,6 +19,7 @@ from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client
 
 from .. import commands as lines
+from ..pinning import Pinning
 from . import commands
 from .fresh import Fresh
 
@@ -35,7 +36,9 @@ class Session:
     def __init__(self) -> None:
         self._within = settings.of_notebook(settings.of_kernelspec(settings.load()))
         self._defaults: dict[str, Any] = {}
-        self.plan = self._plan({})
+        self.pinning = Pinning()
+        self._named = self._plan({})
+        self.plan = self.pinning.plan(self._named)
         self.mode = self.plan.mode
         self._fresh = Fresh()
         self._carried: Carried | None = None
@@ -47,6 +50,7 @@ class Session:
     def warm(self) -> None:
         """What the first cell would wait for."""
         image.resolve(self.plan.image)
+        self.pinning.record(self._named)
         client.shared().about  # noqa: B018 - asking starts it
         if self.mode == "carry":
             self._states()
@@ -79,9 +83,12 @@ class Session:
         carried = self.mode == "carry"
         request = self._fresh.request(code, name, asked.inputs, asked.outputs, carried=carried)
         if carried:
+            engine.refuse_head(request, "mode carry")
             yield from self._run_carried(request, asked)
             return
-        running = self._fresh.start(self.plan, request)
+        named = engine.declared(self._named, request, settings.MAGIC, within=self._within)
+        running = self._fresh.start(self.pinning.plan(named), request)
+        self.pinning.record(named)
         self._set_running(running)
         try:
             yield from self._told(running.container.not_in_force)
@@ -132,10 +139,10 @@ class Session:
                 carried.close()
 
     def _told(self, lacking: tuple[str, ...]) -> Iterator[e.Event]:
-        """Once: default limits that this host can't hold."""
+        """Once: default limits that this host can't hold, and what the image lacks."""
         if lacking and not self._told_lacking:
             self._told_lacking = True
-            yield e.Notice("default limits that this host can't hold: " + "; ".join(lacking))
+            yield e.Notice("; ".join(lacking))
 
     def interrupt(self) -> None:
         """SIGINT to the cell that runs; called again, or after the grace time, its end."""
@@ -193,8 +200,10 @@ class Session:
         wished = {**self._defaults, **options}
         before, self._defaults = self._defaults, wished
         try:
-            plan = self._plan({})
+            named = self._plan({})
+            plan = self.pinning.plan(named)
             image.resolve(plan.image)
+            self.pinning.record(named)
             live = {name: value for name, value in options.items() if name not in OF_A_RUN}
             fixed = [name for name in live if name not in policy.LIVE]
             if self._carried is not None and fixed and self._carried.is_new():
@@ -208,7 +217,7 @@ class Session:
         except BaseException:
             self._defaults = before
             raise
-        self.plan = plan
+        self._named, self.plan = named, plan
 
     def _do_help(self, asked: commands.Line, alone: bool) -> str:
         return commands.help_text()
@@ -244,8 +253,17 @@ class Session:
         self._begin_anew()
         self._fresh = Fresh()
         self._defaults = {}
-        self.plan = self._plan({})
+        self._named = self._plan({})
+        self.plan = self.pinning.plan(self._named)
         return "begun anew: no values, no state, and the settings as they were at the start"
+
+    def _do_update(self, asked: commands.Line, alone: bool) -> str:
+        told = self.pinning.update(self._named)
+        self.plan = self.pinning.plan(self._named)
+        image.resolve(self.plan.image)
+        if self._carried is not None:
+            told += "\nmode carry: `%sandbox reset` begins anew with it"
+        return told
 
     def _go_back(self, verb: str) -> Carried:
         if self.mode != "carry":

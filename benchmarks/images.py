@@ -1,0 +1,227 @@
+"""An image of about 400 MB in five layers, from a registry on loopback to what a container stands
+on: beside skopeo with umoci, podman, and docker.
+
+Each begins with an empty store on the same disk, and ends when the layers are unpacked (skopeo with
+umoci put them into one tree, as they do). Then a second image, which has one small layer more than
+the first; and the memory of a pull, of our process and the one that unpacks together. What was made
+is looked at and removed outside of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import docker, registry
+from benchmarks.pairs import Pair, Size, measure
+from sandbox_kernel.image import reference
+from sandbox_kernel.image.registry.pulling import pull
+from sandbox_kernel.image.store import Store
+
+WHAT = "an image of 400 MB in five layers, pulled and unpacked"
+ROUNDS = 7  # each unpacks 400 MB twice
+MEMORY_MIB = 150.0
+INSECURE = "--tls-verify=false"
+_MEASURED = """
+import re, resource, sys
+from sandbox_kernel.cli.main import main
+assert main(sys.argv[1:]) == 0
+own = int(re.search("VmHWM:\\\\s+([0-9]+)", open("/proc/self/status").read())[1])
+print(own + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+class _Way(NamedTuple):
+    """One way: `pull` a name, `look` that all is there, `forget` one name or all."""
+
+    name: str
+    pull: Callable[[str], None]
+    look: Callable[[], None]
+    forget: Callable[[str | None], None]
+
+
+def rows(rounds: int) -> Iterator[Pair | Size]:
+    """As root, where the peers are installed."""
+    rounds = min(rounds, ROUNDS)
+    with (
+        tempfile.TemporaryDirectory(prefix="sandbox-kernel-images-", dir="/var/tmp") as name,
+        _two_images(Path(name)) as at,
+        docker.engine(storage="overlay2") as client,
+    ):
+        ours, podman = _ours(Path(name), at), _podman(Path(name), at)
+        peers = [_skopeo(Path(name), at), podman]
+        if client is not None:
+            peers.append(_docker(client, at))
+        for peer in peers:
+            yield _first(ours, peer, rounds)
+        yield _second(Path(name), at, ours, podman, rounds)
+        yield _memory(Path(name), at)
+
+
+@contextmanager
+def _two_images(folder: Path) -> Iterator[str]:
+    """A registry with `all:1`, and `next:1`, which has one small layer more."""
+    first, second = registry.make_images(folder / "layout")
+    with registry.served(folder) as at:
+        for source, target in ((first, "all:1"), (second, "next:1")):
+            _run("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false",
+                source, f"docker://{at}/{target}")  # fmt: skip
+        shutil.rmtree(folder / "layout")
+        yield at
+
+
+def _first(ours: _Way, peer: _Way, rounds: int) -> Pair:
+    def check() -> None:
+        for way in (ours, peer):
+            way.look()
+            way.forget(None)
+        os.sync()  # what one left to be written must not be in the time of the other
+
+    return measure(
+        WHAT,
+        lambda: ours.pull("all:1"),
+        peer.name,
+        lambda: peer.pull("all:1"),
+        bound=1,
+        rounds=rounds,
+        warm=1,
+        check=check,
+    )
+
+
+def _second(folder: Path, at: str, ours: _Way, peer: _Way, rounds: int) -> Pair:
+    """By a program that runs, as a kernel is: Python and its libraries are there already."""
+
+    def check() -> None:
+        for way in (ours, peer):
+            way.forget("next:1")
+        os.sync()
+
+    try:
+        for way in (ours, peer):
+            way.pull("all:1")
+        return measure(
+            "a second image, of which one small layer is new, by a program that runs",
+            lambda: _discard(_pulled(folder, f"{at}/next:1")),
+            peer.name,
+            lambda: peer.pull("next:1"),
+            bound=1.5,  # of it most is the start of the process that unpacks
+            rounds=rounds,
+            warm=1,
+            check=check,
+        )
+    finally:
+        for way in (ours, peer):
+            way.forget(None)
+
+
+def _pulled(folder: Path, name: str) -> str:
+    """The digest, by the library."""
+    store = Store.open(str(folder / "ours"))
+    return pull(store, reference.registry(name)).digest
+
+
+def _memory(folder: Path, at: str) -> Size:
+    root = folder / "measured"
+    try:
+        words = ["pull", "--quiet", f"{at}/all:1"]
+        said = _run(sys.executable, "-c", _MEASURED, *words, SANDBOX_KERNEL_IMAGES=str(root))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    most = int(said.split()[-1]) / 1024
+    return Size("memory of that pull at its peak, with what unpacks", most, "MiB", MEMORY_MIB)
+
+
+# -- the ways --------------------------------------------------------------------------------------
+
+
+def _ours(folder: Path, at: str) -> _Way:
+    root = folder / "ours"
+    command = [sys.executable, "-m", "sandbox_kernel.cli.main", "pull", "--quiet"]
+
+    def look() -> None:
+        if root.exists():
+            store = Store.open(str(root))
+            for diff_id in store.find(f"{at}/all:1").diff_ids:
+                tree = store.layer(diff_id)
+                assert tree is not None
+                assert os.listdir(f"{tree}/usr")
+
+    def forget(name: str | None) -> None:
+        if name is None:
+            shutil.rmtree(root, ignore_errors=True)
+        elif f"{at}/{name}" in (store := Store.open(str(root))).names():
+            store.remove(f"{at}/{name}")
+            store.prune()
+
+    return _Way(
+        "ours",
+        lambda name: _discard(_run(*command, f"{at}/{name}", SANDBOX_KERNEL_IMAGES=str(root))),
+        look,
+        forget,
+    )
+
+
+def _skopeo(folder: Path, at: str) -> _Way:
+    root = folder / "skopeo"
+
+    def pull(name: str) -> None:
+        root.mkdir()
+        _run("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false",
+            f"docker://{at}/{name}", f"oci:{root}/layout:it")  # fmt: skip
+        _run("umoci", "unpack", "--image", f"{root}/layout:it", f"{root}/bundle")
+
+    def look() -> None:
+        assert not root.exists() or os.listdir(root / "bundle/rootfs/usr")
+
+    return _Way(
+        "`skopeo copy` and `umoci unpack`",
+        pull,
+        look,
+        lambda name: shutil.rmtree(root, ignore_errors=True),
+    )
+
+
+def _podman(folder: Path, at: str) -> _Way:
+    words = ["podman", "--root", f"{folder}/podman", "--runroot", f"{folder}/podman-run",
+        "--storage-driver", "overlay"]  # fmt: skip
+
+    def forget(name: str | None) -> None:
+        names = [f"{at}/{name}"] if name else ["--all"]
+        subprocess.run([*words, "rmi", "--force", *names], capture_output=True, check=False)
+
+    return _Way(
+        "`podman pull`",
+        lambda name: _discard(_run(*words, "pull", "--quiet", INSECURE, f"{at}/{name}")),
+        lambda: None,
+        forget,
+    )
+
+
+def _docker(client: list[str], at: str) -> _Way:
+    return _Way(
+        "`docker pull`",
+        lambda name: _discard(_run(*client, "pull", "--quiet", f"{at}/{name}")),
+        lambda: None,
+        lambda name: _discard(_run(*client, "image", "prune", "--all", "--force")),
+    )
+
+
+def _run(*words: str, **environment: str) -> str:
+    done = subprocess.run(
+        words, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[:3])}: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def _discard(said: str) -> None:
+    assert said

@@ -1,0 +1,177 @@
+"""Byte code of wheels, made once and in the background, so that imports need not compile.
+
+A fresh container could keep none. It is made by a small process of its own, with no hurry, for the
+version of Python that runs us, whose compiler that is; sources are compiled and never run. It ends
+with the program that started it and goes on where it was the next time. Files say that the source
+need not be looked at (PEP 552, unchecked), since a tree never changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import marshal
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+from sandbox_kernel.image.environments import places
+from sandbox_kernel.image.environments.python import Python
+
+UNCHECKED = 0b01
+MOST_SOURCE = 4 << 20
+MOST_MEMORY = 2 << 30
+NICE = 15
+CURRENT = "current"
+"""Names the file at work: one that ended the process is left out the next time."""
+_START = "from sandbox_kernel.image.environments import bytecode; bytecode.main()"
+_lock = threading.Lock()
+_process: subprocess.Popen[bytes] | None = None
+
+
+def trees(sources: Sequence[str], python: Python) -> list[str]:
+    """The trees of byte code that belong to trees of wheels, if all are there; else none.
+
+    What is missing is begun. There is none for another Python than ours.
+    """
+    if python.version != sys.version_info[:2] or sys.implementation.name != "cpython":
+        return []
+    paths = [_path(source) for source in sources]
+    missing = [
+        source for source, path in zip(sources, paths, strict=True) if not places.is_there(path)
+    ]
+    if missing:
+        _begin(missing)
+        return []
+    return paths
+
+
+def _path(source: str) -> str:
+    name = f"{os.path.basename(source)}-{sys.implementation.cache_tag}"
+    return os.path.join(places.folder("bytecode"), name)
+
+
+def _begin(sources: Sequence[str]) -> None:
+    global _process  # noqa: PLW0603 - one for this program
+    with _lock:
+        if _process is not None and _process.poll() is None:
+            return
+        _process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={
+                name: os.environ[name]
+                for name in ("HOME", "XDG_CACHE_HOME", places.VARIABLE)
+                if name in os.environ
+            },
+            cwd="/",
+        )
+        assert _process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            _process.stdin.write(json.dumps(list(sources)).encode() + b"\n")
+            _process.stdin.flush()  # and it stays open: its end says that we have ended
+
+
+def wait() -> None:
+    """Until what was begun is over; at once when nothing was."""
+    with _lock:
+        if _process is not None:
+            _process.wait()
+
+
+def end() -> None:
+    """What was begun goes on another time; at once when nothing was."""
+    with _lock:
+        if _process is not None:
+            assert _process.stdin is not None
+            _process.stdin.close()
+            _process.wait()
+
+
+def main() -> None:
+    """The process: compiles what it is told, until that is done or nobody is there any more."""
+    os.nice(NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    sys.setrecursionlimit(2000)
+    sources = json.loads(sys.stdin.buffer.readline() or b"[]")
+    held = os.open(os.path.join(places.folder("bytecode"), "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another program's is at work
+    with contextlib.suppress(FileNotFoundError, _NobodyIsThere):
+        for source in sources:
+            make(source)
+
+
+class _NobodyIsThere(Exception):
+    """The program that started us has ended."""
+
+
+def make(source: str) -> None:
+    """The byte code of one tree; what an earlier process made of it is kept."""
+    path = _path(source)
+    partial = f"{path}.partial"
+    if os.path.isdir(path):
+        return
+    places.make(partial)
+    current = os.path.join(os.path.dirname(path), CURRENT)
+    skipped = (places.read(current, 4096) or b"").decode("utf-8", "replace")
+    for name in _python_files(source):
+        if name == skipped or select.select([0], [], [], 0)[0]:
+            if name == skipped:
+                continue
+            raise _NobodyIsThere
+        folder, _, file = name.rpartition("/")
+        target = f"{partial}{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"
+        if os.path.exists(target):
+            continue
+        with open(current, "w", encoding="utf-8") as note:
+            note.write(name)
+        code = _compiled(f"{source}{name}", name)
+        if code is not None:
+            places.make(os.path.dirname(target))
+            with open(f"{target}.new", "wb") as out:
+                out.write(code)
+            os.rename(f"{target}.new", target)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(current)
+    places.settle(partial)
+    places.publish(partial, path)
+
+
+def _python_files(source: str) -> Iterator[str]:
+    """Paths as the image has them."""
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(".py") and folder.find("/site-packages") > 0:
+                yield f"{folder[len(source) :]}/{name}"
+
+
+def _compiled(path: str, name: str) -> bytes | None:
+    """A `.pyc` of the file; None where it is no Python of this version."""
+    with open(path, "rb") as file:
+        text = file.read(MOST_SOURCE + 1)
+    if len(text) > MOST_SOURCE:
+        return None
+    try:
+        code = compile(text, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        return None
+    return b"".join(
+        (
+            importlib.util.MAGIC_NUMBER,
+            UNCHECKED.to_bytes(4, "little"),
+            importlib.util.source_hash(text),
+            marshal.dumps(code),
+        )
+    )

@@ -1,0 +1,696 @@
+"""Corpus E of security.md, entries 63 to 69, and the flaws of other builders (rows 13-18 and 20).
+
+A canary of the host lies where no build may reach. What a build makes is looked at from outside,
+in its layers; what may not be is an error that names line and column, in bounded time.
+"""
+
+from __future__ import annotations
+
+import http.server
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import built_images
+import pytest
+from built_images import built, files
+
+from sandbox_kernel import policy, settings
+from sandbox_kernel.building.events import StepDone, StepOutput
+from sandbox_kernel.building.workshop import CAPABILITIES
+from sandbox_kernel.cli import building
+from sandbox_kernel.containerfile.parse import parse
+from sandbox_kernel.errors import (
+    BuildFailed,
+    ContainerfileError,
+    ImageError,
+    InvalidOption,
+    NotAllowed,
+    SandboxError,
+)
+from sandbox_kernel.image.layers import remove_tree
+from sandbox_kernel.image.store import Store
+
+CANARY = "canary-3f9c1e"
+BASE = "localhost/hostile:1"
+SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
+    made = Store.open(f"{folder}/images")
+    root = built_images.make_root(tmp_path_factory.mktemp("root"))
+    built(made, root, "FROM scratch\nCOPY . /\n", name=BASE)
+    yield made
+    remove_tree(f"{folder}/images")
+    os.rmdir(folder)
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text(CANARY)
+    return folder
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "file").write_text("mine\n")
+    return folder
+
+
+def image_holds_canary(store: Store, text: str, context: Path) -> bool:
+    """Whether the canary's bytes are in any layer that the build made."""
+    image, _ = built(store, context, text)
+    for layer in image.manifest.layers:
+        path = Path(store.root, "blobs", layer.digest.replace(":", "/"))
+        with tarfile.open(path) as archive:
+            for member in archive:
+                data = archive.extractfile(member) if member.isfile() else None
+                if data is not None and CANARY.encode() in data.read():
+                    return True
+    return False
+
+
+def refusal(store: Store, text: str, context: Path | None, **more: object) -> str:
+    """The message of a build that fails, which it has to do soon."""
+    begun = time.monotonic()
+    with pytest.raises(SandboxError) as caught:
+        built(store, context, text, **more)
+    assert time.monotonic() - begun < SECONDS
+    return str(caught.value)
+
+
+# -- 63: out of the context -----------------------------------------------------------------------
+
+
+def test_e63_a_source_above_the_context_is_refused(
+    store: Store, context: Path, canary: Path
+) -> None:
+    for source in (
+        "../outside/secret",
+        "x/../../outside/secret",
+        "./../outside",
+        "/../outside/secret",
+    ):
+        assert "`..`" in refusal(store, f"FROM scratch\nCOPY {source} /stolen", context)
+    assert "line 2, column 1" in refusal(store, "FROM scratch\nCOPY ../outside /x", context)
+
+
+@pytest.mark.everybody
+def test_e63_a_link_out_of_the_context_leads_nowhere(
+    store: Store, context: Path, canary: Path
+) -> None:
+    (context / "absolute").symlink_to(canary / "secret")
+    (context / "relative").symlink_to("../outside/secret")
+    (context / "folder").symlink_to(canary)
+    for source in ("absolute", "relative", "folder", "folder/secret", "fold*/secret"):
+        assert "copy" in refusal(store, f"FROM scratch\nCOPY {source} /stolen", context)
+    # As part of a folder a link is copied as a link, with nothing behind it.
+    assert not image_holds_canary(store, "FROM scratch\nCOPY . /all", context)
+    image, _ = built(store, context, "FROM scratch\nCOPY . /all")
+    assert files(store, image)["all/folder"].kind == "link"
+
+
+def test_e63_a_link_that_is_swapped_in_during_the_copy_is_not_followed(
+    store: Store, context: Path, canary: Path
+) -> None:
+    (context / "many").mkdir()
+    for number in range(200):
+        (context / "many" / f"{number}").write_text("x")
+    victim, stop = context / "many/100", threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for make in (
+                lambda new: new.symlink_to(canary / "secret"),
+                lambda new: new.write_text("x"),
+            ):
+                new = context / "new"
+                make(new)
+                new.rename(victim)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for number in range(8):
+            try:
+                text = f"FROM scratch\nLABEL n={number}\nCOPY many /many{number}"
+                assert not image_holds_canary(store, text, context)
+            except SandboxError as error:
+                assert "changed" in str(error) or "copy" in str(error)
+    finally:
+        stop.set()
+        swapping.join()
+
+
+# -- 64: from elsewhere ---------------------------------------------------------------------------
+
+
+ADDRESSES = [
+    "http://169.254.169.254/latest/meta-data",
+    "http://127.0.0.1:PORT/file",
+    "http://localhost:PORT/file",
+    "http://[::1]:PORT/file",
+    "http://0.0.0.0:PORT/file",
+    "http://2130706433:PORT/file",
+    "http://[::ffff:127.0.0.1]:PORT/file",
+    "https://10.0.0.1/file",
+    "ftp://example.org/file",
+    "file:///etc/passwd",
+    "git@example.org:--upload-pack=touch.git",
+    "https://127.0.0.1:PORT/--upload-pack=x.git",
+    "ext::sh% -c% touch% /tmp/owned",
+    "git://example.org/x",
+]
+
+
+def test_e64_no_private_address_and_no_git_is_fetched(
+    store: Store, context: Path, server: tuple[int, list[str]]
+) -> None:
+    port, asked = server
+    for address in ADDRESSES:
+        text = f"FROM scratch\nADD {address.replace('PORT', str(port))} /got"
+        assert "line 2" in refusal(store, text, context), address
+    assert not asked
+
+
+def test_e64_a_redirect_to_a_private_address_is_judged_too(
+    store: Store, context: Path, server: tuple[int, list[str]]
+) -> None:
+    port, asked = server
+    allowed = {"allow_hosts": frozenset({f"127.0.0.1:{port}"})}
+    text = f"FROM scratch\nADD http://127.0.0.1:{port}/file /got"
+    image, _ = built(store, context, text, **allowed)
+    assert "got" in files(store, image)
+    away = f"FROM scratch\nADD http://127.0.0.1:{port}/away/file /got"
+    assert "public network" in refusal(store, away, context, **allowed)
+    assert asked == ["/file", "/away/file"]
+
+
+def test_e64_a_checksum_that_is_wrong_is_refused(
+    store: Store, context: Path, server: tuple[int, list[str]]
+) -> None:
+    port, _ = server
+    text = f"FROM scratch\nADD --checksum=sha256:{'0' * 64} http://127.0.0.1:{port}/file /got"
+    said = refusal(store, text, context, allow_hosts=frozenset({f"127.0.0.1:{port}"}))
+    assert "--checksum" in said and "sha256:" in said
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[int, list[str]]]:
+    """A listener of this machine: its port, and what was asked of it."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            away = self.path.startswith("/away")
+            self.send_response(302 if away else 200)
+            if away:
+                self.send_header("Location", "http://169.254.169.254/file")
+            self.end_headers()
+            if not away:
+                self.wfile.write(b"content")
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    yield listening.server_address[1], asked
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+def hostile_archives(canary: Path) -> dict[str, list[tuple[str, bytes, str]]]:
+    """Name, type and link or content of each member."""
+    link, hard, file = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.REGTYPE
+    return {
+        "dots": [("../escaped", file, "x")],
+        "inner-dots": [("a/../../escaped", file, "x")],
+        "link-then-file": [("out", link, str(canary)), ("out/escaped", file, "x")],
+        "link-chain": [("a", link, ".."), ("a/b", link, ".."), ("a/b/escaped", file, "x")],
+        "hard-link-outside": [("stolen", hard, f"{canary}/secret")],
+        "hard-link-dots": [("stolen", hard, "../../../../etc/passwd")],
+        "hard-link-of-link": [("l", link, str(canary / "secret")), ("stolen", hard, "l")],
+        "magic-link": [("p", link, "/proc/1/root"), ("p/escaped", file, "x")],
+        "root-itself": [(".", link, str(canary)), ("escaped", file, "x")],
+    }
+
+
+@pytest.mark.parametrize("name", hostile_archives(Path("/")))
+def test_e64_a_hostile_archive_of_add_writes_and_reads_nothing_outside(
+    store: Store, context: Path, canary: Path, name: str
+) -> None:
+    with tarfile.open(context / "evil.tar", "w") as archive:
+        for path, kind, value in hostile_archives(canary)[name]:
+            member = tarfile.TarInfo(path)
+            member.type = kind
+            data = value.encode() if kind == tarfile.REGTYPE else b""
+            member.size = len(data)
+            member.linkname = "" if data else value
+            archive.addfile(member, io.BytesIO(data))
+    before = sorted(os.listdir(canary))
+    try:
+        assert not image_holds_canary(store, f"FROM {BASE}\nADD evil.tar /in/here/", context)
+    except SandboxError as error:
+        assert "line 2" in str(error)
+    assert sorted(os.listdir(canary)) == before
+    assert not list(context.parent.rglob("escaped"))
+
+
+# -- 65 and rows 16, 17, 18: mounts of RUN --------------------------------------------------------
+
+MOUNTS = {
+    "type=bind,source=../../etc,target=/m": "`..`",
+    "type=bind,source=x/../../../etc,target=/m": "`..`",
+    "type=bind,target=/m,bind-propagation=rshared": "no option of `type=bind`",  # CVE-2024-9407
+    "type=bind,target=/m,bind-propagation=rshared:Z": "no option of `type=bind`",
+    "type=tmpfs,target=/m,options=exec": "no option of `type=tmpfs`",
+    "type=bind,target=/m,rw=maybe": "true or false",
+    "type=bind,target=/m,ro,rw": "not both",
+    "type=bind,target=/proc/sys": "below /proc",
+    "type=bind,target=/": "is not /",
+    "type=bind,target=/m/../proc": "`..`",
+    "type=ssh": "type=secret",
+    "type=ssh,id=default,target=/s": "type=secret",
+    "type=devices,target=/m": "no kind of mount",
+    "type=cache,target=/c,id=../../etc": "named by",  # CVE-2024-9675
+    "type=cache,target=/c,id=/etc": "named by",
+    "type=cache,target=/c,id=a/../../b": "named by",
+    "type=cache,target=/c,sharing=all": "one of shared, private, locked",
+    "type=cache,target=/c,from=localhost/hostile:1,source=/x": "for `type=bind`",  # CVE-2024-23651
+    "type=secret,id=../x,target=/s": "named by",
+    "type=secret,id=none,required": "is required",
+    "type=tmpfs,target=/m,size=-1": "a number with k, m or g",
+    "type=tmpfs": "needs `target",
+    "target=/a,target=/b": "twice",
+}
+
+
+def test_e65_a_mount_that_is_not_of_the_listed_kind_is_refused(store: Store, context: Path) -> None:
+    for mount, said in MOUNTS.items():
+        text = f"FROM {BASE} AS base\nRUN --mount={mount} true"
+        assert said in refusal(store, text, context), mount
+    assert not list(Path(store.root, "builds").rglob("..*"))
+
+
+def test_e65_a_mount_source_that_is_a_link_out_of_the_context_is_refused(
+    store: Store, context: Path, canary: Path
+) -> None:
+    (context / "out").symlink_to(canary)
+    text = f"FROM {BASE}\nRUN --mount=type=bind,source=out,target=/m cat /m/secret"
+    assert "copy `out`" in refusal(store, text, context)
+
+
+@pytest.mark.everybody
+def test_cve_2024_1753_a_mount_source_is_looked_up_in_its_stage_alone(
+    store: Store, context: Path, canary: Path
+) -> None:
+    text = (
+        f"FROM {BASE} AS evil\nRUN ln -s / /x && ln -s {canary} /y && echo own > /mark\n"
+        f"FROM {BASE}\nRUN --mount=type=bind,from=evil,source=/x,target=/m cat /m/mark\n"
+    )
+    _, events = built(store, context, text)
+    assert "own" in "".join(e.text for e in events if isinstance(e, StepOutput))
+    said = refusal(
+        store, text + "RUN --mount=type=bind,from=evil,source=/y,target=/m true", context
+    )
+    assert "No such file" in said
+    text += "COPY --from=evil /x/mark /copied\nCOPY --from=evil /y /stolen"
+    assert "No such file" in refusal(store, text, context)
+
+
+def test_cve_2024_23651_steps_that_share_a_cache_see_each_other_and_nothing_of_the_host(
+    store: Store, context: Path, canary: Path
+) -> None:
+    """One step makes the cache's folders links to the host while the other one writes there."""
+    cache = "--mount=type=cache,target=/c,id=shared"
+    again = "for i in 1 2 3 4 5 6 7 8 9; do"
+    swap = f"{again} rm -rf /c/d; ln -s {canary} /c/d; rm -f /c/d; mkdir -p /c/d; done"
+    write = f"{again} echo x > /c/d/escaped || true; cat /c/d/secret >> /seen || true; done"
+    text = (
+        f"FROM {BASE} AS one\nRUN {cache} {swap}\nFROM {BASE} AS two\nRUN {cache} {write}\n"
+        f"FROM {BASE}\nCOPY --from=one /etc/passwd /1\nCOPY --from=two /etc/passwd /2\n"
+    )
+    assert not image_holds_canary(store, text, context)
+    assert os.listdir(canary) == ["secret"]
+
+
+def test_cve_2024_23652_a_mount_place_swapped_for_a_link_removes_nothing_outside(
+    store: Store, context: Path, canary: Path
+) -> None:
+    mounts = "--mount=type=tmpfs,target=/m/secret --mount=type=cache,target=/k/host,id=s"
+    text = (
+        f"FROM {BASE}\nRUN {mounts} rm -rf /m /k 2>/dev/null; mv /m /n; ln -s {canary} /m;"
+        f" ln -s {canary.parent} /k; true\nRUN ls /"
+    )
+    built(store, context, text)
+    assert (canary / "secret").read_text() == CANARY
+
+
+# -- row 15: more rights by any entrance ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", ["RUN --security=insecure true", "RUN --network=host true", "RUN --device=x true"]
+)
+def test_cve_2024_23653_a_containerfile_asks_for_more_rights_in_vain(
+    store: Store, context: Path, line: str
+) -> None:
+    assert "line 2" in refusal(store, f"FROM {BASE}\n{line}", context)
+
+
+RIGHTS = (
+    "--cap-add SYS_ADMIN",
+    "--privileged",
+    "--security-opt seccomp=unconfined",
+    "--network host",
+    "--mount /:/host",
+    "--allow 127.0.0.1:80",
+)
+
+
+def test_cve_2024_23653_a_magic_asks_for_more_rights_in_vain(
+    context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandbox_kernel import arguments
+
+    monkeypatch.chdir(context)
+    for words in RIGHTS:
+        with pytest.raises((InvalidOption, NotAllowed)):
+            found = arguments.parse([*words.split(), "."], building.VERBS["build"].all_flags())
+            building.perform(found, settings.MAGIC, "FROM scratch", stream=io.StringIO())
+
+
+def test_cve_2024_23653_a_magic_builds_from_no_folder_that_it_may_not_mount(
+    context: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandbox_kernel import arguments
+
+    monkeypatch.chdir(context)
+    found = arguments.parse([str(canary)], building.VERBS["build"].all_flags())
+    with pytest.raises(NotAllowed):
+        building.perform(found, settings.MAGIC, "FROM scratch\nCOPY . /", stream=io.StringIO())
+
+
+def test_cve_2024_23653_a_magic_reads_no_file_or_variable_that_is_not_its_own(
+    context: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandbox_kernel import arguments
+
+    monkeypatch.chdir(context)
+    monkeypatch.setenv("TOKEN", CANARY)
+    for words in (
+        f"--secret id=a,src={canary}/secret",
+        "--secret id=TOKEN",
+        "--secret id=a,env=TOKEN",
+        "--build-arg TOKEN",
+        f"--file {canary}/secret",
+    ):
+        found = arguments.parse([*words.split(), "."], building.VERBS["build"].all_flags())
+        with pytest.raises((InvalidOption, NotAllowed)):
+            building.perform(found, settings.MAGIC, "FROM scratch", stream=io.StringIO())
+
+
+def test_a_reference_names_no_file_outside_of_its_folder(
+    store: Store, context: Path, canary: Path
+) -> None:
+    from sandbox_kernel.building import referenced
+    from sandbox_kernel.image import reference
+
+    (context / "link").symlink_to(canary / "secret")
+    for file in ("../outside/secret", str(canary / "secret"), "link"):
+        asked = reference.parse(f"build:{context}#{file}")
+        with pytest.raises(ImageError, match="does not lie in that folder"):
+            referenced.build(store, asked)
+
+
+@pytest.mark.everybody
+def test_a_step_has_the_listed_capabilities_and_another_user_has_none(
+    store: Store, context: Path
+) -> None:
+    from sandbox_kernel.linux import capabilities
+
+    text = f"FROM {BASE}\nRUN grep Cap /proc/self/status\nUSER app\nRUN grep Cap /proc/self/status"
+    _, events = built(store, context, text)
+    outputs = ["".join(e.text for e in events if isinstance(e, StepOutput) and e.number == n)
+               for n in (1, 3)]  # fmt: skip
+    held = [dict(line.split(":\t") for line in out.splitlines()) for out in outputs]
+    mask = f"{capabilities.to_mask(CAPABILITIES):016x}"
+    assert held[0]["CapEff"] == held[0]["CapBnd"] == held[1]["CapBnd"] == mask
+    assert held[1]["CapEff"] == held[1]["CapPrm"] == held[1]["CapAmb"] == "0" * 16
+
+
+# -- 66: a file that would take for ever ----------------------------------------------------------
+
+
+def bombs() -> dict[str, tuple[str, str]]:
+    doubling = "\n".join(f"ENV A{n + 1}=$A{n}$A{n}" for n in range(60))
+    return {
+        "loop of stages": ("FROM b AS a\nFROM a AS b", "begins later"),
+        "stage of itself": ("FROM scratch AS a\nCOPY --from=a / /", "does not come before"),
+        "stage number": ("FROM scratch\nCOPY --from=7 / /", "no stage 7"),
+        "own stage number": ("FROM scratch\nCOPY --from=0 / /", "no stage 0"),
+        "doubling": (f"FROM scratch\nENV A0=0123456789\n{doubling}", "grows to more than"),
+        "doubling argument": (
+            "FROM scratch\nARG A=" + "x" * 1000 + "\nARG B=" + "$A" * 900, "grows to more than"),
+        "nested variables": ("FROM scratch\nENV A=" + "${A:-" * 500 + "}" * 500, "deep"),
+        "never closed": ("FROM scratch\nRUN <<EOF\n" + "x\n" * 100_000, "never closed"),
+        "many stages": ("FROM scratch\n" * 100_000, "more than"),
+        "many instructions": ("FROM scratch\n" + "ENV A=1\n" * 100_000, "more than"),
+        "deep list": ("FROM scratch\nSHELL " + "[" * 100_000, "list in JSON"),
+        "pattern bomb": (
+            "FROM scratch\nARG A=" + "a" * 50_000 + "\nENV B=${A##" + "*a" * 999 + "b}",
+            "too long"),
+        "nothing": ("", "no FROM"),
+        "zero byte": ("FROM scratch\nRUN a\0b", "NUL"),
+        "unknown word": ("FROM scratch\nRUNN x", "did you mean `RUN`"),
+    }  # fmt: skip
+
+
+def test_e66_a_bomb_is_a_named_error_in_bounded_time(store: Store, context: Path) -> None:
+    for name, (text, said) in bombs().items():
+        message = refusal(store, text, context)
+        assert said in message and "line" in message, name
+        assert len(message) < 2000
+
+
+def test_e66_a_line_of_100_mib_is_refused_before_it_is_read_through(
+    store: Store, context: Path
+) -> None:
+    file = context / "Containerfile"
+    with file.open("w") as out:
+        out.write("FROM scratch\nRUN ")
+        for _ in range(100):
+            out.write("x" * (1 << 20))
+    begun = time.monotonic()
+    with pytest.raises(ContainerfileError, match="larger than 4 MiB"):
+        built(store, context)
+    assert time.monotonic() - begun < SECONDS
+
+
+# -- 67 and row 20: words that lead elsewhere -----------------------------------------------------
+
+
+WORDS = [
+    ("WORKDIR /proc/self/fd/7", "is the kernel's"),
+    ("WORKDIR /a/../proc/1/root", "is the kernel's"),
+    ("WORKDIR //proc/self/cwd", "is the kernel's"),
+    ("USER $(id)", "is no user"),
+    ("USER -x", "is no user"),
+    ("USER 4294967296", "above the largest id"),
+    ("USER a:b:c", "is no user"),
+    ("VOLUME /", "is no volume"),
+    ("VOLUME /a/../..", "is no volume"),
+    ("STOPSIGNAL $(x)", "is no signal"),
+    ("EXPOSE 99999", "is no port"),
+    ("EXPOSE 1-65535", "more than 1024 ports"),
+    ("ONBUILD ONBUILD RUN x", "not allowed in ONBUILD"),
+    ("ONBUILD FROM x", "not allowed in ONBUILD"),
+    ("ONBUILD RUNN x", "is no instruction"),
+]
+
+
+def test_e67_a_word_that_leads_elsewhere_is_refused(store: Store, context: Path) -> None:
+    for line, said in WORDS:
+        message = refusal(store, f"FROM {BASE}\n{line}\nRUN true", context)
+        assert said in message and "line 2" in message, line
+
+
+def test_e67_no_foreign_front_end_is_fetched() -> None:
+    with pytest.raises(ContainerfileError, match="none is ever fetched"):
+        parse("# syntax=evil.example.org/front:end\nFROM scratch")
+    assert parse("# syntax=docker/dockerfile:1.7\nFROM scratch").stages
+
+
+def test_e67_a_trigger_runs_once_and_makes_no_chain(store: Store, context: Path) -> None:
+    built(store, context, f"FROM {BASE}\nONBUILD RUN echo triggered", name="localhost/trigger:1")
+    image, events = built(store, context, "FROM localhost/trigger:1\nRUN true")
+    told = "".join(e.text for e in events if isinstance(e, StepOutput))
+    assert told.count("triggered") == 1
+    assert not (image.config.execution().get("OnBuild"))
+    built(
+        store, context, f"FROM {BASE}\nONBUILD COPY --from=other / /x", name="localhost/trigger:2"
+    )
+    text = "FROM scratch AS other\nFROM localhost/trigger:2\nRUN true"
+    assert "a trigger can't name a stage" in refusal(store, text, context)
+
+
+@pytest.mark.everybody
+def test_cve_2026_55686_workdir_through_a_link_makes_nothing_on_the_host(
+    store: Store, context: Path, canary: Path
+) -> None:
+    for target in (str(canary), "/proc/1/root" + str(canary), "/proc/self/fd/3", "/dev"):
+        text = f"FROM {BASE}\nRUN ln -s {target} /l\nWORKDIR /l/made\nRUN true"
+        try:
+            built(store, context, text)
+        except SandboxError as error:
+            assert "line" in str(error)
+        assert os.listdir(canary) == ["secret"]
+        assert (canary / "secret").stat().st_uid == os.getuid()
+
+
+# -- 68: steps ------------------------------------------------------------------------------------
+
+
+@pytest.mark.everybody
+def test_e68_a_daemon_that_a_step_leaves_is_ended_and_changes_nothing_later(
+    store: Store, context: Path
+) -> None:
+    text = (
+        f"FROM {BASE}\nRUN (setsid sh -c 'while true; do echo x >> /log; sleep 60017; done' &) ; "
+        "sleep 60017 & echo done"
+    )
+    begun = time.monotonic()
+    _, events = built(store, context, text)
+    assert time.monotonic() - begun < SECONDS
+    assert any(isinstance(e, StepOutput) and "done" in e.text for e in events)
+    listed = subprocess.run(["/bin/ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert "sleep 60017" not in listed.stdout
+
+
+def test_e68_a_step_that_fills_the_disk_ends_at_its_limit(store: Store, context: Path) -> None:
+    plan = policy.plan(settings.COMMAND_LINE, storage_size="8m")
+    text = f"FROM {BASE}\nRUN dd if=/dev/zero of=/big bs=1024 count=20000"
+    with pytest.raises(BuildFailed, match="No space left") as caught:
+        built(store, context, text, plan=plan)
+    assert caught.value.status == 1
+    assert caught.value.line == 2
+
+
+@pytest.mark.everybody
+def test_e68_a_secret_is_in_no_layer_history_configuration_or_output(
+    store: Store, context: Path
+) -> None:
+    secret = b"hunter2-" + os.urandom(6).hex().encode()
+    text = (
+        f"FROM {BASE}\nRUN --mount=type=secret,id=s cat /run/secrets/s; stat -c %a /run/secrets/s\n"
+        "RUN --mount=type=secret,id=s,target=/etc/key cat /etc/key | sed s/^/x/\n"
+        'RUN --mount=type=secret,id=s,env=KEY echo $KEY; test -n "$KEY"\n'
+        "RUN test ! -e /run/secrets/s && test ! -e /etc/key && echo $KEY > /left"
+    )
+    image, events = built(store, context, text, secrets={"s": secret})
+    told = "".join(e.text for e in events if isinstance(e, StepOutput))
+    assert "***" in told and "400" in told and secret.decode() not in told
+    tree = files(store, image)
+    assert "run/secrets" not in tree and "etc/key" not in tree
+    for folder, _, names in os.walk(store.root):
+        for path in (Path(folder, name) for name in names):
+            if not path.is_symlink() and path.stat().st_size < 1 << 20:
+                assert secret not in path.read_bytes(), path
+    for layer in image.manifest.layers:
+        with tarfile.open(Path(store.root, "blobs", layer.digest.replace(":", "/"))) as archive:
+            for member in archive:
+                data = archive.extractfile(member) if member.isfile() else None
+                assert data is None or secret not in data.read(), member.name
+
+
+def test_e68_what_a_step_leaves_in_a_cache_reaches_no_other_project(
+    store: Store, context: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    evil = f"FROM {BASE}\nRUN --mount=type=cache,target=/c,id=pip echo poison > /c/lib"
+    built(store, context, evil)
+    look = f"FROM {BASE}\nRUN --mount=type=cache,target=/c,id=pip cat /c/* 2>/dev/null || true"
+    _, own = built(store, context, look, use_cache=False)
+    _, foreign = built(store, other, look, use_cache=False)
+    told = [
+        "".join(e.text for e in events if isinstance(e, StepOutput)) for events in (own, foreign)
+    ]
+    assert "poison" in told[0] and "poison" not in told[1]
+
+
+def test_e68_the_cache_of_steps_sees_every_input(store: Store, context: Path) -> None:
+    """Equal text with another environment, user, file or argument is another step."""
+    text = f"FROM {BASE}\nARG A\nENV E=%s\nUSER %s\nCOPY file /f\nRUN echo $A > /tmp/out"
+    cached = []
+    for values, argument, content in (
+        (("1", "app"), "a", "1"),
+        (("1", "app"), "a", "1"),
+        (("2", "app"), "a", "1"),
+        (("1", "root"), "a", "1"),
+        (("1", "app"), "b", "1"),
+        (("1", "app"), "a", "2"),
+    ):
+        (context / "file").write_text(content)
+        _, events = built(store, context, text % values, arguments={"A": argument})
+        cached.append([e.cached for e in events if isinstance(e, StepDone)][-1])
+    assert cached == [False, True, False, False, False, False]
+
+
+# -- 69: ignore files -----------------------------------------------------------------------------
+
+
+def test_e69_an_ignore_file_can_not_reach_out_of_the_context(
+    store: Store, context: Path, canary: Path
+) -> None:
+    for line in ("!../outside/secret", "../outside", "!a/../../outside"):
+        (context / ".dockerignore").write_text(f"*\n{line}\n")
+        assert "leads out of the context" in refusal(store, "FROM scratch\nCOPY . /all", context)
+    (context / ".dockerignore").unlink()
+    (context / ".dockerignore").symlink_to(canary / "secret")
+    assert not image_holds_canary(store, "FROM scratch\nCOPY file /all/", context)
+
+
+def test_e69_patterns_take_linear_time_and_names_may_hold_newlines(
+    store: Store, context: Path
+) -> None:
+    patterns = ["*a" * 100 + "b", "**/" * 100 + "x", "?*" * 200, "[a-z]*" * 100 + "!"]
+    (context / ".dockerignore").write_text("\n".join(patterns) + "\n")
+    (context / ("a" * 250)).write_text("x")
+    deep = context
+    for _ in range(60):
+        deep = deep / "a"
+    deep.mkdir(parents=True)
+    (deep / "b").write_text("x")
+    (context / "two\nlines").write_text("x")
+    begun = time.monotonic()
+    image, _ = built(store, context, "FROM scratch\nCOPY . /all")
+    assert time.monotonic() - begun < SECONDS
+    assert "all/two\nlines" in files(store, image)
+    said = refusal(store, 'FROM scratch\nCOPY ["two\\nlinex", "/x"]', context)
+    assert "\n" not in said
+
+
+def test_e69_a_fifo_or_a_device_in_the_context_blocks_nothing(store: Store, context: Path) -> None:
+    os.mkfifo(context / "fifo")
+    assert "no file, folder or link" in refusal(store, "FROM scratch\nCOPY . /all", context)
+    assert "no file" in refusal(store, "FROM scratch\nCOPY fifo /all", context)
+    os.mkfifo(context / "Containerfile.fifo")
+    with pytest.raises((InvalidOption, ContainerfileError, ImageError)):
+        built(store, context, None, file=str(context / "Containerfile.fifo"))

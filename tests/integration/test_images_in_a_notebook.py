@@ -1,0 +1,98 @@
+"""Images in a real notebook: cells of a stored image, tables of images and of their history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nbformat
+from made_images import layer, program, put, small
+from nbclient import NotebookClient
+
+from sandbox_kernel.image import archives
+from sandbox_kernel.image.store import Store
+
+
+def executed(*cells: str) -> list[Any]:
+    """The outputs of each cell after the extension was loaded."""
+    notebook = nbformat.v4.new_notebook()
+    first = nbformat.v4.new_code_cell("%load_ext sandbox_kernel")
+    notebook.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
+    NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=True).execute()
+    return [cell.outputs for cell in notebook.cells[1:]]
+
+
+def text(outputs: list[Any]) -> str:
+    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+
+
+def error(outputs: list[Any]) -> Any:
+    (found,) = [o for o in outputs if o.output_type == "error"]
+    return found
+
+
+def test_a_notebook_gets_an_image_looks_at_it_and_runs_it(store: Store, tmp_path: object) -> None:
+    made = small(store, "app:1")
+    odd = layer({"<b>": None, "<b>/says": program()})
+    put(store, "odd:1", [odd], cmd=["<script>alert(1)</script>"])
+    archives.save_layout(store, made, f"{tmp_path}/layout", "app")
+    store.remove("app:1")
+    outputs = executed(
+        f"%container load -i {tmp_path}/layout",
+        f"%container tag {made.digest[7:19]} app:1",
+        "%container images",
+        "%container history app:1",
+        "%%container app:1 --program '/bin/says cat note'\nx",
+        "%container images --format json",
+        f"%container save -o {tmp_path}/saved.tar app:1",
+        "%container rmi app:1",
+        "%container image check",
+        "%%container app:1 --program '/bin/says'\nx",
+        "%%container ghcr.io/x/y --program '/bin/says'\nx",
+        "%container images no-such-image",
+        "%container tree odd:1",
+        "%container tree --format json odd:1",
+    )
+    assert text(outputs[0]) == f"loaded: {made.digest}\n"
+    (table,) = outputs[2]
+    assert "<td>app:1</td>" in table.data["text/html"]
+    assert "app:1" in table.data["text/plain"]
+    (table,) = outputs[3]
+    assert "made by hand 2" in table.data["text/html"]
+    assert text(outputs[4]) == "first\n", outputs[4]
+    assert made.digest in text(outputs[5])
+    assert text(outputs[7]) == f"untagged: app:1\ndeleted: {made.digest}\n"
+    assert text(outputs[8]) == "all that is stored is whole\n"
+    assert error(outputs[9]).ename in ("RegistryError", "ImageError")
+    assert error(outputs[10]).ename == "NotAllowed"
+    assert "images of docker.io" in error(outputs[10]).evalue
+    assert "has none such" in error(outputs[11]).evalue
+    (tree,) = outputs[12]
+    assert "<code>&lt;b&gt;/</code>" in tree.data["text/html"]
+    assert "<b>" not in tree.data["text/html"]
+    assert "layer 1" in tree.data["text/plain"]
+    assert '"<b>"' in text(outputs[13])
+    for one in (outputs[9], outputs[10], outputs[11]):
+        assert len(error(one).traceback) == 1
+
+
+def test_86_a_name_that_is_an_option_or_a_path_is_none(store: Store) -> None:
+    small(store, "app:1")
+    names = ["--help", "-x", "../x", ".", "a" * 10_000, "", "а:1", "-v/:/x"]
+    for outputs in executed(*(f"%container tag app:1 -- {name!r}" for name in names)):
+        assert error(outputs).ename in ("ImageError", "InvalidOption")
+    assert store.names().keys() == {"docker.io/library/app:1"}
+
+
+def test_names_of_images_are_completed(store: Store) -> None:
+    small(store, "app:1")
+    shell = "get_ipython().Completer.complete"
+    lines = ["%%container ap", "%%container app:", "%container rmi ap", "%%container --image ap"]
+    for outputs in executed(*(f"print({shell}(line_buffer={line!r})[1])" for line in lines)):
+        assert "app:1" in text(outputs) or text(outputs) == "['1']\n", text(outputs)
+
+
+def test_a_notebook_has_no_pipe_for_an_archive(store: Store) -> None:
+    small(store, "app:1")
+    for outputs in executed("%container save app:1", "%container load"):
+        assert error(outputs).ename in ("InvalidOption", "ImageError")
+        assert len(error(outputs).traceback) == 1
