@@ -122,10 +122,10 @@ def _become(
     user = process.get("user", {})
     uid, gid, groups, home = _identity(user, needs_home="HOME" not in environment)
     kept = process.get("capabilities", {})
-    if uid and process.get("rootOnly"):
-        kept = {}
     with step("drop", "capabilities from the bounding set"):
         capabilities.drop_bounding(capabilities.to_mask(kept.get("bounding", ())))
+    if uid and process.get("rootOnly"):
+        kept = {}
     with step("set identity", f"{uid}:{gid}"):
         if kept.get("permitted") and uid != 0:
             processes.prctl(processes.PR_SET_KEEPCAPS, 1)
