@@ -355,3 +355,15 @@ def test_zstd_and_plain_layers_too(root: Path) -> None:
                 diff_id=diff_id(OWNED),  # type: ignore[arg-type]
             )
         assert facts.files == 2
+
+
+@everybody
+def test_what_needs_the_layers_below_is_told_at_once_or_in_the_end(root: Path) -> None:
+    made = archive(member(b"etc/hosts", b"x"), member(b"last", b"x"))
+    early = layers.apply(io.BytesIO(made), "none", str(root), alone=True)
+    assert (early.depends, early.members) == (("directory `etc`",), 1)
+    layers.remove_tree(str(root))
+    root.mkdir()
+    whole = confined(made, root, parents=None)
+    assert (whole.depends, whole.members) == (("directory `etc`",), 2)
+    assert confined(made, root, parents=()).depends == ()

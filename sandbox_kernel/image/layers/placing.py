@@ -140,6 +140,11 @@ class Placer:
         finally:
             self._root.close()
 
+    @property
+    def depends(self) -> bool:
+        """Whether the tree is known to need the layers below it."""
+        return bool(self._depends)
+
     def facts(self, diff_id: str, size: int) -> LayerFacts:
         """What was made."""
         return LayerFacts(
