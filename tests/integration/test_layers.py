@@ -20,7 +20,7 @@ from ordinary_user import OrdinaryUser
 
 from sandbox_kernel.errors import HostLacks, ImageError
 from sandbox_kernel.image import layers
-from sandbox_kernel.linux import inotify, mounts
+from sandbox_kernel.linux import inotify, mounts, processes
 
 everybody = pytest.mark.everybody
 AS_ROOT = os.geteuid() == 0
@@ -367,3 +367,30 @@ def test_what_needs_the_layers_below_is_told_at_once_or_in_the_end(root: Path) -
     whole = confined(made, root, parents=None)
     assert (whole.depends, whole.members) == (("directory `etc`",), 2)
     assert confined(made, root, parents=()).depends == ()
+
+
+@everybody
+def test_when_who_asked_is_killed_the_process_that_unpacks_ends(root: Path) -> None:
+    code = """
+import os, sys
+from sandbox_kernel.image import layers
+layers.apply(0, "none", sys.argv[1], parents=())
+"""
+    started = archive(member(b"first", b"1" * 300_000))[:200_000]
+    watch = inotify.watch_created(str(root))
+    asks = subprocess.Popen(
+        [sys.executable, "-c", code, root], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with asks:
+        assert asks.stdin is not None
+        asks.stdin.write(started)
+        asks.stdin.flush()
+        assert select.select([watch], [], [], 20)[0]
+        (child,) = Path(f"/proc/{asks.pid}/task/{asks.pid}/children").read_text().split()
+        ended = processes.pidfd_open(int(child))
+        try:
+            asks.kill()
+            assert select.select([ended], [], [], 20)[0], "its input is still open"
+        finally:
+            os.close(ended)
+            os.close(watch)
