@@ -55,7 +55,7 @@ LARGEST_DOCUMENT = 4 << 20
 DEEPEST = 32
 MOST_LAYERS = 500
 MOST_MANIFESTS = 1000
-LARGEST_BLOB = 1 << 44
+LARGEST_BLOB = 1 << 38
 
 Size = Annotated[int, Meta(ge=0, le=LARGEST_BLOB)]
 Text = Annotated[str, Meta(max_length=1 << 20)]
