@@ -133,7 +133,7 @@ def _begin(
         # Without the header, which ISA-L misreads when it comes in pieces; its end is verified.
         new = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
         return new, _after_gzip_header(read, data)
-    options = {zstd.DecompressionParameter.window_log_max: limits.window}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: limits.window}
     return zstd.ZstdDecompressor(options=options), data
 
 
