@@ -439,11 +439,10 @@ def test_c47_an_extended_header_has_a_size_and_a_number_of_records(
 
 
 def test_c47_depth_costs_no_more_than_names(unpack: Unpack, root: Path) -> None:
-    """As deep as a name can be, in many branches; removed again by the fixture."""
-    names = [b"%d/" % branch + b"d/" * 2000 for branch in range(3)]
-    unpack(archive(*(extended((b"path", name)) + directory(b"x") for name in names)), root)
+    """As deep as a name can be; removed again by the fixture."""
+    unpack(archive(extended((b"path", b"d/" * 2000)) + directory(b"x")), root)
 
-    assert sorted(os.listdir(root)) == ["0", "1", "2"]
+    assert os.listdir(root) == ["d"]
 
 
 BOMBS = {

@@ -129,7 +129,9 @@ class Placer:
             self._finish_by_name(folder, name, member)
         else:
             self._drop(f"device `{names.display(member.path)}`: no device nodes of an image")
-            self._hide(folder, name)
+            self._clear(folder, name)
+            if self._parents:
+                self._hide(folder, name)  # what it would have replaced
 
     def finish(self) -> None:
         """Give up every directory; the root last. To be called once, also after an error."""
