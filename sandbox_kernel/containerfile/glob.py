@@ -32,11 +32,6 @@ class Glob:
         self._parts = [part if part == _ANY else _name(part, place) for part in parts]
 
     @property
-    def depth(self) -> int:
-        """How many names it has; with `**` that is the least."""
-        return len(self._parts)
-
-    @property
     def is_plain(self) -> bool:
         """Whether it is a path with nothing special in it."""
         return not any(char in self.pattern for char in "*?[\\")
