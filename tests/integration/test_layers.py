@@ -128,7 +128,6 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
     assert "usermod --add-subuids" in notice
 
 
-@everybody
 @pytest.mark.parametrize("form", ["v7", "ustar", "oldgnu", "gnu", "pax"])
 def test_what_tar_writes_is_unpacked_as_tar_does(root: Path, tmp_path: Path, form: str) -> None:
     source = tmp_path / "source"
@@ -168,7 +167,6 @@ def test_what_tar_writes_is_unpacked_as_tar_does(root: Path, tmp_path: Path, for
         assert (root / "sparse").stat().st_blocks * 512 < 2 << 20
 
 
-@everybody
 def test_a_layer_is_unpacked_while_it_comes(root: Path) -> None:
     """What came so far is on disk before the rest comes."""
     reading, writing = os.pipe()
@@ -195,7 +193,6 @@ def test_a_layer_is_unpacked_while_it_comes(root: Path) -> None:
     assert sorted(os.listdir(root)) == ["first", "last"]
 
 
-@everybody
 def test_a_source_that_fails_leaves_the_process_no_more(root: Path) -> None:
     class Broken:
         def read(self, _: int) -> bytes:
@@ -342,7 +339,6 @@ def test_a_default_acl_of_the_folder_changes_no_mode(root: Path) -> None:
     assert stat.S_IMODE((root / "d").stat().st_mode) == 0o755
 
 
-@everybody
 def test_zstd_and_plain_layers_too(root: Path) -> None:
     for compression in ("zstd", "none"):
         with tempfile.TemporaryFile() as file:
