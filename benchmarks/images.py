@@ -112,7 +112,7 @@ def _second(folder: Path, at: str, ours: _Way, peer: _Way, rounds: int) -> Pair:
             lambda: _discard(_pulled(folder, f"{at}/next:1")),
             peer.name,
             lambda: peer.pull("next:1"),
-            bound=1.5,  # of it most is the start of the process that unpacks
+            bound=1,
             rounds=rounds,
             warm=1,
             check=check,

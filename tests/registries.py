@@ -44,7 +44,10 @@ def certificates(
          "-subj", "/CN=authority of a test"])  # fmt: skip
     _quietly(["openssl", "req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=registry"])
     extensions = folder / "extensions"
-    extensions.write_text(f"subjectAltName={names}\nbasicConstraints=CA:FALSE\n")
+    extensions.write_text(
+        f"subjectAltName={names}\nbasicConstraints=CA:FALSE\n"
+        "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    )
     # openssl-x509(1) begins today; openssl-ca(1) can sign what has ended already
     (folder / "index").write_text("")
     table = folder / "ca.conf"

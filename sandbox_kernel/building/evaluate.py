@@ -69,15 +69,14 @@ class Stage:
         return parse_trigger(text, f"ONBUILD {number} of the base of stage {self.name}")
 
     def _one(self, made: i.Instruction) -> None:
-        shown = made.text.split("\n", 1)[0]
-        self.work.tell(StepStarted(self.name, self._number, self._total, shown))
+        self.work.tell(StepStarted(self.name, self._number, self._total, made.title))
         begun = time.monotonic()
         try:
             cached = self.do(made)
         except (BuildFailed, ContainerfileError):
             raise
         except SandboxError as error:
-            raise BuildFailed(made.place, shown, str(error)) from error
+            raise BuildFailed(made.place, made.title, str(error)) from error
         seconds = time.monotonic() - begun
         self.work.tell(StepDone(self.name, self._number, bool(cached), seconds))
 

@@ -64,9 +64,9 @@ def execute(
         why = f"it was ended by signal {ended.signal}"
     else:
         why = f"it ended with status {ended.status}"
-    raise BuildFailed(
-        made.place, made.text.split("\n", 1)[0], why, status=ended.shell_status, output=output
-    ) from (failure if isinstance(failure, OutOfMemory) else None)
+    raise BuildFailed(made.place, made.title, why, status=ended.shell_status, output=output) from (
+        failure if isinstance(failure, OutOfMemory) else None
+    )
 
 
 def _follow(

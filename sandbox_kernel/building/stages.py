@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -150,8 +149,3 @@ def stage_of(text: str, piece: Piece, before: int, by_name: Mapping[str, int]) -
     if index is not None and index >= before:
         piece.fail(f"the stage `{text}` does not come before this one")
     return index
-
-
-def beside(path: str) -> str:
-    """How a file is named in messages."""
-    return os.path.relpath(path) if os.path.isabs(path) else path

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sandbox_kernel.building.events import Listener
     from sandbox_kernel.image.store import Stored
 
+LEAST_SECONDS = 1.0
+"""What takes longer is told with its time."""
 LIMITS = (
     "memory", "memory_swap", "cpus", "cpuset_cpus", "cpu_shares", "pids_limit", "ulimit",
     "storage_size", "timeout", "network",
@@ -147,11 +149,17 @@ def _labels(given: list[str] | tuple[str, ...]) -> Mapping[str, str]:
 
 
 class Printer:
-    """Prints what happens in a build, line by line; parallel stages are told by their names."""
+    """Prints what happens in a build, line by line; parallel stages are told by their names.
+
+    On a terminal a step is there as soon as it begins, elsewhere when something is known of it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._live = stream.isatty()
         self._waiting: dict[tuple[str, int], str] = {}
+        self._open: tuple[str, int] | None = None
+        """The step whose line is written and not ended."""
         self._pulls: dict[str, str] = {}
         self._at_line = True
 
@@ -161,16 +169,17 @@ class Printer:
             case StepStarted():
                 line = f"[{event.stage} {event.number}/{event.total}] {event.text}"
                 self._waiting[event.stage, event.number] = line
+                if self._live:
+                    self._begin((event.stage, event.number), line)
             case StepOutput():
-                if line := self._waiting.pop((event.stage, event.number), ""):
+                key = event.stage, event.number
+                if (line := self._waiting.pop(key, "")) and self._open != key:
                     self._line(line)
+                elif line:
+                    self._end("")
                 self._text(event.text)
             case StepDone():
-                line = self._waiting.pop((event.stage, event.number), "")
-                if line and event.cached:
-                    self._line(f"{line}  (cached)")
-                elif line:
-                    self._line(line)
+                self._done(event)
             case Pulling():
                 stage = event.progress.stage
                 if stage in ("done", "there") and self._pulls.get(event.progress.digest) != stage:
@@ -179,12 +188,37 @@ class Printer:
             case Notice():
                 self._line(event.text)
 
+    def _done(self, event: StepDone) -> None:
+        key = event.stage, event.number
+        line = self._waiting.pop(key, "")
+        if not line:
+            return
+        note = "  (cached)" if event.cached else ""
+        if not note and event.seconds >= LEAST_SECONDS:
+            note = f"  ({event.seconds:.1f} s)"
+        if self._open == key:
+            self._end(note)
+        else:
+            self._line(line + note)
+
+    def _begin(self, key: tuple[str, int], text: str) -> None:
+        if not self._at_line:
+            self._stream.write("\n")
+        self._stream.write(_clean(text))
+        self._stream.flush()
+        self._open, self._at_line = key, False
+
+    def _end(self, note: str) -> None:
+        self._stream.write(note + "\n")
+        self._stream.flush()
+        self._open, self._at_line = None, True
+
     def _line(self, text: str) -> None:
         if not self._at_line:
             self._stream.write("\n")
         self._stream.write(_clean(text) + "\n")
         self._stream.flush()
-        self._at_line = True
+        self._open, self._at_line = None, True
 
     def _text(self, text: str) -> None:
         self._stream.write(_clean(text.replace("\r\n", "\n").replace("\r", "\n")))

@@ -6,27 +6,30 @@ length of the pattern times that of the path: there is no backtracking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+TYPE_CHECKING = False  # not from `typing`, which is heavy for the launcher
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn, Protocol
 
-from sandbox_kernel.containerfile.source import Place
+    class Where(Protocol):
+        """Where a pattern was written; `source.Place` is one."""
+
+        def fail(self, why: str) -> NoReturn:
+            """Raises the error of that place."""
+
+    _Ranges = tuple[tuple[str, str], ...]
+    _Item = tuple[str, str | tuple[bool, _Ranges] | None]
 
 _ANY = "**"
-_Ranges = tuple[tuple[str, str], ...]
-_Item = tuple[str, str | tuple[bool, _Ranges] | None]
 
 
 class Glob:
     """One pattern, compiled. Raises ContainerfileError for a class that is not closed."""
 
-    def __init__(self, pattern: str, place: Place) -> None:
+    def __init__(self, pattern: str, place: Where) -> None:
         self.pattern = pattern
         parts = [part for part in pattern.split("/") if part]
         self._parts = [part if part == _ANY else _name(part, place) for part in parts]
-
-    @property
-    def depth(self) -> int:
-        """How many names it has; with `**` that is the least."""
-        return len(self._parts)
 
     @property
     def is_plain(self) -> bool:
@@ -78,7 +81,7 @@ class Glob:
         return frozenset(states)
 
 
-def _name(part: str, place: Place) -> list[_Item]:
+def _name(part: str, place: Where) -> list[_Item]:
     """The pattern of one name as items: a character, any one, any number, a class."""
     items: list[_Item] = []
     index = 0
@@ -102,7 +105,7 @@ def _name(part: str, place: Place) -> list[_Item]:
 
 
 def _class(
-    part: str, start: int, place: Place
+    part: str, start: int, place: Where
 ) -> tuple[tuple[bool, tuple[tuple[str, str], ...]], int]:
     """A class in brackets: whether it is negated, its ranges; and where it closes."""
     index = start + 1

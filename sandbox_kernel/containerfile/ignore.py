@@ -6,21 +6,29 @@ Source: Dockerfile reference, ".dockerignore file"; moby's patternmatcher for `*
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from sandbox_kernel.containerfile.glob import Glob
-from sandbox_kernel.containerfile.source import Place
+
+TYPE_CHECKING = False  # not from `typing`, which is heavy for the launcher
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandbox_kernel.containerfile.glob import Where
+
+    State = tuple[bool, ...]
 
 MOST_BYTES = 1 << 20
 MOST_PATTERNS = 10_000
 
 
-class Rule(NamedTuple):
+class Rule:
     """One pattern; `keep`: it began with `!`."""
 
-    glob: Glob
-    keep: bool
+    __slots__ = ("glob", "keep")
+
+    def __init__(self, glob: Glob, keep: bool) -> None:
+        self.glob = glob
+        self.keep = keep
 
 
 class Ignored:
@@ -54,11 +62,10 @@ class Ignored:
         return self._keeps
 
 
-State = tuple[bool, ...]
-
-
 def read(text: str, file: str) -> Ignored:
     """The rules of an ignore file. Raises ContainerfileError for a pattern that is none."""
+    from sandbox_kernel.containerfile.source import Place  # not for the launcher
+
     if len(text) > MOST_BYTES:
         Place(file, 1, 1).fail(f"it is larger than {MOST_BYTES >> 20} MiB: make it smaller")
     rules: list[Rule] = []
@@ -75,7 +82,7 @@ def read(text: str, file: str) -> Ignored:
     return Ignored(rules)
 
 
-def rule(pattern: str, place: Place) -> Rule:
+def rule(pattern: str, place: Where) -> Rule:
     """One pattern. Raises ContainerfileError when it is none, or leads out of the context."""
     keep = pattern.startswith("!")
     body = pattern[1:].strip() if keep else pattern

@@ -15,6 +15,11 @@ class Instruction(Struct, frozen=True, kw_only=True):
     place: Place
     text: str
 
+    @property
+    def title(self) -> str:
+        """Its first line, with single blanks: to be shown."""
+        return " ".join(self.text.split("\n", 1)[0].split())
+
 
 class Command(Struct, frozen=True):
     """Of RUN, CMD, ENTRYPOINT, HEALTHCHECK: words to execute, or one line for the shell."""

@@ -7,7 +7,7 @@ import re
 LARGEST = 0o7777
 Clause = tuple[str, str, str]
 """Who, what to do, which rights."""
-_CLAUSE = re.compile(r"([ugoa]*)([-+=])([rwxXst]*)$")
+_CLAUSE = r"([ugoa]*)([-+=])([rwxXst]*)$"
 _SHIFT = {"u": 6, "g": 3, "o": 0}
 _BITS = {"r": 4, "w": 2, "x": 1}
 
@@ -19,7 +19,7 @@ def read(text: str) -> int | list[Clause] | None:
         return number if number <= LARGEST else None
     clauses: list[Clause] = []
     for part in text.split(","):
-        match = _CLAUSE.match(part)
+        match = re.match(_CLAUSE, part)
         if match is None or len(clauses) == 64:
             return None
         clauses.append((match[1] or "a", match[2], match[3]))

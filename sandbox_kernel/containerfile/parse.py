@@ -15,7 +15,7 @@ from typing import Any
 from sandbox_kernel.containerfile import instructions as i
 from sandbox_kernel.containerfile import mounts
 from sandbox_kernel.containerfile.flags import Flags
-from sandbox_kernel.containerfile.lines import Directives, HereDocument, Line, read_lines
+from sandbox_kernel.containerfile.lines import Directives, Line, read_lines
 from sandbox_kernel.containerfile.source import Piece, Place, Source
 from sandbox_kernel.containerfile.words import blank_words, split_words
 
@@ -341,6 +341,3 @@ def _duration(piece: Piece | None) -> int | None:
     if total and total < 10**6:
         piece.fail("a time is 0 or at least 1ms")
     return total
-
-
-__all__ = ["Containerfile", "HereDocument", "Stage", "parse", "parse_trigger"]

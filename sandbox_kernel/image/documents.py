@@ -55,7 +55,7 @@ LARGEST_DOCUMENT = 4 << 20
 DEEPEST = 32
 MOST_LAYERS = 500
 MOST_MANIFESTS = 1000
-LARGEST_BLOB = 1 << 44
+LARGEST_BLOB = 1 << 38
 
 Size = Annotated[int, Meta(ge=0, le=LARGEST_BLOB)]
 Text = Annotated[str, Meta(max_length=1 << 20)]
@@ -114,10 +114,12 @@ class Index(Struct, frozen=True, omit_defaults=True, rename="camel", kw_only=Tru
 
 
 class RootFS(Struct, frozen=True, kw_only=True):
-    """The digests of the layers' plain tars, in the manifest's order."""
+    """The digests of the layers' plain tars, in the manifest's order; missing where none are."""
 
     type: Text = "layers"
-    diff_ids: Annotated[list[Digest], Meta(max_length=MOST_LAYERS)]
+    diff_ids: Annotated[list[Digest], Meta(max_length=MOST_LAYERS)] = msgspec.field(
+        default_factory=list
+    )
 
     def __post_init__(self) -> None:
         for diff_id in self.diff_ids:
@@ -149,11 +151,11 @@ class Execution(Struct, frozen=True, omit_defaults=True, rename="pascal", kw_onl
     """The `config` of an image's configuration: how a container of it runs."""
 
     user: Text | None = None
-    exposed_ports: dict[str, dict[str, Any]] | None = None
+    exposed_ports: dict[str, dict[str, Any] | None] | None = None
     env: list[Text] | None = None
     entrypoint: list[Text] | None = None
     cmd: list[Text] | None = None
-    volumes: dict[str, dict[str, Any]] | None = None
+    volumes: dict[str, dict[str, Any] | None] | None = None
     working_dir: Text | None = None
     labels: dict[str, Text] | None = None
     stop_signal: Text | None = None

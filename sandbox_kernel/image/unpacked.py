@@ -119,7 +119,14 @@ def _make(
 
         blob = store.open_blob(layer.digest)
         try:
-            facts = layers.apply(blob, compression, folder, diff_id=diff_id, parents=parents)
+            facts = layers.apply(
+                blob,
+                compression,
+                folder,
+                diff_id=diff_id,
+                parents=parents,
+                alone=parents is None,  # to be told at once that it can't be
+            )
         finally:
             os.close(blob)
         if parents is None and facts.depends:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from sandbox_kernel.containerfile import ignore
-from sandbox_kernel.containerfile.source import Place
-from sandbox_kernel.errors import ContainerfileError, CopyRefused, StepFailed
+from sandbox_kernel.errors import CopyRefused, StepFailed
 from sandbox_kernel.linux import mounts, paths
 from sandbox_kernel.runtime import accounts, gathering, layering, placing, transfer
 
@@ -42,7 +41,7 @@ def serve(order: Mapping[str, Any]) -> None:
             _gather(order)
     except StepFailed as error:
         failed = {"kind": "failed", "path": error.subject, "why": error.why}
-    except (CopyRefused, ContainerfileError) as error:
+    except CopyRefused as error:
         failed = {"kind": "failed", "path": order.get("destination", ""), "why": str(error)}
     except OSError as error:
         why = os.strerror(error.errno or 0)
@@ -77,9 +76,9 @@ def _gather(order: Mapping[str, Any]) -> None:
 
 
 def excluded(patterns: Sequence[str]) -> ignore.Ignored | None:
-    """The rules of `--exclude`. Raises ContainerfileError."""
-    place = Place("--exclude", 1, 1)
-    return ignore.Ignored(ignore.rule(one, place) for one in patterns) if patterns else None
+    """The rules of `--exclude`. Raises StepFailed."""
+    rules = [ignore.rule(one, gathering.Pattern(one)) for one in patterns]
+    return ignore.Ignored(rules) if rules else None
 
 
 class Sink:

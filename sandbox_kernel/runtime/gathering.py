@@ -12,20 +12,32 @@ import os
 import stat
 
 from sandbox_kernel.containerfile.glob import Glob
-from sandbox_kernel.containerfile.source import Place
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
     from sandbox_kernel.containerfile.ignore import Ignored, State
 
 DEEPEST = 250
 MOST_FILES = 2_000_000
 WITHIN = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS
+
+
+class Pattern:
+    """Where a pattern was written, for its errors: whoever knows the line says it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def fail(self, why: str) -> NoReturn:
+        """Raises StepFailed."""
+        raise StepFailed("read", self.text, why)
 
 
 class Found:
@@ -258,13 +270,13 @@ def matching(
     """Each source that a pattern of COPY names: path, whether it is a folder, where it goes.
 
     With `parents` it keeps the folders above it, or those after `/./`. Raises StepFailed when there
-    is none, or the pattern has `..`, ContainerfileError when it is no pattern.
+    is none, or it is no pattern, or has `..`.
     """
     if ".." in pattern.split("/"):
         raise StepFailed("copy", pattern, "a source has no `..`: it lies in the context or stage")
     before, pivot, _ = pattern.partition("/./")
     clean = _clean(pattern)
-    found = gatherer.sources(Glob(clean, Place("COPY", 1, 1)))
+    found = gatherer.sources(Glob(clean, Pattern(pattern)))
     if not found:
         raise StepFailed("copy", pattern, "nothing there has this name, or it is ignored")
     base = _clean(before) if pivot else ""

@@ -37,6 +37,15 @@ def changed(document: dict[str, Any], **fields: Any) -> bytes:
     return json.dumps({k: v for k, v in {**document, **fields}.items() if v != "gone"}).encode()
 
 
+def test_an_image_of_no_layer_has_a_configuration_as_docker_writes_it(store: Store) -> None:
+    found = documents.decode_config(changed(IMAGE, rootfs={"type": "layers"}))
+    assert found.rootfs.diff_ids == []
+    assert json.loads(documents.encode(found))["rootfs"] == {"type": "layers", "diff_ids": []}
+    put(store, "empty:1", [])
+    assert image.resolve("empty:1").layers == ()
+    assert store.prune(named=True).collected.blobs == 2
+
+
 def described(**fields: Any) -> bytes:
     return changed(MANIFEST, layers=[{**LAYER, **fields}])
 

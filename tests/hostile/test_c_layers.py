@@ -38,7 +38,7 @@ from sandbox_kernel.image.layers import LayerFacts
 from sandbox_kernel.image.layers.compression import Compression
 from sandbox_kernel.image.layers.limits import Limits
 
-pytestmark = pytest.mark.everybody
+everybody = pytest.mark.everybody  # where another user could make a difference
 Unpack = Callable[..., LayerFacts]
 AS_ROOT = os.geteuid() == 0
 COMPRESSED: tuple[Compression, ...] = "gzip", "zstd"
@@ -117,6 +117,7 @@ def test_c43_a_name_need_not_be_utf_8(unpack: Unpack, root: Path) -> None:
 # -- 44: links -----------------------------------------------------------------------------------
 
 
+@everybody
 def test_c44_writing_through_a_link_stays_in_the_layer(unpack: Unpack, root: Path) -> None:
     for name, target in ((b"1", b"../../outside"), (b"2", b"/outside"), (b"3", b"../" * 9)):
         layer = archive(symlink(b"to" + name, target), member(b"to%s/x%s" % (name, name), b"evil"))
@@ -142,6 +143,7 @@ def test_c44_a_hard_link_to_what_the_layer_does_not_have_is_refused(
             unpack(archive(hard_link(b"x", target)), root)
 
 
+@everybody
 def test_c44_a_hard_link_through_a_link_stays_in_the_layer(unpack: Unpack, root: Path) -> None:
     with pytest.raises(ImageError, match="not there"):
         unpack(archive(symlink(b"out", b"../../outside"), hard_link(b"x", b"out/canary")), root)
@@ -190,6 +192,7 @@ def test_c45_a_whiteout_of_what_can_not_be_hidden_is_refused(unpack: Unpack, roo
         unpack(archive(symlink(b".wh.x", b"../outside")), root, parents=None)
 
 
+@everybody
 def test_c45_a_whiteout_removes_nothing_of_its_own_layer_nor_below(
     unpack: Unpack, root: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +220,7 @@ def test_c45_a_whiteout_removes_nothing_of_its_own_layer_nor_below(
         assert before is None or snapshot(lower) == before
 
 
+@everybody
 def test_c45_an_opaque_root_hides_each_name_below_it(
     unpack: Unpack, root: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +234,7 @@ def test_c45_an_opaque_root_hides_each_name_below_it(
         assert os.getxattr(root / "sub", "user.overlay.opaque") == b"y"
 
 
+@everybody
 def test_c45_a_whiteout_through_a_link_of_a_lower_layer_stays_in_the_image(
     unpack: Unpack, root: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +275,7 @@ def is_whiteout(path: Path) -> bool:
 # -- 46: devices, special bits, attributes -------------------------------------------------------
 
 
+@everybody
 def test_c46_no_device_node_is_made(unpack: Unpack, root: Path) -> None:
     nodes = [
         member(b"node", kind=kind, device=device)
@@ -283,6 +289,7 @@ def test_c46_no_device_node_is_made(unpack: Unpack, root: Path) -> None:
     assert "node" in facts.dropped[0]
 
 
+@everybody
 def test_c46_a_device_still_hides_what_has_its_name_below(
     unpack: Unpack, root: Path, tmp_path: Path
 ) -> None:
@@ -292,6 +299,7 @@ def test_c46_a_device_still_hides_what_has_its_name_below(
         assert is_whiteout(root / "gone")
 
 
+@everybody
 def test_c46_fifos_and_special_bits_are_kept_for_the_image(unpack: Unpack, root: Path) -> None:
     unpack(archive(member(b"pipe", kind=b"6"), member(b"su", b"#!", mode=0o4755)), root)
 
@@ -312,6 +320,7 @@ DROPPED_ATTRIBUTES = (
 )
 
 
+@everybody
 def test_c46_attributes_that_mean_something_to_the_host_are_dropped(
     unpack: Unpack, root: Path
 ) -> None:
@@ -324,6 +333,7 @@ def test_c46_attributes_that_mean_something_to_the_host_are_dropped(
     assert facts.dropped_count == 2 * len(DROPPED_ATTRIBUTES)
 
 
+@everybody
 def test_c46_file_capabilities_count_only_where_the_image_is_root(
     unpack: Unpack, root: Path
 ) -> None:
@@ -336,6 +346,7 @@ def test_c46_file_capabilities_count_only_where_the_image_is_root(
     assert revision == (2 if AS_ROOT else 3), "an ordinary user's are bound to his own namespace"
 
 
+@everybody
 def test_c46_a_wrong_attribute_is_dropped_and_said(unpack: Unpack, root: Path) -> None:
     named = extended((b"SCHILY.xattr.security.capability", b"junk"))
     facts = unpack(archive(named, member(b"f")), root)
@@ -438,18 +449,18 @@ def test_c47_an_extended_header_has_a_size_and_a_number_of_records(
         unpack(archive(member(b"pax", many, kind=b"x"), member(b"f")), root)
 
 
+@everybody
 def test_c47_depth_costs_no_more_than_names(unpack: Unpack, root: Path) -> None:
-    """As deep as a name can be, in many branches; removed again by the fixture."""
-    names = [b"%d/" % branch + b"d/" * 2000 for branch in range(3)]
-    unpack(archive(*(extended((b"path", name)) + directory(b"x") for name in names)), root)
+    """As deep as a name can be; removed again by the fixture."""
+    unpack(archive(extended((b"path", b"d/" * 2000)) + directory(b"x")), root)
 
-    assert sorted(os.listdir(root)) == ["0", "1", "2"]
+    assert os.listdir(root) == ["d"]
 
 
 BOMBS = {
     "gzip": "gzip.compress(member(b'zeros', size=400 << 20) + bytes(400 << 20), 1)",
     "zstd": "zstd.compress(member(b'zeros', size=400 << 20) + bytes(400 << 20))",
-    "many directories": "gzip.compress(b''.join(member(b'd%d/' % i) for i in range(20000)), 1)",
+    "many directories": "gzip.compress(b''.join(member(b'd%d/' % i) for i in range(8000)), 1)",
     "one header": "gzip.compress(member(b'p', kind=b'x', size=1 << 30) + bytes(400 << 20), 1)",
 }
 MAKE = """

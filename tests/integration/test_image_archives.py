@@ -217,7 +217,7 @@ def test_of_an_index_of_platforms_the_one_of_this_machine_is_taken(
     blobs = {d: store.read(d, 1 << 30) for d in [made.digest, made.manifest.config.digest,
              *(part.digest for part in made.manifest.layers)]}  # fmt: skip
 
-    def archive(architecture: str) -> str:
+    def archive(architecture: str, *, nested: bool = True) -> str:
         inner = documents.encode(
             documents.Index(
                 schema_version=2,
@@ -240,7 +240,8 @@ def test_of_an_index_of_platforms_the_one_of_this_machine_is_taken(
                 manifests=[documents.describe(inner, documents.OCI_INDEX)],
             )
         )
-        files = [("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), ("index.json", outer)]
+        layout = b'{"imageLayoutVersion":"1.0.0"}'
+        files = [("oci-layout", layout), ("index.json", outer if nested else inner)]
         files += [(f"blobs/sha256/{d[7:]}", data) for d, data in blobs.items()]
         return made_archive([*files, (f"blobs/sha256/{digests.of(inner)[7:]}", inner)])
 
@@ -250,6 +251,9 @@ def test_of_an_index_of_platforms_the_one_of_this_machine_is_taken(
     assert loaded.digest == made.digest
     assert loaded.index is not None
     assert store.find(f"app@{loaded.index}").digest == made.digest
+    assert image.resolve(f"oci-archive:{archive(own_architecture(), nested=False)}").digest == (
+        made.digest
+    )
     with pytest.raises(ImageError, match=f"no image in it is for linux/{own_architecture()}"):
         archives.load(store, archive("riscv64"))
 

@@ -20,7 +20,7 @@ from ordinary_user import OrdinaryUser
 
 from sandbox_kernel.errors import HostLacks, ImageError
 from sandbox_kernel.image import layers
-from sandbox_kernel.linux import inotify, mounts
+from sandbox_kernel.linux import inotify, mounts, processes
 
 everybody = pytest.mark.everybody
 AS_ROOT = os.geteuid() == 0
@@ -128,7 +128,6 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
     assert "usermod --add-subuids" in notice
 
 
-@everybody
 @pytest.mark.parametrize("form", ["v7", "ustar", "oldgnu", "gnu", "pax"])
 def test_what_tar_writes_is_unpacked_as_tar_does(root: Path, tmp_path: Path, form: str) -> None:
     source = tmp_path / "source"
@@ -168,7 +167,6 @@ def test_what_tar_writes_is_unpacked_as_tar_does(root: Path, tmp_path: Path, for
         assert (root / "sparse").stat().st_blocks * 512 < 2 << 20
 
 
-@everybody
 def test_a_layer_is_unpacked_while_it_comes(root: Path) -> None:
     """What came so far is on disk before the rest comes."""
     reading, writing = os.pipe()
@@ -195,7 +193,6 @@ def test_a_layer_is_unpacked_while_it_comes(root: Path) -> None:
     assert sorted(os.listdir(root)) == ["first", "last"]
 
 
-@everybody
 def test_a_source_that_fails_leaves_the_process_no_more(root: Path) -> None:
     class Broken:
         def read(self, _: int) -> bytes:
@@ -342,7 +339,6 @@ def test_a_default_acl_of_the_folder_changes_no_mode(root: Path) -> None:
     assert stat.S_IMODE((root / "d").stat().st_mode) == 0o755
 
 
-@everybody
 def test_zstd_and_plain_layers_too(root: Path) -> None:
     for compression in ("zstd", "none"):
         with tempfile.TemporaryFile() as file:
@@ -355,3 +351,42 @@ def test_zstd_and_plain_layers_too(root: Path) -> None:
                 diff_id=diff_id(OWNED),  # type: ignore[arg-type]
             )
         assert facts.files == 2
+
+
+@everybody
+def test_what_needs_the_layers_below_is_told_at_once_or_in_the_end(root: Path) -> None:
+    made = archive(member(b"etc/hosts", b"x"), member(b"last", b"x"))
+    early = layers.apply(io.BytesIO(made), "none", str(root), alone=True)
+    assert (early.depends, early.members) == (("directory `etc`",), 1)
+    layers.remove_tree(str(root))
+    root.mkdir()
+    whole = confined(made, root, parents=None)
+    assert (whole.depends, whole.members) == (("directory `etc`",), 2)
+    assert confined(made, root, parents=()).depends == ()
+
+
+@everybody
+def test_when_who_asked_is_killed_the_process_that_unpacks_ends(root: Path) -> None:
+    code = """
+import os, sys
+from sandbox_kernel.image import layers
+layers.apply(0, "none", sys.argv[1], parents=())
+"""
+    started = archive(member(b"first", b"1" * 300_000))[:200_000]
+    watch = inotify.watch_created(str(root))
+    asks = subprocess.Popen(
+        [sys.executable, "-c", code, root], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with asks:
+        assert asks.stdin is not None
+        asks.stdin.write(started)
+        asks.stdin.flush()
+        assert select.select([watch], [], [], 20)[0]
+        (child,) = Path(f"/proc/{asks.pid}/task/{asks.pid}/children").read_text().split()
+        ended = processes.pidfd_open(int(child))
+        try:
+            asks.kill()
+            assert select.select([ended], [], [], 20)[0], "its input is still open"
+        finally:
+            os.close(ended)
+            os.close(watch)

@@ -31,7 +31,7 @@ from registries import Served, registry, skopeo
 
 from sandbox_kernel.errors import RegistryError
 from sandbox_kernel.image import documents, reference
-from sandbox_kernel.image.registry import credentials, listing, pull, push, pushing
+from sandbox_kernel.image.registry import credentials, listing, pull, pulling, push, pushing
 from sandbox_kernel.image.registry.configuration import Configuration, Mirror
 from sandbox_kernel.image.registry.progress import Progress
 from sandbox_kernel.image.store import Store
@@ -292,6 +292,10 @@ def test_a_layer_that_depends_on_those_below_is_unpacked_over_them(
         link = tarfile.TarInfo("etc/other-note")
         link.type, link.linkname = tarfile.LNKTYPE, "etc/note"
         archive.addfile(link)
+        large = tarfile.TarInfo("large")  # comes to its end, although what reads it has stopped
+        large.size = 3 << 20
+        archive.addfile(large, io.BytesIO(os.urandom(large.size)))
+    monkeypatch.setattr(pulling, "READ_ON", 0)
     lower = made_images.layer({"etc": None, "etc/note": b"of the lower one\n"})
     made = made_images.put(store, "links:1", [lower, upper.getvalue()])
     name = reference.registry(f"{served.authority}/ours/links:1")

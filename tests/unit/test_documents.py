@@ -70,6 +70,8 @@ def test_every_magic_of_a_page_is_one(page: str) -> None:
         magic, _, rest = line.partition(" ")
         if magic == "%container" and rest:
             assert rest.split()[0] in subcommands.VERBS, line
+        elif magic == "%%container" and rest.startswith("build "):
+            arguments.parse(arguments.words(rest)[1:], verbs()["build"].all_flags())
         elif magic == "%%container":
             grammar.read_cell(rest)
         elif magic == "%sandbox":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from sandbox_kernel.image import environments, reference
 from sandbox_kernel.image.environments import (
     bytecode,
     collecting,
+    compiling,
     conda,
     declared,
     elf,
@@ -532,6 +534,23 @@ def test_byte_code_is_made_once_and_names_the_files_inside(index: Path) -> None:
     told = subprocess.run([sys.executable, "-c", run, code], capture_output=True, check=True)
     assert told.stdout.decode().strip().endswith("/site-packages/words.py")
     assert told.stdout.startswith(b"/opt/environment/")
+
+
+def test_source_is_compiled_where_nothing_else_can_be_done() -> None:
+    with compiling.Compiler() as compiler:
+        assert compiler.compile(b"x = 1\n", "/a.py") is not None
+        child = Path("/proc", str(compiler._pid))
+        status = (child / "status").read_text()
+        assert "Seccomp:\t2\n" in status
+        assert "NoNewPrivs:\t1\n" in status
+        assert sorted(os.listdir(child / "fd")) == ["0", "1"]
+        for source in (b"x =", b"(" * 200_000, b"-" * 1_000_000 + b"1", b"\0", b"x" * (5 << 20)):
+            assert compiler.compile(source, "/bad.py") is None
+        os.kill(compiler._pid, signal.SIGKILL)  # as a file could do it
+        assert compiler.compile(b"x = 1\n", "/a.py") is None
+        assert compiler.compile(b"x = 1\n", "/a.py") is not None
+        child = Path("/proc", str(compiler._pid))
+    assert not child.exists()
 
 
 def test_what_nobody_used_for_a_while_goes_and_what_a_container_stands_on_stays(

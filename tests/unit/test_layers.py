@@ -9,7 +9,9 @@ import gzip
 import io
 import os
 import random
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from layer_archives import archive, bare, directory, hard_link, member, snapshot, symlink
 
 from sandbox_kernel.errors import ImageError
-from sandbox_kernel.image.layers import compressing, names, tar, writing
+from sandbox_kernel.image.layers import compressing, compression, names, tar, writing
 from sandbox_kernel.image.layers.limits import DEFAULT, Limits
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -223,3 +225,37 @@ def test_gzip_is_the_same_on_any_number_of_processors(
         made.append((b"".join(out), packed.digest, packed.diff_id, packed.size))
     assert made[0] == made[1]
     assert gzip.decompress(made[0][0]) == data
+
+
+def gzip_member(data: bytes, flags: int) -> bytes:
+    """One member with these optional fields in its header; RFC 1952."""
+    header = b"\x1f\x8b\x08" + bytes([flags]) + b"\0\0\0\0\0\3"
+    if flags & 4:
+        header += b"\x06\0SG\x02\x0000"
+    header += b"name\0" * bool(flags & 8) + b"comment\0" * bool(flags & 16)
+    if flags & 2:
+        header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    packed = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = packed.compress(data) + packed.flush()
+    return header + body + struct.pack("<II", zlib.crc32(data), len(data))
+
+
+def inflated(blob: bytes, piece: int) -> bytes:
+    source = io.BytesIO(blob)
+    return b"".join(compression.plain(lambda: source.read(piece), "gzip", DEFAULT))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100_000])
+def test_every_header_of_gzip_is_read_however_it_comes(piece: int) -> None:
+    for flags in range(32):
+        assert inflated(gzip_member(b"data" * 500, flags) * 2, piece) == b"data" * 1000
+
+
+def test_gzip_that_is_cut_or_changed_anywhere_is_refused() -> None:
+    whole = gzip_member(b"data", 31)
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        for blob in (whole[: at or 1], bytes(changed)):
+            with pytest.raises(ImageError):
+                inflated(blob, 100_000)

@@ -11,6 +11,7 @@ import msgspec
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents, reference
+from sandbox_kernel.image.architectures import own_architecture
 from sandbox_kernel.image.archives import sources
 from sandbox_kernel.image.archives.sources import Source
 from sandbox_kernel.image.digest import Digest
@@ -113,7 +114,18 @@ def _layout(source: Source) -> list[_Found]:
         notes = descriptor.annotations or {}
         name = notes.get(CONTAINERD_NAME) or notes.get(NAME)
         by_digest.setdefault(descriptor.digest, (descriptor, []))[1].extend([name] if name else [])
-    return [_Found(tuple(names), descriptor) for descriptor, names in by_digest.values()]
+    found = [_Found(tuple(names), descriptor) for descriptor, names in by_digest.values()]
+    # One name may stand at the images of several machines, and at what tells how they were made.
+    fitting = {each.names for each in found if _fits(each.take)}
+    return [each for each in found if _fits(each.take) or each.names not in fitting]
+
+
+def _fits(descriptor: object) -> bool:
+    """Whether it may be for this machine: it is said to be, or nothing is said."""
+    platform = descriptor.platform if isinstance(descriptor, Descriptor) else None
+    if platform is None:
+        return True
+    return (platform.os, platform.architecture) == ("linux", own_architecture())
 
 
 def _docker(source: Source) -> list[_Found]:
@@ -157,8 +169,6 @@ def _take_oci(
     store: Store, source: Source, descriptor: Descriptor
 ) -> tuple[Descriptor, Digest | None]:
     """The manifest of this machine, with the digest of the index in which it stands, if it does."""
-    from sandbox_kernel.image.architectures import own_architecture
-
     index: Digest | None = None
     for _ in range(DEEPEST_INDEX):
         data = _document(source, descriptor)
@@ -166,12 +176,7 @@ def _take_oci(
         if not isinstance(document, Index):
             break
         index = index or descriptor.digest
-        chosen = [
-            each
-            for each in document.manifests
-            if each.platform is None
-            or (each.platform.os, each.platform.architecture) == ("linux", own_architecture())
-        ]
+        chosen = [each for each in document.manifests if _fits(each)]
         if not chosen:
             _refuse(source.path, f"no image in it is for linux/{own_architecture()}")
         descriptor = chosen[0]

@@ -1,20 +1,17 @@
 """Byte code of wheels, made once and in the background, so that imports need not compile.
 
 A fresh container could keep none. It is made by a small process of its own, with no hurry, for the
-version of Python that runs us, whose compiler that is; sources are compiled and never run. It ends
-with the program that started it and goes on where it was the next time. Files say that the source
-need not be looked at (PEP 552, unchecked), since a tree never changes.
+version of Python that runs us, whose compiler that is; sources are compiled (see `compiling`) and
+never run. It ends with the program that started it and goes on where it was the next time. Files
+say that the source need not be looked at (PEP 552, unchecked), since a tree never changes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import json
-import marshal
 import os
-import resource
 import select
 import subprocess
 import sys
@@ -22,14 +19,10 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from sandbox_kernel.image.environments import places
+from sandbox_kernel.image.environments.compiling import MOST_SOURCE, Compiler
 from sandbox_kernel.image.environments.python import Python
 
-UNCHECKED = 0b01
-MOST_SOURCE = 4 << 20
-MOST_MEMORY = 2 << 30
 NICE = 15
-CURRENT = "current"
-"""Names the file at work: one that ended the process is left out the next time."""
 _START = "from sandbox_kernel.image.environments import bytecode; bytecode.main()"
 _lock = threading.Lock()
 _process: subprocess.Popen[bytes] | None = None
@@ -99,51 +92,42 @@ def end() -> None:
 def main() -> None:
     """The process: compiles what it is told, until that is done or nobody is there any more."""
     os.nice(NICE)
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    sys.setrecursionlimit(2000)
     sources = json.loads(sys.stdin.buffer.readline() or b"[]")
     held = os.open(os.path.join(places.folder("bytecode"), "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return  # another program's is at work
-    with contextlib.suppress(FileNotFoundError, _NobodyIsThere):
+    with contextlib.suppress(FileNotFoundError, _NobodyIsThere), Compiler() as compiler:
         for source in sources:
-            make(source)
+            make(source, compiler)
 
 
 class _NobodyIsThere(Exception):
     """The program that started us has ended."""
 
 
-def make(source: str) -> None:
+def make(source: str, compiler: Compiler) -> None:
     """The byte code of one tree; what an earlier process made of it is kept."""
     path = _path(source)
     partial = f"{path}.partial"
     if os.path.isdir(path):
         return
     places.make(partial)
-    current = os.path.join(os.path.dirname(path), CURRENT)
-    skipped = (places.read(current, 4096) or b"").decode("utf-8", "replace")
     for name in _python_files(source):
-        if name == skipped or select.select([0], [], [], 0)[0]:
-            if name == skipped:
-                continue
+        if select.select([0], [], [], 0)[0]:
             raise _NobodyIsThere
         folder, _, file = name.rpartition("/")
         target = f"{partial}{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"
         if os.path.exists(target):
             continue
-        with open(current, "w", encoding="utf-8") as note:
-            note.write(name)
-        code = _compiled(f"{source}{name}", name)
+        with open(f"{source}{name}", "rb") as text:
+            code = compiler.compile(text.read(MOST_SOURCE + 1), name)
         if code is not None:
             places.make(os.path.dirname(target))
             with open(f"{target}.new", "wb") as out:
                 out.write(code)
             os.rename(f"{target}.new", target)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(current)
     places.settle(partial)
     places.publish(partial, path)
 
@@ -155,23 +139,3 @@ def _python_files(source: str) -> Iterator[str]:
         for name in sorted(names):
             if name.endswith(".py") and folder.find("/site-packages") > 0:
                 yield f"{folder[len(source) :]}/{name}"
-
-
-def _compiled(path: str, name: str) -> bytes | None:
-    """A `.pyc` of the file; None where it is no Python of this version."""
-    with open(path, "rb") as file:
-        text = file.read(MOST_SOURCE + 1)
-    if len(text) > MOST_SOURCE:
-        return None
-    try:
-        code = compile(text, name, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        return None
-    return b"".join(
-        (
-            importlib.util.MAGIC_NUMBER,
-            UNCHECKED.to_bytes(4, "little"),
-            importlib.util.source_hash(text),
-            marshal.dumps(code),
-        )
-    )

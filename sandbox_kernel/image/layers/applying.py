@@ -26,6 +26,7 @@ def apply(
     *,
     diff_id: str | None = None,
     parents: Sequence[str] | None = None,
+    alone: bool = False,
     limits: _limits.Limits = _limits.DEFAULT,
 ) -> LayerFacts:
     """Unpack a layer into an empty directory, while it comes.
@@ -34,6 +35,7 @@ def apply(
     something with `read`, which is called in this thread. `diff_id`: what the plain bytes must hash
     to. `parents`: the unpacked layers below, lowest first; () for the lowest layer; None while they
     are not known, and then `LayerFacts.depends` says if they would have made a difference.
+    `alone`: stop as soon as that is so; what is there then is of no use, and its facts are empty.
 
     Raises ImageError (a layer that is not as it must be), HostLacks (the file system or this
     machine). The directory then holds part of it: `remove_tree` takes it away. Nothing is synced.
@@ -44,6 +46,7 @@ def apply(
         "below": None if parents is None else [os.path.realpath(path) for path in parents[::-1]],
         "compression": compression,
         "diff_id": diff_id,
+        "alone": alone,
         "limits": limits._asdict(),
     }
     what = f"unpack layer `{name}`"

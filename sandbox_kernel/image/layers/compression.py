@@ -11,6 +11,7 @@ import hashlib
 import queue
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, cast
 
@@ -29,6 +30,8 @@ Compression = Literal["none", "gzip", "zstd"]
 PIECE = 256 * 1024
 _QUEUED = 8
 
+_FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 2, 4, 8, 16
+_LONGEST_HEADER = 1 << 17
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # RFC 8878 section 3.1.2: 0x184D2A50 to 0x184D2A5F, little endian.
@@ -100,7 +103,7 @@ def _streams(read: Callable[[], bytes], said: Compression, limits: Limits) -> It
         if kind(data) != said:
             raise ImageError(f"something follows the end of its {said} data")
         size = 0
-        stream = _new(said, limits)
+        stream, data = _begin(said, read, data, limits)
         while True:
             try:
                 piece = stream.decompress(data, PIECE)
@@ -122,12 +125,47 @@ def _streams(read: Callable[[], bytes], said: Compression, limits: Limits) -> It
         data = _at_least(read, stream.unused_data, 4)
 
 
-def _new(said: Compression, limits: Limits) -> _Decompressor:
+def _begin(
+    said: Compression, read: Callable[[], bytes], data: bytes, limits: Limits
+) -> tuple[_Decompressor, bytes]:
+    """A decompressor for one stream, and the input that it is to begin with."""
     if said == "gzip":
-        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    return zstd.ZstdDecompressor(
-        options={zstd.DecompressionParameter.window_log_max: limits.window}
-    )
+        # Without the header, which ISA-L misreads when it comes in pieces; its end is verified.
+        new = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
+        return new, _after_gzip_header(read, data)
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: limits.window}
+    return zstd.ZstdDecompressor(options=options), data
+
+
+def _after_gzip_header(read: Callable[[], bytes], data: bytes) -> bytes:
+    """What follows the header of a gzip member. RFC 1952, section 2.3. Raises ImageError."""
+    data = _at_least(read, data, 10)
+    flags = data[3] if len(data) >= 10 else 0xFF
+    if data[2:3] != b"\x08" or flags & 0xE0:
+        raise ImageError("its gzip data has a header that is not as it must be")
+    end = 10
+    if flags & _FEXTRA:
+        data = _at_least(read, data, end + 2)
+        end += 2 + int.from_bytes(data[end : end + 2], "little")
+    for flag in (_FNAME, _FCOMMENT):
+        while flags & flag:
+            zero = data.find(b"\0", end)
+            if zero >= 0:
+                end = zero + 1
+                break
+            more = read()
+            if not more or len(data) > _LONGEST_HEADER:
+                raise ImageError("its gzip data has a header without an end")
+            data += more
+    if flags & _FHCRC:
+        data = _at_least(read, data, end + 2)
+        if int.from_bytes(data[end : end + 2], "little") != zlib.crc32(data[:end]) & 0xFFFF:
+            raise ImageError("its gzip data is damaged: its header has a wrong checksum")
+        end += 2
+    data = _at_least(read, data, end)
+    if len(data) < end:
+        raise ImageError("its gzip data is cut off")
+    return data[end:]
 
 
 def _at_least(read: Callable[[], bytes], data: bytes, count: int) -> bytes:

@@ -82,6 +82,8 @@ def _apply(channel: socket.socket, order: dict[str, Any], descriptors: list[int]
     placer = placing.Placer(root, parents=parents, ids=ids)
     while (member := reader.member()) is not None:
         placer.put(member, reader.data())
+        if order["alone"] and placer.depends:
+            return {"facts": placer.facts("", 0)._asdict()}
     while plain.next():
         pass
     expected = order["diff_id"]

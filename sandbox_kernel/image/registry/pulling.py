@@ -193,7 +193,9 @@ class _Pull:
                 directory,
                 diff_id=layer.diff_id,
                 parents=None,  # the tree is shared by its diff id, whatever lies below it
+                alone=True,  # and where that can't be, that is told at once
             )
+            feed.to_the_end = bool(facts.depends)
         except BaseException as error:
             problem = error
         finally:
@@ -223,6 +225,8 @@ class _Feed(threading.Thread):
     def __init__(self, pulling: _Pull, layer: _Layer, writer: BlobWriter, into: int) -> None:
         super().__init__(name=f"feed {layer.digest[:19]}", daemon=True)
         self.problem: BaseException | None = None
+        self.to_the_end = False
+        """Whether all is wanted, although nobody reads the pipe any more."""
         self._pull = pulling
         self._layer = layer
         self._writer = writer
@@ -259,7 +263,9 @@ class _Feed(threading.Thread):
             for piece in pieces:
                 writer.write(piece)
                 tell(layer.digest, "downloading", writer.offset, layer.size)
-                if not self._give(piece) and layer.size - writer.offset > READ_ON:
+                if self._give(piece) or self.to_the_end:
+                    continue
+                if layer.size - writer.offset > READ_ON:
                     return
         self._pull.commit(layer, writer)
         tell(layer.digest, "unpacking", layer.size, layer.size)
