@@ -122,11 +122,12 @@ def no_holder() -> None:
 
 def warm_holder() -> None:
     """One that has a kernel ready, and a relay template beside it."""
-    if launchers.find_holder() is None:
-        with first_answer(SANDBOX) as client:
-            _cell(client, "", 0)
-            until(_is_warm)
-    until(_is_warm)
+    if _is_warm():
+        return
+    # There may be one that nobody has asked yet: the kernel that started it was ended just then.
+    with first_answer(SANDBOX) as client:
+        _cell(client, "", 0)
+        until(_is_warm)
 
 
 def _is_warm() -> bool:
