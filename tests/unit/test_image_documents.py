@@ -119,7 +119,7 @@ DESCRIPTORS = st.builds(
     documents.Descriptor,
     media_type=WORDS,
     digest=st.binary().map(digests.of),
-    size=st.integers(0, 1 << 40),
+    size=st.integers(0, documents.LARGEST_BLOB),
     annotations=st.none() | st.dictionaries(WORDS, WORDS, max_size=3),
     urls=st.none() | st.lists(WORDS, max_size=2),
 )
