@@ -494,7 +494,6 @@ class Launcher:
         """A client's process runs in a container that was ready."""
         self._tell("created", held)
         self._on_start(held, run, leader)
-        held.limits = held.group.limits()
         self._answer(client, _created(held), (leader,))
 
     def exited(self, held: Held, message: dict[str, Any]) -> None:

@@ -154,6 +154,7 @@ class Pool:
                     continue
                 try:
                     ready.held.group.update(wanted)
+                    ready.held.limits = ready.held.group.limits()
                 except (SandboxError, OSError) as error:
                     self._discard(ready, str(error))
                     return False
