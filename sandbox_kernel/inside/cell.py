@@ -44,7 +44,20 @@ def main():
     os._exit(status)
 
 
-REHEARSAL = "print(sum([1, 2]))\n{1: str(2)}"
+REHEARSAL = """
+import os, sys
+def words(value, *more, **named):
+    return [str(item) for item in (value, *more) if item is not None]
+for number in range(3):
+    total = sum(each * 2 for each in range(number))
+with open(os.devnull) as file:
+    text = f"{file.read()!r} {total:.2f}"
+try:
+    print(words(1, None, key=text), flush=True)
+except (ValueError, KeyError) as error:
+    raise RuntimeError from error
+{1: str(total)}
+"""
 
 
 def rehearse():
@@ -55,6 +68,10 @@ def rehearse():
     request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1, "shell_lines": False}
     channel = channels.Channel(null, null)
     try:
+        import faulthandler
+
+        faulthandler.enable(file=null)
+        faulthandler.disable()
         sys.stdout = channels.text_stream(channels.Stream(null, channel), "strict")
         Cell(marshal.loads(marshal.dumps(request)), channel).execute()
         sys.stdout.flush()
