@@ -65,6 +65,13 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
     return container, container.process
 
 
+def _end_launcher() -> None:
+    """It was started ahead of what it was to be told, and nothing came of that."""
+    from sandbox_kernel.runtime import client
+
+    client.end_shared()
+
+
 def keep_one_ready(plan: ContainerPlan) -> None:
     """Let the warm holder have a kernel ready for the next start; it is started if need be."""
     from sandbox_kernel.container import holding
@@ -126,6 +133,7 @@ class Inside:
             self.pinning.record(self.named)
         except (errors.SandboxError, OSError) as error:
             self.failure = error
+            _end_launcher()
         finally:
             if handed >= 0:
                 os.close(handed)

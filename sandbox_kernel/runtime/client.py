@@ -280,6 +280,15 @@ def shared() -> Launcher:
         return _shared[1]
 
 
+def end_shared() -> None:
+    """End the launcher of this process with all its containers, if there is one."""
+    global _shared  # noqa: PLW0603 - as above
+    with _shared_lock:
+        known, _shared = _shared, None
+    if known and known[0] == os.getpid():
+        known[1].close()
+
+
 def _stop_pool_of(launcher: Launcher | Holder) -> None:
     channel = launcher.connect()
     try:
