@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from commands import COMMAND, command, detached, output_of
@@ -112,10 +114,22 @@ def test_inspect_says_what_is_in_force_and_where_it_came_from() -> None:
     assert known["plan"]["sources"]["label"] == "command line"
 
 
+def _watches(pid: int) -> bool:
+    """Whether it waits for launchers to start."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(descriptor))
+    return "anon_inode:inotify" in links
+
+
 def test_events_tell_of_containers_of_any_program_as_they_happen() -> None:
     listening = subprocess.Popen([*COMMAND, "events", "--format", "json"], stdout=subprocess.PIPE)
     try:
         assert listening.stdout is not None
+        while not _watches(listening.pid):  # what was before it listened is not for it to tell
+            assert listening.poll() is None
+            time.sleep(0.01)
         with detached("sh", "-c", "exit 5") as made:
             output_of("logs", "--follow", made)
             seen = []
