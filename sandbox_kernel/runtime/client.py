@@ -282,7 +282,7 @@ def shared() -> Launcher:
 
 def end_shared() -> None:
     """End the launcher of this process with all its containers, if there is one."""
-    global _shared  # noqa: PLW0603 - as above
+    global _shared
     with _shared_lock:
         known, _shared = _shared, None
     if known and known[0] == os.getpid():

@@ -159,18 +159,13 @@ class Launcher:
             "swept": gone,
             "folder": self._folder.path,
         }
-        messages.send(main, {"event": "ready", **self._about})
-        try:
-            # While the program makes up its mind: the first container finds its place ready.
-            self._slots.prepare()
-        except (SandboxError, OSError):
-            pass  # whoever asks for a container is told why there can be none
 
     # --- the loop
 
     def serve(self) -> None:
         """Until the program lets go of the first socket (or, detached, of the last container)."""
         try:
+            self._greet()
             while self._main.fileno() >= 0 or self._containers or self._records or self._holds:
                 for descriptor, _ in self._epoll.poll(self._time_left()):
                     handler = self._handlers.get(descriptor)
@@ -190,6 +185,17 @@ class Launcher:
             mounts.detach(f"{self._folder.path}/sources")
             os.rmdir(f"{self._folder.path}/sources")
             self._folder.remove()
+
+    def _greet(self) -> None:
+        """Say what there is, and have a place ready while the program makes up its mind."""
+        try:
+            messages.send(self._main, {"event": "ready", **self._about})
+        except OSError:
+            return  # it ended meanwhile, which the loop hears
+        try:
+            self._slots.prepare()
+        except (SandboxError, OSError):
+            pass  # whoever asks for a container is told why there can be none
 
     def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
         """Call the handler whenever the descriptor is readable."""
