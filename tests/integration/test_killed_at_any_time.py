@@ -180,6 +180,7 @@ def test_a_launcher_pid_1_or_cell_killed_at_any_moment_leaves_nothing(bystander:
             thread.join(2)
         assert isinstance(ended[0], errors.SandboxError), ended
 
+    client.stop_pool()  # what the launcher that lives now has begun to keep ready
     nothing_left(before)
     assert sandbox_kernel.run("6 * 7").text == "42"
 
