@@ -9,6 +9,7 @@ fixture of all tests (`tests/conftest.py`).
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -143,10 +144,14 @@ def _digest(path: str) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _launcher_runs() -> None:
-    """The launcher of this program is started now, not inside some test's count."""
+    """The launcher of this program is started now, not inside some test's count.
+
+    What errors of earlier tests have kept open is closed now, too.
+    """
     with Container.create(policy.plan()):
         pass
     sandbox_kernel.run("pass").check()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
