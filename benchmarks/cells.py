@@ -31,6 +31,7 @@ import os
 print(os.readlink("/proc/self/ns/pid"), os.path.exists("/tmp/marker"))
 open("/tmp/marker", "w").close()"""
 MANY, HELD = 10_000, 100
+MORE_SLOTS = 4
 CELLS = [*kernels.SANDBOX[:3], "--cells", *kernels.SANDBOX[3:]]
 
 
@@ -209,7 +210,9 @@ def _for_ever(fresh: Fresh, count: int) -> Iterator[Size]:
     tenth = count // 10
     first, last = statistics.median(seconds[:tenth]), statistics.median(seconds[-tenth:])
     after, grown = there(), launcher.memory_full_info().uss - memory
-    assert after == before, (before, after)
+    # One more slot may have been needed meanwhile: its user namespace stays open for the next.
+    assert after[1:] == before[1:], (before, after)
+    assert after[0] - before[0] <= MORE_SLOTS, (before, after)
     what = f"{count} fresh cells one after another"
     yield Size(f"{what}: the last tenth beside the first", last / first, "x", 1.1)
     yield Size(f"{what}: growth of the launcher", grown / (1 << 20), "MiB", 2)
