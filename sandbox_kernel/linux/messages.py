@@ -24,6 +24,11 @@ _IN_MEMORY = b"memfd"
 _SPACE = socket.CMSG_SPACE(4 * (MOST_DESCRIPTORS + 1))
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new channel for such messages. Raises OSError."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
 def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
     """Send one message; the descriptors stay open here. Raises OSError."""
     body = json.dumps(message, separators=(",", ":")).encode()

@@ -44,7 +44,7 @@ FLAG_OF_NAMESPACE = {
 }
 
 # namespaces(7): what /proc/[pid]/ns has for each.
-_FILE_OF_NAMESPACE = {"mount": "mnt", "network": "net"}
+FILE_OF_NAMESPACE = {kind: kind for kind in FLAG_OF_NAMESPACE} | {"mount": "mnt", "network": "net"}
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -126,14 +126,7 @@ def setns(descriptor: int, flag: int) -> None:
 
 def has_namespace(kind: str) -> bool:
     """Whether the running kernel knows this type of namespace (its name in the OCI words)."""
-    return os.path.exists(f"/proc/self/ns/{_FILE_OF_NAMESPACE.get(kind, kind)}")
-
-
-def own_namespace(kind: str) -> int:
-    """A descriptor of the namespace that this process is in (its type in the OCI words)."""
-    return os.open(
-        f"/proc/self/ns/{_FILE_OF_NAMESPACE.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC
-    )
+    return os.path.exists(f"/proc/self/ns/{FILE_OF_NAMESPACE.get(kind, kind)}")
 
 
 def unshare(flags: int) -> None:

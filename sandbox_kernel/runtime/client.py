@@ -98,7 +98,7 @@ class Launcher:
         # Raises here, with the remedy, rather than in the child.
         self.name = state.new_name(state.runtime_folder())
         ask_systemd = systemd.is_wanted()
-        ours, theirs = _pair()
+        ours, theirs = messages.pair()
         words = [self.name]
         if detached:
             words.append("stays")
@@ -151,7 +151,7 @@ class Launcher:
 
     def connect(self) -> Channel:
         """A new channel. May be called from any thread. Raises LauncherGone."""
-        ours, theirs = _pair()
+        ours, theirs = messages.pair()
         with theirs:
             try:
                 messages.send(self._main, {"op": "connect"}, (theirs.fileno(),))
@@ -318,10 +318,6 @@ def stop_pool() -> None:
     if known and known[0] == os.getpid() and known[1].alive():
         with contextlib.suppress(errors.LauncherGone):
             known[1].stop_pool()
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
 def _environment() -> dict[str, str]:

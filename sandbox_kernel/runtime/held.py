@@ -270,9 +270,7 @@ class Held:
 
     def open_agent(self, *, adopts: bool = False) -> socket.socket:
         """Have somebody in it who forks runs. Raises OSError, StepFailed."""
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
+        ours, theirs = messages.pair()
         given: list[int] = []
         try:
             with theirs, step("start", "an agent"):
@@ -297,7 +295,8 @@ class Held:
         """Descriptors of all of them, by pid 1, which lives: else its pidfd would have said so."""
         return {
             kind: os.open(
-                f"/proc/{self.pid}/ns/{NAMESPACE_FILE.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC
+                f"/proc/{self.pid}/ns/{processes.FILE_OF_NAMESPACE[kind]}",
+                os.O_RDONLY | os.O_CLOEXEC,
             )
             for kind in self.order["kinds"]
         }
@@ -486,9 +485,6 @@ class Held:
         """Whether the user namespace is as new: nothing in it could have changed it."""
         held = self.order["config"]["process"].get("capabilities", {}).get("bounding")
         return not held and self.order["program"] is not None and "ranges" not in self.order
-
-
-NAMESPACE_FILE = {"mount": "mnt", "network": "net"}  # namespaces(7)
 
 
 def prepare(recipe: dict[str, Any]) -> dict[str, Any]:

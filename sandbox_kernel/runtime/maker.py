@@ -128,7 +128,7 @@ def start_in_new_namespace(write_maps: Callable[[int], None], home: list[int]) -
 
     `write_maps` gives the namespace of a process its ids. Raises OSError.
     """
-    channel, theirs = _pair()
+    channel, theirs = messages.pair()
     try:
         with theirs:
             pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
@@ -156,7 +156,7 @@ def start(user: int, pid_namespace: int | None, home: list[int]) -> Maker:
 
     Both are descriptors. Raises StepFailed, OSError.
     """
-    channel, theirs = _pair()
+    channel, theirs = messages.pair()
     try:
         with theirs:
             if pid_namespace is None:
@@ -401,7 +401,7 @@ class _Making:
         self.writable = rootfs.lay_out(order, self._trees, self._start_first)
         with step("open", "namespaces"):
             self.namespaces = {
-                kind: os.open(FILE_OF.get(kind, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
+                kind: os.open(FILE_OF[kind], os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
                 for kind in order["kinds"]
             }
 
@@ -452,8 +452,8 @@ class _Making:
 
 
 # namespaces(7): those that a thread gave its children and is not in itself have other names.
-FILE_OF = {
-    "mount": "mnt", "network": "net", "pid": "pid_for_children", "time": "time_for_children"
+FILE_OF = processes.FILE_OF_NAMESPACE | {
+    "pid": "pid_for_children", "time": "time_for_children"
 }  # fmt: skip
 
 
@@ -479,7 +479,3 @@ def _fork_agent(message: dict[str, Any], given: list[int]) -> None:
         agent.serve(channel, decoded(message["program"]), adopts=message["adopts"])
     finally:
         os._exit(1)
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

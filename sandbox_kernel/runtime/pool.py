@@ -271,7 +271,7 @@ class Pool:
     ) -> Template:
         launcher = self._launcher
         order, program = self._orders[key]
-        ours, theirs = _pair()
+        ours, theirs = messages.pair()
         wanted = {
             **order,
             "id": os.urandom(6).hex(),
@@ -419,7 +419,7 @@ class Pool:
         if template.over:
             self._discard(ready, "its template is over")
             return
-        ours, theirs = _pair()
+        ours, theirs = messages.pair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         ready.channel = ours
         try:
@@ -706,7 +706,3 @@ def _blank(message: dict[str, Any]) -> dict[str, Any]:
 
 def _last_use(template: Template) -> float:
     return template.used
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

@@ -228,9 +228,7 @@ class Nest(Slots):
         Made outside the nest's pid namespace: a process with no ids yet has to be dumpable, and the
         template may not reach one that is.
         """
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
+        ours, theirs = messages.pair()
         with ours:
             helper = os.fork()
             if helper == 0:

@@ -145,7 +145,7 @@ class Demand:
 
 def open_forker(template: Template, slot: Slot) -> socket.socket:
     """Have the template fork who enters the containers of a slot. Raises OSError."""
-    ours, theirs = _pair()
+    ours, theirs = messages.pair()
     with theirs:
         try:
             messages.send(template.control, {}, [theirs.fileno(), slot.user])
@@ -218,7 +218,10 @@ def check_child(held: Held, nest: Held, pid: int, *, filters: int) -> int:
         if facts.get(name) != value:
             raise _differs(f"{name} is {facts.get(name)}, not {value}")
     for kind, descriptor in held.namespaces.items():
-        here, there = os.fstat(descriptor), os.stat(f"/proc/{pid}/ns/{FILE_OF[kind]}")
+        here, there = (
+            os.fstat(descriptor),
+            os.stat(f"/proc/{pid}/ns/{processes.FILE_OF_NAMESPACE[kind]}"),
+        )
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
             raise _differs(f"its {kind} namespace is another")
     _check_groups(held, pid)
@@ -228,9 +231,6 @@ def check_child(held: Held, nest: Held, pid: int, *, filters: int) -> int:
 
 
 _NOTHING = "0" * 16
-FILE_OF = {"mount": "mnt", "network": "net"} | {
-    kind: kind for kind in ("user", "pid", "ipc", "uts", "cgroup", "time")
-}
 
 
 def _differs(how: str) -> StepFailed:
@@ -294,10 +294,6 @@ def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:
     messages.send(ready.channel, order, descriptors)
     ready.channel.close()
     ready.channel = None
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
 def listening(channel: socket.socket) -> bool:
