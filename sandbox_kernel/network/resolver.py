@@ -131,9 +131,16 @@ class Resolver:
         """From now on this address is answered, and its names lead to it."""
         self._askers[address] = _Asker(address, client)
         self._networks.setdefault(client.container, {})[address] = client.network
-        names = self._neighbours.setdefault(client.network, {})
-        for name in client.names:
-            names[name.lower()] = address
+        self.rename(address, client.names)
+
+    def rename(self, address: str, names: Iterable[str]) -> None:
+        """Other names for an address; what its container asked until now stays known."""
+        asker = self._askers[address]
+        asker.client = asker.client._replace(names=tuple(name.lower() for name in names))
+        known = self._neighbours.setdefault(asker.client.network, {})
+        for name in [name for name, at in known.items() if at == address]:
+            del known[name]
+        known.update(dict.fromkeys(asker.client.names, address))
 
     def remove(self, address: str) -> None:
         """It is answered no more, and nobody is led to it. Unknown is well."""

@@ -187,8 +187,11 @@ def test_containers_of_a_network_find_each_other_and_nobody_else(world: World) -
     refused = world.ask("example.org")
     assert refused.rcode() == dns.rcode.NXDOMAIN
     assert "no way out" in str(refused.options[0])
-    world.resolver.remove(CLASSMATE)
+    world.resolver.rename(CLASSMATE, ["id-db", "Cache"])
+    assert world.addresses("cache") == [CLASSMATE]
     assert world.ask("db.one").rcode() == dns.rcode.NXDOMAIN
+    world.resolver.remove(CLASSMATE)
+    assert world.ask("cache").rcode() == dns.rcode.NXDOMAIN
     assert world.server.asked == []
 
 
