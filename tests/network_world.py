@@ -127,8 +127,9 @@ class World:
 
     def run(self, argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs a program in the host."""
-        settings = {"capture_output": True, "text": True, "timeout": 60, "check": False}
-        return subprocess.run(self.command(argv), **(settings | options))
+        settings = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
+        check = bool(settings.pop("check"))
+        return subprocess.run(self.command(argv), check=check, **settings)
 
     def _start(self, *words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
