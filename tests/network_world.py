@@ -23,6 +23,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -343,9 +344,13 @@ def main(where: str, *resolv: str) -> None:
         raise OSError(ctypes.get_errno(), "unshare")
     if resolv:
         file = os.path.realpath("/etc/resolv.conf")
+        tunnel = os.path.join(os.path.dirname(resolv[0]), "tun")
+        os.mknod(tunnel, stat.S_IFCHR | 0o666, os.makedev(10, 200))
+        os.chmod(tunnel, 0o666)  # as udev has it where there is one
         for command in (
             ["/bin/mount", "--make-rprivate", "/"],
             ["/bin/mount", "--bind", resolv[0], file],
+            ["/bin/mount", "--bind", tunnel, "/dev/net/tun"],
         ):
             subprocess.run(command, check=True)
     asyncio.run(serve(where))
