@@ -73,18 +73,24 @@ def open_socket(interface: str) -> socket.socket:
     return opened
 
 
-def frames(opened: socket.socket, *, count: int, seconds: float | None) -> Iterator[Frame]:
-    """What the socket sees: so many frames, or for so long; the end of the link ends it too."""
+def frames(
+    opened: socket.socket, *, count: int, seconds: float | None, until: int | None = None
+) -> Iterator[Frame]:
+    """What the socket sees: so many frames, or for so long, or until a descriptor is readable.
+
+    The end of the link ends it too.
+    """
     opened.setblocking(False)
     end = None if seconds is None else time.monotonic() + seconds
     poll = select.poll()
     poll.register(opened, select.POLLIN)
+    if until is not None:
+        poll.register(until, select.POLLIN)
     while count:
         left = None if end is None else end - time.monotonic()
-        if left is not None and (left <= 0 or not poll.poll(left * 1000)):
+        ready = poll.poll(None if left is None else max(left, 0) * 1000)
+        if not ready or (until is not None and until in {number for number, _ in ready}):
             return
-        if left is None:
-            poll.poll()
         try:
             data, ancillary, _, _ = opened.recvmsg(LONGEST, 128)
         except BlockingIOError:

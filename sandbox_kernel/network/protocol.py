@@ -156,11 +156,10 @@ class Drops(Request, tag="drops"):
 
 
 class Capture(Request, tag="capture"):
-    """Packets of a container into a file (pcap), whose descriptor comes with this."""
+    """A packet socket on a container's link comes with the answer; `network`: which of several."""
 
     container: str
-    count: int
-    seconds: float
+    network: str | None = None
 
 
 AnyRequest = (
@@ -184,7 +183,8 @@ AnyRequest = (
 
 def read(message: dict[str, Any]) -> AnyRequest:
     """A packet as a request. Raises msgspec.ValidationError."""
-    return msgspec.convert(message, AnyRequest)
+    request: AnyRequest = msgspec.convert(message, AnyRequest)
+    return request
 
 
 def write(request: Request) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import time
 
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
-from sandbox_kernel.runtime import cells, identities, pool, state
+from sandbox_kernel.runtime import cells, identities, pool, sharing, state
 from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
@@ -112,8 +112,9 @@ class Launcher:
         self.ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
         self._driver = driver
+        shared = -1
         if self._ordinary:
-            self.ids = identities.become_root_of_own_namespace()
+            self.ids, shared = sharing.enter(runtime)
         else:
             self._reserve = identities.Reserve(f"{runtime}/ids")
             processes.unshare(processes.CLONE_NEWNS)
@@ -147,6 +148,8 @@ class Launcher:
         self._listen.bind(f"{self._folder.path}/control.sock")
         os.umask(before)
         self._listen.listen(16)
+        if shared >= 0:
+            os.close(shared)
         self.watch(self._listen.fileno(), self._accept)
         self.watch(main.fileno(), self._hear_main)
         self._children = processes.child_signal_descriptor()
