@@ -101,6 +101,21 @@ class Allowed(NamedTuple):
         """Whether it names addresses that are let through in no other way."""
         return isinstance(self.host, Network) and is_special_network(self.host)
 
+    def covers(self, other: Allowed) -> bool:
+        """Whether all that the other one lets through is let through by this one too."""
+        if (
+            self.protocol != other.protocol
+            or not self.first <= other.first <= other.last <= self.last
+        ):
+            return False
+        mine, theirs = self.host, other.host
+        if isinstance(mine, Network):
+            return isinstance(theirs, Network) and theirs.within(mine)
+        if isinstance(theirs, Network):
+            return False
+        below = mine.startswith("*.") and theirs.removeprefix("*").endswith(mine[1:])
+        return mine == theirs or (below and theirs != mine[2:])
+
     def __str__(self) -> str:
         ports = f":{self.first}" if self.first == self.last else f":{self.first}-{self.last}"
         protocol = "" if self.protocol == "tcp" else f"{self.protocol}:"

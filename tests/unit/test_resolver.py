@@ -551,6 +551,7 @@ def test_no_damage_to_a_message_gets_a_special_address_through(data: st.DataObje
         (b"\x12\x34\x28\x00" + b"\0" * 8, None),  # an update
         (dns.message.make_query("web", "A", "CH").to_wire(), dns.rcode.REFUSED),
     ],
+    ids=["cut", "update", "another class"],
 )
 def test_what_is_no_question_of_the_internet_is_refused(
     world: World, wire: bytes, code: dns.rcode.Rcode | None
