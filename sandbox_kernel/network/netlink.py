@@ -64,7 +64,8 @@ class Netlink:
     def read(self) -> bytes | None:
         """A packet that the kernel sent by itself, None when there is none. Raises OSError."""
         try:
-            return self._socket.recv(_ROOM, socket.MSG_DONTWAIT)
+            # A socket with a timeout does not block, but its `recv` waits whatever the flags are.
+            return os.read(self._socket.fileno(), _ROOM)
         except BlockingIOError:
             return None
 
