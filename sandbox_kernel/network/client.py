@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from sandbox_kernel import errors
-from sandbox_kernel.linux import messages
+from sandbox_kernel.linux import inotify, messages
 from sandbox_kernel.network import protocol
 from sandbox_kernel.runtime import state, wiring
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 30.0
+END_SECONDS = 2.0
+_MOMENT = 0.2
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -64,6 +66,13 @@ class Holder:
     def ask_for_descriptor(self, request: protocol.Request) -> int:
         """The descriptor that comes with the answer, the caller's now. Raises as `ask`."""
         return _ask(self._channel, protocol.write(request))[1][0]
+
+    def stop(self) -> bool:
+        """Have it end as soon as nothing is in it. Whether it did, within a moment."""
+        self.ask(protocol.Stop())
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        return bool(poll.poll(END_SECONDS * 1000))
 
     def close(self) -> None:
         """Let it go; it ends when nobody needs it."""
@@ -133,9 +142,28 @@ def _start(settings: dict[str, Any]) -> None:
         raise wiring.as_exception(received[0])
     if received[0]["event"] == "taken":
         process.wait()
-        time.sleep(0.05)  # another one is just starting, or ending
+        _await_socket(folder)  # of another one that is just starting, unless that one is ending
     else:
         _started.append(process)
+
+
+def _await_socket(folder: str) -> None:
+    news = inotify.watch_created(folder)
+    try:
+        if not os.path.exists(f"{folder}/socket"):
+            select.select([news], [], [], _MOMENT)
+    finally:
+        os.close(news)
+
+
+def stop() -> None:
+    """End the holder if nothing is in it, which else it does by itself a little later."""
+    found = Holder.find()
+    if found is not None:
+        with found, contextlib.suppress(errors.SandboxError):
+            found.stop()
+    while _started and _started[-1].poll() is not None:
+        _started.pop()
 
 
 _started: list[subprocess.Popen[bytes]] = []

@@ -53,6 +53,7 @@ class Client:
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.containers: set[str] = set()
+        self.waits_for_end = False
 
 
 class Holder:
@@ -118,9 +119,10 @@ class Holder:
 
     def _is_idle(self) -> bool:
         now = time.monotonic()
-        if self._clients or self._networks.networks:
+        clients = self._clients.values()
+        if self._networks.networks or not all(client.waits_for_end for client in clients):
             self._used = now
-        return now - self._used > IDLE_SECONDS
+        return now - self._used > (0 if clients else IDLE_SECONDS)
 
     # --- sockets
 
@@ -248,6 +250,9 @@ class Holder:
         if isinstance(request, protocol.Unplug):
             client.containers.discard(request.container)
             self._unplug(request.container)
+            return event, []
+        if isinstance(request, protocol.Stop):
+            client.waits_for_end = True
             return event, []
         if isinstance(request, protocol.Capture):
             port = self._networks.port_of(request.container, request.network)

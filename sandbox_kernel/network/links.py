@@ -28,7 +28,7 @@ FIRST_INTERFACE = 2
 """Of a container: the number of its eth0; `lo` is 1."""
 _IFF_UP = 1
 _NTF_MASTER = 0x04
-_NUD_PERMANENT = 0x80
+_NUD_STATIC = 0x40  # NUD_NOARP; a permanent one would be an address of the bridge itself
 # Of the bridge, IFLA_BR_MULTI_BOOLOPT: frames for the link itself teach it no addresses.
 _NO_LINK_LOCAL_LEARN = 1
 
@@ -43,6 +43,13 @@ _SWITCHES = (
     ("bridge/bridge-nf-call-arptables", "0"),
 )
 
+# Root of a container has no capability, and low ports are only its own.
+_OF_A_CONTAINER = (
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/ip_unprivileged_port_start", "0"),
+)
+
 Message = tuple[int, int, object]
 
 
@@ -54,6 +61,12 @@ def prepare() -> Netlink:
     links = netlink.route()
     switch_on(links, LOOPBACK)
     add_address(links, LOOPBACK, RESOLVER, 32)
+    # What leads nowhere is refused by the rules, which say so, and not for want of a route.
+    nowhere = rtmsg()
+    nowhere["family"], nowhere["table"], nowhere["type"] = socket.AF_INET, 254, 1
+    nowhere["scope"] = 253  # on the link
+    nowhere["attrs"] = [("RTA_OIF", LOOPBACK), ("RTA_PRIORITY", 4096)]
+    links.request([(RTM_NEWROUTE, NEW, nowhere)])
     for path, value in _SWITCHES:
         try:
             write_switch(path, value)
@@ -118,8 +131,11 @@ def plug(
     was made by then is removed.
     """
     with spaces.inside(space):
-        for which in ("all", "default"):
-            _switch_off_ipv6(which)
+        for path, value in _OF_A_CONTAINER:
+            try:
+                write_switch(path, value)
+            except FileNotFoundError:
+                continue  # a kernel without it
         within = netlink.route()
     try:
         made = ifinfmsg()
@@ -191,13 +207,6 @@ def add_default_route(links: Netlink, gateway: str, index: int) -> None:
     links.request([(RTM_NEWROUTE, NEW, _default(gateway, index))])
 
 
-def _switch_off_ipv6(which: str) -> None:
-    try:
-        write_switch(f"ipv6/conf/{which}/disable_ipv6", "1")
-    except FileNotFoundError:
-        return  # a kernel without IPv6
-
-
 def _kind(kind: str, data: dict[str, object]) -> tuple[str, object]:
     return ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", data)]})
 
@@ -222,7 +231,7 @@ def _known(index: int, mac: str) -> Message:
     entry = ndmsg()
     entry["family"] = socket.AF_BRIDGE
     entry["ifindex"] = index
-    entry["state"] = _NUD_PERMANENT
+    entry["state"] = _NUD_STATIC
     entry["flags"] = _NTF_MASTER
     entry["attrs"] = [("NDA_LLADDR", mac)]
     return (RTM_NEWNEIGH, NEW, entry)

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 RESOLVER = "192.0.0.53"
-"""Where containers ask for names: an address of no other host (RFC 6890, IETF assignments)."""
+"""Where containers ask for names: an address of no other host (RFC 6890, IETF assignments).
+
+It stands in `bundle.defaults` too, which must not know this room."""
 BRIDGE = "bridge"
 """The network with a way out, whose containers do not reach each other."""
 LOG_GROUP = 1
@@ -23,7 +25,6 @@ REASONS = (
 )  # fmt: skip
 """Why a packet may be dropped."""
 
-RESOLV_CONF = f"nameserver {RESOLVER}\noptions timeout:2 attempts:2\n"
 MOST_ALLOWED = 20_000
 MOST_PUBLISHED = 64
 
@@ -58,6 +59,10 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, tag_field="do", kw_onl
 
 class Hello(Request, tag="hello"):
     """Who is there: `range`, `outside` (whether there is a way out, else why not), `pid`."""
+
+
+class Stop(Request, tag="stop"):
+    """End as soon as nobody needs the holder; who asks hears its end."""
 
 
 class Plug(Request, tag="plug"):
@@ -164,6 +169,7 @@ class Capture(Request, tag="capture"):
 
 AnyRequest = (
     Hello
+    | Stop
     | Plug
     | Unplug
     | Name

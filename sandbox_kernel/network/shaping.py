@@ -38,14 +38,22 @@ def shape(links: Netlink, index: int, wanted: Shape) -> None:
         return
     parent, handle = TC_H_ROOT, _ROOT
     if wanted.latency or wanted.loss:
-        _add(links, index, parent, handle, "netem", _netem(wanted))
+        asked = f"{wanted.latency:g} s" if wanted.latency else f"{wanted.loss:.2%}"
+        _add(links, index, parent, handle, "netem", _netem(wanted), asked)
         parent, handle = _FIRST_CLASS, _INNER
     if wanted.bandwidth:
-        _add(links, index, parent, handle, "tbf", _tbf(wanted.bandwidth))
+        asked = f"{wanted.bandwidth} bit/s"
+        _add(links, index, parent, handle, "tbf", _tbf(wanted.bandwidth), asked)
 
 
 def _add(
-    links: Netlink, index: int, parent: int, handle: int, kind: str, options: dict[str, Any]
+    links: Netlink,
+    index: int,
+    parent: int,
+    handle: int,
+    kind: str,
+    options: dict[str, Any],
+    asked: str,
 ) -> None:
     message = tcmsg()
     message["index"], message["parent"], message["handle"] = index, parent, handle
@@ -58,7 +66,7 @@ def _add(
         option = "--bandwidth" if kind == "tbf" else "--latency` and `--loss"
         raise LimitNotEnforceable(
             option,
-            kind,
+            asked,
             f"its kernel has no `{kind}`",
             f"use one with CONFIG_NET_SCH_{kind.upper()}, or load the module sch_{kind}",
         ) from error
