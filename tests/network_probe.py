@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.request
 
-SECONDS = 4.0
+SECONDS = 2.0
 ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
 
 
@@ -44,6 +44,36 @@ def udp(address: str, port: int) -> str:
 def name(wanted: str) -> str:
     found = socket.getaddrinfo(wanted, 80, socket.AF_INET, socket.SOCK_STREAM)
     return ",".join(sorted(each[4][0] for each in found))
+
+
+def twice(wanted: str) -> str:
+    """What a name means the first time, and the second time."""
+    return f"{name(wanted)} {name(wanted)}"
+
+
+def gateway() -> str:
+    with open("/proc/net/route", encoding="ascii") as table:
+        for line in table.read().splitlines()[1:]:
+            words = line.split()
+            if words[1] == "00000000":
+                return socket.inet_ntoa(struct.pack("<I", int(words[2], 16)))
+    raise OSError("no way out")
+
+
+def at_gateway(kind: str, port: int) -> str:
+    return (tcp if kind == "tcp" else udp)(gateway(), port)
+
+
+def flood(address: str, port: int, count: int) -> str:
+    """As many connections as it may have, none of which says anything."""
+    opened = []
+    for _ in range(count):
+        each = socket.socket()
+        each.setblocking(False)
+        each.connect_ex((address, port))
+        opened.append(each)
+    KEPT.extend(opened)
+    return f"{count} connections"
 
 
 def abstract(path: str) -> str:
@@ -105,7 +135,7 @@ def listen(port: int, address: str = "0.0.0.0") -> str:
 KEPT: list[socket.socket] = []
 KINDS = {
     "http": http, "tcp": tcp, "udp": udp, "name": name, "abstract": abstract, "raw": raw,
-    "arp": arp, "listen": listen,
+    "arp": arp, "listen": listen, "twice": twice, "gateway": at_gateway, "flood": flood,
 }  # fmt: skip
 
 

@@ -52,6 +52,8 @@ class World:
     def __init__(self, *, name_server: str = NAME_SERVER) -> None:
         self._name_server = name_server
         self._processes: list[subprocess.Popen[str]] = []
+        self.stopping: list[list[str]] = []
+        """What is run in the host before it goes, such as to end what is kept ready there."""
 
     def __enter__(self) -> World:
         self._folder = tempfile.TemporaryDirectory(prefix="sandbox-kernel-world-", dir="/var/tmp")
@@ -71,6 +73,8 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for command in self.stopping:
+            self.run(command)
         for process in reversed(self._processes):
             assert process.stdin is not None
             process.stdin.close()  # its end is the order to end
@@ -124,13 +128,18 @@ class World:
     def command(self, argv: list[str]) -> list[str]:
         """The argv that runs `argv` in the host, from root."""
         enter = ["/usr/bin/nsenter", "--target", str(self.host.pid), "--net", "--mount"]
-        return [*enter, "--wd=" + os.getcwd(), "--", *argv]
+        return [*enter, "--wd=/", "--", *argv]
 
     def run(self, argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs a program in the host."""
         settings = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
         check = bool(settings.pop("check"))
         return subprocess.run(self.command(argv), check=check, **settings)
+
+    def from_internet(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
+        """Runs a program on a host of the internet."""
+        enter = ["/usr/bin/nsenter", "--target", str(self.internet.pid), "--net", "--", *argv]
+        return subprocess.run(enter, capture_output=True, text=True, timeout=30, check=False)
 
     def _start(self, *words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
