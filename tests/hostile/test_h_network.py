@@ -9,9 +9,13 @@ look at what came of it inside, and at the canaries outside. For root and for an
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,14 +49,20 @@ class Who(NamedTuple):
         argv = [python, "-m", "sandbox_kernel.cli.main", *words]
         return self.world.command(self.user.command(argv) if self.user else argv)
 
-    def run(self, *words: str, **options: object) -> str:
+    def run(self, *words: str) -> str:
         """What it printed. Fails when it fails."""
-        done = subprocess.run(
-            self.command(*words),
-            capture_output=True, text=True, timeout=90, check=False, cwd="/", **options,
-        )  # fmt: skip
+        return self._output(self.command(*words))
+
+    def python(self, code: str) -> str:
+        """What a program of the user printed, that uses the library."""
+        argv = [self.user.python if self.user else sys.executable, "-c", code]
+        return self._output(self.world.command(self.user.command(argv) if self.user else argv))
+
+    @staticmethod
+    def _output(argv: list[str]) -> str:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        return str(done.stdout)
+        return done.stdout
 
     def attempt(self, options: list[str], attempts: dict[str, list[object]]) -> dict[str, str]:
         """What came of attempts in a container with these options."""
@@ -242,3 +252,132 @@ def test_a_network_between_containers_has_no_way_out(named: Outcome) -> None:
     assert named.reached == set()
     assert named.asked == set()
     assert not got(named)
+
+
+# -- neighbours -----------------------------------------------------------------------------------
+
+LISTENER = """
+import socket
+opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+opened.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+opened.bind(("", 9999))
+kept = socket.create_server(("", 8080))
+while True:
+    data, source = opened.recvfrom(100)
+    print(source[0], data.decode(), flush=True)
+    opened.sendto(b"heard", source)
+"""
+
+
+@contextmanager
+def service(who: Who, name: str, network: str) -> Iterator[str]:
+    """A container that listens and writes down who spoke to it; its address."""
+    options = ["--detach", "--network", network, "--name", name, "--wait-port", "8080"]
+    who.run("run", *options, "host", "python3", "-c", LISTENER)
+    try:
+        members = json.loads(who.run("net", "inspect", network))[0]["containers"]
+        yield next(each["address"] for each in members.values() if each["name"] == name)
+    finally:
+        who.run("rm", "--force", name)
+
+
+def test_96_who_pretends_to_be_another_one_is_not_heard(who: Who) -> None:
+    with service(who, "h-victim", "h-class") as victim:
+        other = victim.rpartition(".")[0] + ".200"
+        attempts: dict[str, list[object]] = {
+            "honest": ["udp", victim, 9999],
+            "by name": ["udp", "h-victim", 9999],
+            "another's address": ["raw", other, victim, 9999, None, None],
+            "another's hardware": ["raw", other, victim, 9999, "02:5b:00:00:00:09", None],
+            "an outside address": ["raw", "9.9.9.9", victim, 9999, None, "ff:ff:ff:ff:ff:ff"],
+            "arp": ["arp", other, victim],
+            "broadcast": ["raw", other, "255.255.255.255", 9999, None, "ff" * 6],
+            "multicast": ["udp", "224.0.0.251", 9999],
+        }
+        options = ["--network", "h-class", "--cap-add", "NET_RAW", "--cap-add", "NET_ADMIN"]
+        inside = who.attempt(options, attempts)
+        why = who.run("net", "watch", "--until-now", "--format", "json")
+
+        assert inside["honest"] == inside["by name"] == "reached heard"
+        assert "reached" not in inside["multicast"]
+        heard = [line.partition(" ")[2] for line in who.run("logs", "h-victim").splitlines()]
+        assert heard == ["hello", "hello"]
+        assert {json.loads(line)["reason"] for line in why.splitlines()} >= {"spoofed"}
+
+
+def test_96_containers_with_a_way_out_are_no_neighbours(who: Who) -> None:
+    with service(who, "h-victim", "bridge") as victim:
+        attempts: dict[str, list[object]] = {
+            "tcp": ["tcp", victim, 8080],
+            "udp": ["udp", victim, 9999],
+            "out": ["http", f"http://{GOOD}/"],
+        }
+        inside = who.attempt(["--network", "bridge"], attempts)
+
+        assert [what for what, said in inside.items() if said.startswith("reached")] == ["out"]
+        assert who.run("logs", "h-victim") == ""
+
+
+# -- floods, and the end of those who keep watch --------------------------------------------------
+
+
+def test_98_a_flood_costs_the_others_nothing_that_they_notice(who: Who) -> None:
+    flooding = PROBE.partition("if __name__")[0]
+    flooding += f"""
+flood("{world.PUBLIC}", 80, 900)
+print("full", flush=True)
+while True:
+    try:
+        name("x.{GOOD}")
+    except OSError:
+        pass
+"""
+    options = ["--detach", "--network", "bridge", "--name", "h-flood", "--ulimit", "nofile=1024"]
+    who.run("run", *options, "host", "python3", "-c", flooding)
+    try:
+        inside = who.attempt(["--allow", f"{GOOD}:80"], {"good": ["http", f"http://{GOOD}/"]})
+
+        assert inside["good"].startswith("reached")
+    finally:
+        who.run("rm", "--force", "h-flood")
+
+
+HOLDER = "from sandbox_kernel.network.client import Holder as h; print(h.find().about['pid'])"
+
+
+def test_98_when_the_holder_is_killed_there_is_no_network(who: Who) -> None:
+    speaking = f"""
+import socket, time
+while True:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            opened.sendto(b"on", ("{world.PUBLIC}", 123))
+    except OSError:
+        pass
+    time.sleep(0.01)
+"""
+    words = ["run", "--detach", "--network", "bridge", "--name", "h-left", "host", "python3", "-c"]
+    who.run(*words, speaking)
+    try:
+        assert packets_come(who, seconds=10)
+        os.kill(int(who.python(HOLDER)), signal.SIGKILL)
+
+        assert not packets_come(who, seconds=0.5)
+        inside = who.attempt(["--network", "bridge"], {"good": ["http", f"http://{GOOD}/"]})
+        assert inside["good"].startswith("reached")
+        assert not packets_come(who, seconds=0.2)
+    finally:
+        who.run("rm", "--force", "h-left")
+        who.run("pool", "stop")
+
+
+def packets_come(who: Who, *, seconds: float) -> bool:
+    """Whether there come more than were on their way, within so long."""
+    time.sleep(0.1)
+    before = who.world.reached(world.PUBLIC, 123)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if who.world.reached(world.PUBLIC, 123) > before:
+            return True
+        time.sleep(0.02)
+    return False
