@@ -215,7 +215,6 @@ class Container:
         LimitNotEnforceable, NoSuchContainer.
         """
         wished, only_changes = policy.change(self.plan, source, **changes)
-        networking.change(self.id, self.plan, wished)
         order = {"resources": bundle.resources(only_changes), "plan": policy.record(wished)}
         limits: dict[str, Any] = self._request("limits", order)["limits"]
         self.plan = wished

@@ -79,19 +79,3 @@ def needed(plan: ContainerPlan) -> Iterator[tuple[int, ...]]:
             yield ()
     else:
         yield ()
-
-
-def change(container: str, before: ContainerPlan, wished: ContainerPlan) -> None:
-    """Have another list or shape in force at once. Raises what the holder reports."""
-    if (wished.allow, shape(wished)) == (before.allow, shape(before)):
-        return
-    from sandbox_kernel.network import protocol
-    from sandbox_kernel.network.client import Holder
-
-    request = protocol.Change(container=container)
-    if wished.allow != before.allow:
-        request.allow = [str(entry) for entry in wished.allow]
-    if shape(wished) != shape(before):
-        request.shape = protocol.Shape(**shape(wished))
-    with Holder.start() as holder:
-        holder.ask(request)

@@ -13,7 +13,6 @@ network then, never an open one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 import signal
@@ -39,7 +38,7 @@ from sandbox_kernel.network.networks import Networks
 from sandbox_kernel.network.publishing import Publishing
 from sandbox_kernel.network.resolver import PORT, Resolver
 from sandbox_kernel.network.uplink import Uplink
-from sandbox_kernel.runtime import forwarding, sharing
+from sandbox_kernel.runtime import forwarding, network_folders, sharing
 
 IDLE_SECONDS = 20.0
 """How long it stays when nobody needs it."""
@@ -116,6 +115,7 @@ class Holder:
         finally:
             self._stop_listening()
             self._networks.close()
+            network_folders.remove(self._folder)
 
     def _is_idle(self) -> bool:
         now = time.monotonic()
@@ -324,11 +324,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # it ends when nobody needs it
     processes.set_name("sandbox-network")
     folder = settings["folder"]
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    lock = os.open(f"{folder}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = network_folders.hold(folder)
+    if lock is None:
         messages.send(channel, {"event": "taken"})
         return
     try:

@@ -32,11 +32,13 @@ _NUD_STATIC = 0x40  # NUD_NOARP; a permanent one would be an address of the brid
 # Of the bridge, IFLA_BR_MULTI_BOOLOPT: frames for the link itself teach it no addresses.
 _NO_LINK_LOCAL_LEARN = 1
 
-# Bridged frames are no matter of the rules for routed packets; IPv6 is off.
+# Bridged frames are no matter of the rules for routed packets; IPv6 is off; each packet that is
+# refused is answered, so that no program waits for a time-out.
 _SWITCHES = (
     ("ipv6/conf/all/disable_ipv6", "1"),
     ("ipv6/conf/default/disable_ipv6", "1"),
     ("ipv4/ip_forward", "1"),
+    ("ipv4/icmp_ratelimit", "0"),
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
     ("bridge/bridge-nf-call-iptables", "0"),

@@ -322,6 +322,15 @@ class Networks:
                 self._open_way_out()
             address = network.subnet.take()
             link = self._plug(plugged, network, address)
+        except PermissionError as error:
+            network.subnet.give_back(address)
+            self._end_if_empty(network)
+            raise StepFailed(
+                "connect",
+                plugged.container,
+                "it is in another user namespace than your networks: end your other programs that "
+                "use containers, and `sandbox-kernel pool stop`",
+            ) from error
         except BaseException:
             if address:
                 network.subnet.give_back(address)

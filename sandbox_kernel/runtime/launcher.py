@@ -31,7 +31,16 @@ import time
 
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
-from sandbox_kernel.runtime import cells, identities, networks, pool, sharing, state, wiring
+from sandbox_kernel.runtime import (
+    cells,
+    identities,
+    network_folders,
+    networks,
+    pool,
+    sharing,
+    state,
+    wiring,
+)
 from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
@@ -122,6 +131,7 @@ class Launcher:
             processes.unshare(processes.CLONE_NEWNS)
         mounts.make_private()
         gone = state.sweep(runtime)
+        network_folders.sweep(runtime)
         # Asked when a group was seen: its launcher may have started during this very sweep.
         self._driver.sweep(
             lambda other: (
