@@ -22,7 +22,7 @@ from sandbox_kernel.observe import networks
 
 BACKGROUND = Flag("background", ("--background",), "",
     "Return at once: `_capture` is then a handle, with stop(), wait() and show().")  # fmt: skip
-MOST_LINES = 50
+MOST_LINES = 500
 """So many packets are shown one by one, the last ones."""
 MOST_NODES = 24
 """So many are in the picture, those who said most."""
