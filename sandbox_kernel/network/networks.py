@@ -378,14 +378,24 @@ class Networks:
         return link
 
     def _disconnect(self, plugged: Plugged, link: Link) -> None:
+        """Each part goes, although another one could not; an address that did not is not reused."""
         network = self.networks[link.network]
         plugged.links.remove(link)
         network.members.discard(plugged.container)
-        links.remove(self._links, link.port)
-        self._firewall.forget(link.port, link.mac, link.address)
         self._resolver.remove(link.address)
-        network.subnet.give_back(link.address)
+        failures: list[OSError] = []
+        try:
+            links.remove(self._links, link.port)
+        except OSError as error:
+            failures.append(error)
+        try:
+            self._firewall.forget(link.port, link.mac, link.address)
+            network.subnet.give_back(link.address)
+        except OSError as error:
+            failures.append(error)
         self._end_if_empty(network)
+        if failures:
+            raise failures[0]
 
     def _set_way(self, plugged: Plugged, link: Link) -> None:
         network = self.networks[link.network]
