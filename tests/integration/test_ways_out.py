@@ -100,7 +100,7 @@ def who(request: pytest.FixtureRequest) -> Iterator[Who]:
         found.command("pool", "stop")
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
