@@ -99,6 +99,19 @@ def test_what_is_shown_of_a_container_is_what_the_kernel_has(
         assert text in table
 
 
+def test_a_link_is_made_slow_and_what_is_not_named_stays(
+    web: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "net", "change", web, "--bandwidth", "900mbit")
+    (changed,) = [json.loads(said(capsys, "net", "show", "--format", "json", web))]
+    refused = main.main(["net", "change", web, "--bandwidth", "1bit"])
+
+    assert changed["shape"]["bandwidth"] == 900_000_000
+    assert {each["queueing"] for each in changed["inside"]["links"]} == {"noqueue", "tbf"}
+    assert refused == 125
+    assert "option `--bandwidth`" in capsys.readouterr().err
+
+
 def test_a_capture_has_the_packets_of_its_container_and_nobody_elses(
     web: str, tmp_path: Path
 ) -> None:
@@ -183,8 +196,7 @@ def test_a_notebook_shows_facts_and_packets_with_a_picture_of_who_talks(
     taken = shell.user_ns["_capture"]
     talk()
     with capture_output() as shown:
-        taken.stop()
-        taken.show()
+        assert shell.run_cell("%container capture --stop").success
     (packets,) = [output.data for output in shown.outputs]
 
     assert taken.done
