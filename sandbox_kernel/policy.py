@@ -88,7 +88,8 @@ class ContainerPlan:
     """Limits that somebody asked for. They fail closed; a built-in default may be lacking."""
 
     def __hash__(self) -> int:
-        return hash(tuple(getattr(self, name) for name in OPTIONS))
+        # Of those in which plans that are alike differ: it is asked for with each container.
+        return hash((self.image, self.memory, self.mount, self.env))
 
     def options(self) -> dict[str, Any]:
         """Option name -> value, in the order of the reference."""

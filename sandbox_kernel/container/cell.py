@@ -368,8 +368,9 @@ class _Run:
     def _rest(self) -> Iterator[e.Event]:
         """What lies in the pipes after the end. A survivor elsewhere can't keep us here."""
         for _ in range(64):  # a pipe holds much less
-            if self.listening:
-                yield from self._read_frames()
+            if not self.listening or not _waiting(self.cell._frames):
+                break
+            yield from self._read_frames()
         for stream in self.streams.values():
             yield from self._drain(stream, 2 * PIPE)
             text = stream.decode(b"", last=True)

@@ -77,7 +77,7 @@ def main():
     from . import cell, channel, display, failure, hooks, values  # noqa: F401
 
     # What a cell is to get fresh must not have been used here.
-    filters = bytes.fromhex(message["filter"]) if message["filter"] else None
+    closing = bytes.fromhex(message["filter"])
     main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
     gc.collect()
     gc.freeze()
@@ -90,13 +90,13 @@ def main():
         descriptor, user = received[1]
         try:
             if os.fork() == 0:
-                become_forker(control, descriptor, user, filters, main)
+                become_forker(control, descriptor, user, closing, main)
         finally:
             os.close(descriptor)
             os.close(user)
 
 
-def become_forker(control, descriptor, user, filters, main):
+def become_forker(control, descriptor, user, closing, main):
     """Joins the user namespace of a slot, and forks a child for each container made there.
 
     It is a child of pid 1 of the nest, and so are its children (CLONE_PARENT): nobody who runs the
@@ -108,6 +108,7 @@ def become_forker(control, descriptor, user, filters, main):
         check(libc.setns(user, CLONE_NEWUSER))
         os.close(user)
         check(prctl(PR_SET_DUMPABLE, 0, None, 0, 0))
+        bound()
         if os.fork():
             os._exit(0)
         while True:
@@ -118,7 +119,7 @@ def become_forker(control, descriptor, user, filters, main):
             try:
                 check(libc.setns(descriptors[1], CLONE_NEWPID))
                 if fork_beside() == 0:
-                    child(channel, order, descriptors, filters, main)
+                    child(channel, order, descriptors, closing, main)
             except OSError as error:
                 send(channel, {"failed": order["container"], "why": str(error)})
             for number in descriptors:
@@ -203,7 +204,7 @@ def receive(channel):
     return json.loads(body), list(numbers)
 
 
-def child(forker, order, descriptors, filters, main):
+def child(forker, order, descriptors, closing, main):
     """Enters the container, waits there for what it is to run, and runs it. Never returns."""
     step = "start"
     try:
@@ -227,12 +228,11 @@ def child(forker, order, descriptors, filters, main):
         step = "close descriptors"
         os.closerange(3, own)
         os.closerange(own + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        if filters is not None:
-            step = "install the filter"
-            install(filters)
+        step = "install the filter"
+        install(closing)
         step = "prepare"
         new_seeds()
-        if hasattr(main, "rehearse"):
+        if order["rehearses"] and hasattr(main, "rehearse"):
             rehearse(own)
             main.rehearse()
         channel = socket.socket(fileno=own)
@@ -264,18 +264,22 @@ def rehearse(descriptor):
     os.chdir(os.getcwd())
 
 
-def give_up():
-    """No capability in any set, and none that could come back."""
+def bound():
+    """No child of this process gets a capability by a program; what it has already stays."""
     for number in range(LAST_CAPABILITY + 1):
         if prctl(PR_CAPBSET_DROP, number, None, 0, 0) < 0:
             break  # the kernel knows no more
+
+
+def give_up():
+    """No capability in any set, and, with `bound`, none that could come back."""
     check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, None, 0, 0))
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     check(libc.capset(header, (ctypes.c_uint32 * 6)()))
 
 
 def install(program):
-    """The container's own filter, on top of the template's."""
+    """What the template's filter allows and the container's does not, on top of the template's."""
     buffer = ctypes.create_string_buffer(program, len(program))
 
     class Program(ctypes.Structure):
