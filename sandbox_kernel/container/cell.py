@@ -62,6 +62,7 @@ class CellRequest:
     files: Mapping[str, bytes | str] = field(default_factory=dict)  # see `files.read_files`
     files_out: tuple[str, ...] = ()
     shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
+    shows: bool = True  # the value of a last expression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ class Cell:
             "first_line": self.request.first_line,
             "outputs": list(self.request.outputs),
             "shell_lines": self.request.shell_lines,
+            "shows": self.request.shows,
         }
         self._inner.append(pack(request, self.request.inputs))
         self.descriptors[4] = self._inner[-1]

@@ -127,7 +127,12 @@ def _wish(
     profile = seccomp_profile.profile(also=ALSO)
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     config["linux"].pop("seccomp", None)
-    process = {**config["process"], "args": [image.interpreter, "-c", program.START_TEMPLATE]}
+    process = {
+        **config["process"],
+        "args": [image.interpreter, "-c", program.START_TEMPLATE],
+        # Symbols are bound once, and not in each child that is the first to call one.
+        "env": [*config["process"].get("env", ()), "LD_BIND_NOW=1"],
+    }
     recipe: dict[str, Any] = {
         "config": config,
         "plan": {},
