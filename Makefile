@@ -43,10 +43,10 @@ check: .venv/.ready-to-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Fast ones first. What measures the machine or counts what is left on it must be alone.
+# Fast ones first.
 test: packages-to-test check
 	UV=$(UV) $(BIN)/python -m pytest tests/unit --numprocesses 2
-	UV=$(UV) $(BIN)/python -m pytest tests/integration tests/hostile tests/cgroup2 tests/browser
+	UV=$(UV) $(BIN)/python tests/lanes.py
 
 # Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
 bench: .venv/.ready-to-test packages-to-test
