@@ -463,7 +463,7 @@ def test_a_credential_helper_is_asked_by_its_path(
 
 
 def test_pull_and_push_in_a_notebook(served: Served, tmp_path: Path) -> None:
-    """One line of progress that stays, and the digest; held to the user's ceilings."""
+    """A view of progress that stays, and the digest; held to the user's ceilings."""
     config, name = tmp_path / "config/sandbox-kernel/config.toml", f"{served.authority}/made/oci:1"
     config.parent.mkdir(parents=True)
     env = {
@@ -488,6 +488,7 @@ def test_pull_and_push_in_a_notebook(served: Served, tmp_path: Path) -> None:
     pulled, pushed, again = outputs()
     digest = Store.open(str(tmp_path / "images")).find(name).digest
     assert re.fullmatch(r"2/2 layers, .* of .*", pulled[0].data["text/plain"])
+    assert pulled[0].data["text/html"].count("<progress") == 2  # a bar for each layer
     assert pulled[1].text == f"{name}@{digest}\n"
     assert pushed[0].data["text/plain"].startswith("3/3 layers")
     assert pushed[1].text == f"{served.authority}/ours/notebook:1@{digest}\n"
