@@ -18,19 +18,19 @@ import fcntl
 import os
 import stat
 
-import sandbox_kernel
 from sandbox_kernel.errors import HostLacks
 
 
 def _package() -> str:
-    """A name for the package as this process has loaded it: its version, its place, its files."""
-    place = os.path.abspath(sandbox_kernel.__file__)
-    try:
-        made = os.stat(place).st_mtime_ns
-    except OSError:
-        made = 0  # it has just been removed, and is still loaded here
-    known = f"{sandbox_kernel.__version__} {place} {made}"
-    return format(binascii.crc32(os.fsencode(known)), "08x")
+    """A name for the package as this process has loaded it: where it lies, and its files here."""
+    place = os.path.dirname(os.path.abspath(__file__))
+    files = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                seen = entry.stat()
+                files.append((entry.name, seen.st_size, seen.st_mtime_ns))
+    return format(binascii.crc32(ascii((place, sorted(files))).encode()), "08x")
 
 
 _PACKAGE = _package()
