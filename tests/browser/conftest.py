@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -129,7 +130,8 @@ def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator
     )
     context.set_default_timeout(30_000)
     tab = context.new_page()
-    tab.goto(f"{lab.url}lab/workspaces/{request.node.name}?reset&token={lab.token}")
+    workspace = re.sub(r"\W+", "-", request.node.name)  # of another name there is no workspace
+    tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
     tab.locator(".jp-Launcher").wait_for()
     try:
