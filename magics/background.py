@@ -12,6 +12,7 @@ from magics.notebook import Kept
 from sandbox_kernel import engine
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container import files
+from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.grammar import shown_seconds
 from sandbox_kernel.policy import ContainerPlan
 
@@ -77,6 +78,18 @@ class Background:
             while self._files:
                 files.save(os.getcwd(), *self._files.pop())
         return True
+
+    def wait_ready(self, readiness: Readiness) -> None:
+        """Returns when it is, as a service; otherwise shows what it wrote, and ends it.
+
+        Raises NotReady.
+        """
+        try:
+            readiness.wait(self._running.container, self._over.wait)
+        except BaseException:
+            self.cancel()
+            self.show()
+            raise
 
     @property
     def result(self) -> engine.Result:

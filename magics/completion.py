@@ -40,6 +40,9 @@ VALUES: dict[str, tuple[str, ...]] = {
     "interrupt_grace": ("1s", "5s"),
     "stop_timeout": ("1s", "5s"),
     "network": NETWORKS,
+    "bandwidth": ("1mbit", "10mbit", "100mbit"),
+    "latency": ("10ms", "50ms"),
+    "loss": ("1%", "5%"),
     "runtime": RUNTIMES,
     "cap_add": CAPABILITIES,
     "cap_drop": ("ALL", *CAPABILITIES),
@@ -52,7 +55,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "workers": ("1", "2", "4"),
 }
 OF_IMAGES = ("images", "history", "tag", "save", "rmi", "push", "inspect", "tree", "sbom")
-NAMED = ("inspect", "limits", "logs", "top", "stop", "rm", "diff")
+NAMED = ("inspect", "limits", "logs", "top", "stop", "rm", "diff", "net", "capture")
 
 
 MAGICS = ("%%container", "%container", "%sandbox")

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
-from sandbox_kernel.container import files
+from sandbox_kernel.container import files, readiness
+from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ENVIRONMENTS
 
@@ -35,7 +36,17 @@ BACKGROUND = Flag("background", ("--background",), "",
     "interrupt() and cancel(). It ends with the notebook's kernel.")  # fmt: skip
 HANDLE = Flag("handle", ("--handle",), "NAME",
     "With --background: a variable for the handle, beside `_container`.")  # fmt: skip
-CELL = (IN, OUT, FILES_OUT, MAP, WORKERS, BACKGROUND, HANDLE, PROGRAM, SHOW)
+WAIT_PORT = Flag("wait_port", ("--wait-port",), "PORT",
+    "With --background: return when something in the container listens on this port.",
+    many=True)  # fmt: skip
+HEALTHCHECK = Flag("healthcheck", ("--healthcheck",), "COMMAND",
+    "With --background: return when this program of the image, run in the container, ends with "
+    "status 0, such as 'redis-cli ping'. It is tried again until then.")  # fmt: skip
+WAIT_TIME = Flag("wait_time", ("--wait-time",), "TIME",
+    "How long a service may take to be ready; then it is ended, and the cell fails.",
+    default="30 s")  # fmt: skip
+SERVICE = (WAIT_PORT, HEALTHCHECK, WAIT_TIME)
+CELL = (IN, OUT, FILES_OUT, MAP, WORKERS, BACKGROUND, HANDLE, *SERVICE, PROGRAM, SHOW)
 ITEM = "item"
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"
@@ -53,6 +64,7 @@ CELL_AFTER = """examples:
   %%container --map names --out length
   %%container --background --handle job --timeout 10m
   %%container --program sh --name work --keep --mount .:/work
+  %%container --program sh --name cache --background --wait-port 6379
 
 `_container` is what the last cell used. See also %container? and %sandbox?."""
 SANDBOX_USAGE = "%sandbox [options] | %sandbox reset | %sandbox update"
@@ -75,6 +87,7 @@ class CellLine(NamedTuple):
     workers: int | None
     background: bool
     handle: str | None
+    readiness: Readiness
     help: bool
 
 
@@ -124,6 +137,7 @@ def read_cell(line: str) -> CellLine:
         workers=_workers(own.get("workers")),
         background=background,
         handle=own.get("handle"),
+        readiness=read_readiness(own),
         help=bool(own.get("help")),
     )
 
@@ -142,8 +156,17 @@ def _refuse_misfits(own: Mapping[str, Any], inputs: tuple[str, ...], *, backgrou
         raise InvalidOption("--workers", own["workers"], "only with `--map`")
     if background and own.get("show"):
         raise InvalidOption("--show", own["show"], "not with `--background`: ask the handle later")
-    if "handle" in own and not background:
-        raise InvalidOption("--handle", own["handle"], "only with `--background`")
+    for flag in (HANDLE, *SERVICE):
+        if flag.name in own and not background:
+            given = ",".join(own[flag.name]) if flag.many else own[flag.name]
+            raise InvalidOption(flag.spellings[0], given, "only with `--background`")
+
+
+def read_readiness(own: Mapping[str, Any]) -> Readiness:
+    """When a service counts as ready. Raises InvalidOption."""
+    return readiness.read(
+        own.get("wait_port", ()), own.get("healthcheck"), own.get("wait_time"), arguments.words
+    )
 
 
 def _workers(given: str | None) -> int | None:

@@ -98,6 +98,9 @@ class Runner:
         self.notebook.background.append(handle)
         for name in ("_container", *([read.handle] if read.handle else [])):
             self.shell.user_ns[name] = handle
+        if read.readiness:
+            with interrupts(running):
+                handle.wait_ready(read.readiness)
 
     def _inputs(self, read: CellLine) -> dict[str, object]:
         """The variables of the notebook that the cell gets."""

@@ -17,7 +17,7 @@ from sandbox_kernel.settings import OPTIONS
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
     "images", "history", "tree", "commit", "tag", "save", "load", "rmi", "prune", "image",
-    "build", "pull", "push",
+    "build", "pull", "push", "net", "capture",
 )  # fmt: skip
 
 
@@ -187,10 +187,22 @@ def _tree(notebook: Notebook, words: list[str]) -> bool:
     return layer_trees.show(words)
 
 
+def _net(notebook: Notebook, words: list[str]) -> bool:
+    from magics import network_facts
+
+    return network_facts.run(words)
+
+
+def _capture(notebook: Notebook, words: list[str]) -> bool:
+    from magics import packets
+
+    return packets.run(words)
+
+
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
     "top": _top, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
-    "images": _images, "history": _history, "tree": _tree,
+    "images": _images, "history": _history, "tree": _tree, "net": _net, "capture": _capture,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""
 

@@ -21,6 +21,7 @@
     │   ├── NoSpace (OSError)
     │   ├── TimedOut (TimeoutError)
     │   ├── ProgramFailed                   a program that is no Python cell ended with a status
+    │   ├── NotReady (TimeoutError)         a service was not ready when it had to be
     │   ├── OutputCut                       more output than the limit; the rest was left out
     │   └── Killed                          ended from outside
     ├── CellRaised (RuntimeError)           code in a container raised an exception of its own
@@ -307,6 +308,20 @@ class ProgramFailed(CellFailed):
         super().__init__(f"program `{shown(program)}` ended with status {status}")
         self.program = program
         self.status = status
+
+
+class NotReady(CellFailed, TimeoutError):
+    """A service in a container was not ready in time, or ended before; it was ended.
+
+    Do: read what it wrote; give it more time by `--wait-time`.
+
+    Attributes: `name` (of the container), `why`.
+    """
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"wait for service `{shown(name)}`: {why}: more time: `--wait-time`")
+        self.name = name
+        self.why = why
 
 
 class OutputCut(CellFailed):

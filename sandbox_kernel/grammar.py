@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from . import allowing
 from .errors import InvalidOption
 from .linux import capabilities
 
@@ -31,9 +32,12 @@ _SIZE = r"([0-9]{1,20})(?:\.([0-9]{1,9}))?(?:([kKmMgGtT])(?:[iI]?[bB])?|[bB])?"
 _TIME = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h)?"
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
 _WHOLE = r"[0-9]{1,19}"
+_BITS = r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg])?(?:bit|bps)"
+_SHARE = r"([0-9]{1,3})(?:\.([0-9]{1,4}))?%"
 _CPUS = r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*"
 
 FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+THOUSANDS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9}
 SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 # Names of <linux/resource.h>, lower case and without RLIMIT_, as docker writes them.
@@ -42,7 +46,9 @@ RLIMITS = (
     "sigpending", "msgqueue", "nice", "rtprio", "rttime",
 )  # fmt: skip
 
-NETWORKS = ("none", "host")
+NETWORKS = ("none", "bridge", "host")
+"""Those that are no names of networks of the user's. `container:NAME` is that of another one."""
+BRIDGE = "bridge"
 RUNTIMES = ("embedded",)
 MODES = ("fresh", "carry")
 SECURITY_OPTIONS = ("no-new-privileges", "seccomp=unconfined")
@@ -88,6 +94,19 @@ class DeviceRate:
 
     def __str__(self) -> str:
         return f"{self.device}:{self.rate}"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A port of this machine that leads to one of a container. `port` 0: any that is free."""
+
+    address: str
+    port: int
+    inside: int
+
+    def __str__(self) -> str:
+        port = str(self.port) if self.port else ""
+        return f"{self.address}:{port}:{self.inside}"
 
 
 def size(value: object, option: str, *, least: int = 1) -> int:
@@ -311,6 +330,95 @@ def one_of(*words: str) -> Callable[[object, str], str]:
     return parse
 
 
+def network(value: object, option: str) -> str:
+    """none, bridge, host, container:NAME, or the name of a network of the user's."""
+    allowed = (
+        "none, bridge, host, container:NAME, or a name of 1 to 63 letters, digits, `_`, `.`, `-`"
+    )
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:container:)?{NAME}", value):
+        _refuse(option, value, allowed)
+    return value
+
+
+def private_range(value: object, option: str) -> str:
+    """A network of 65536 private addresses (RFC 1918, or 100.64.0.0/10)."""
+    allowed = "a /16 of private addresses, such as 10.88.0.0/16"
+    read = allowing.entry(value, option) if isinstance(value, str) else None
+    private = allowing.networks_of(
+        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+    )
+    host = read.host if read is not None else None
+    if not isinstance(host, allowing.Network) or host.bits != 16 or str(host) != value:
+        _refuse(option, value, allowed)
+    if not any(host.within(network) for network in private):
+        _refuse(option, value, allowed)
+    return str(host)
+
+
+def hardware_prefix(value: object, option: str) -> str:
+    """Two bytes of a hardware address that was not given by a maker and is of one receiver."""
+    allowed = "two bytes such as 02:5b, the first of them with its last bits 10"
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}:[0-9a-f]{2}", value.lower()):
+        _refuse(option, value, allowed)
+    if int(value[:2], 16) & 3 != 2:
+        _refuse(option, value, allowed)
+    return value.lower()
+
+
+def bits_per_second(value: object, option: str) -> int:
+    """`10mbit`, `1.5gbit`, `500kbit`, or a whole number of bits; units are powers of 1000."""
+    number = _index(value)
+    if number is None and isinstance(value, str) and (found := re.fullmatch(_BITS, value.lower())):
+        factor = THOUSANDS[found[3]]
+        number = int(found[1]) * factor
+        if found[2]:
+            number += int(found[2]) * factor // 10 ** len(found[2])
+    if number is None or not 8000 <= number <= 10**12:
+        _refuse(option, value, "a rate such as 10mbit or 1.5gbit, from 8kbit to 1000gbit")
+    return number
+
+
+def delay(value: object, option: str) -> float:
+    """A time of at most ten seconds, in microseconds, which is as the kernel has it."""
+    number = seconds(value, option, zero=True)
+    if number > 10:
+        _refuse(option, value, "a time from 0 to 10s, such as 50ms")
+    return round(number, 6)
+
+
+def share(value: object, option: str) -> float:
+    """`1%`, `0.5%`, or a number from 0 to 1."""
+    number: float | None = None
+    if isinstance(value, str) and (found := re.fullmatch(_SHARE, value)):
+        number = float(f"{found[1]}.{found[2] or 0}") / 100
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    if number is None or not 0 <= number <= 1:
+        _refuse(option, value, "a part such as 1% or 0.5%")
+    return number
+
+
+def published(value: object, option: str) -> Published:
+    """`[[ADDRESS:]PORT:]INSIDE` as docker's --publish, of TCP; on loopback if nothing is said."""
+    if isinstance(value, Published):
+        value = str(value)
+    allowed = "[[ADDRESS:]PORT:]PORT_INSIDE such as 8080:80 or 127.0.0.1:8080:80"
+    text = str(_index(value)) if _index(value) is not None else value
+    if not isinstance(text, str):
+        _refuse(option, value, allowed)
+    parts = text.removesuffix("/tcp").split(":")
+    address = parts[0] if len(parts) == 3 else "127.0.0.1"
+    outside, inside = ("", parts[0]) if len(parts) == 1 else (parts[-2], parts[-1])
+    if len(parts) > 3 or allowing.address_number(address) is None:
+        _refuse(option, value, f"{allowed}; the address an IPv4 one")
+    for port in (outside, inside) if outside else (inside,):
+        if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
+            _refuse(option, value, allowed)
+    if len(parts) == 2 and not outside:
+        _refuse(option, value, allowed)
+    return Published(address, int(outside or 0), int(inside))
+
+
 def capability(value: object, option: str) -> str:
     """`NET_RAW`, `cap_net_raw` or `ALL` -> the kernel's spelling."""
     text = value.upper() if isinstance(value, str) and value.isascii() else ""
@@ -484,6 +592,19 @@ def shown_size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.4g} {unit}"
     return f"{count} bytes"
+
+
+def shown_bits(count: int) -> str:
+    """10000000 -> `10 Mbit/s`."""
+    for unit, factor in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.4g} {unit}"
+    return f"{count} bit/s"
+
+
+def shown_share(part: float) -> str:
+    """0.015 -> `1.5 %`."""
+    return f"{part * 100:.4g} %"
 
 
 def shown_seconds(count: float) -> str:

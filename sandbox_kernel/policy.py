@@ -3,7 +3,8 @@
 The walk is `plan(...)` -> `request` -> `allow`. A plan is frozen data that prints itself; whoever
 makes it real (`bundle/`, `runtime/`) decides nothing. Ceilings bind every source that does not
 speak for the user. What no ceiling mentions can still not widen: mounts outside the working
-folder, another network than none, capabilities, no filter of system calls.
+folder, a way out of this machine, the network of the host, ports on other addresses than loopback,
+capabilities, no filter of system calls.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
-from . import grammar, host, settings
+from . import allowing, grammar, host, settings
+from .allowing import Allowed
 from .errors import InvalidOption, NotAllowed
-from .grammar import PAGE, DeviceRate, Mount, Ulimit
+from .grammar import PAGE, DeviceRate, Mount, Published, Ulimit
 from .settings import BUILT_IN, MAGIC, OPTIONS, Layer, Settings
 
 __all__ = [
@@ -62,6 +64,14 @@ class ContainerPlan:
     storage_size: int | None = None
     timeout: float | None = None
     network: str = "none"
+    allow: tuple[Allowed, ...] = ()
+    """Empty: all public addresses."""
+    publish: tuple[Published, ...] = ()
+    bandwidth: int | None = None  # bits per second
+    latency: float | None = None
+    loss: float | None = None  # of 1
+    network_range: str | None = None
+    network_hardware: str = "02:5b"
     mount: tuple[Mount, ...] = ()
     read_only: bool = False
     env: tuple[tuple[str, str], ...] = ()
@@ -129,6 +139,7 @@ def plan(
 
 _RECORDS = {
     "mount": Mount,
+    "publish": Published,
     "ulimit": Ulimit,
     "device_read_bps": DeviceRate,
     "device_write_bps": DeviceRate,
@@ -142,6 +153,7 @@ def record(made: ContainerPlan) -> dict[str, Any]:
         for name, value in made.options().items()
         if value not in (None, ())
     }
+    values["allow"] = [str(item) for item in made.allow]
     return {"options": values, "sources": dict(made.sources), "asked": sorted(made.asked)}
 
 
@@ -151,6 +163,8 @@ def recorded(found: Mapping[str, Any]) -> ContainerPlan:
     for name, value in found["options"].items():
         if not isinstance(value, list):
             values[name] = value
+        elif name == "allow":
+            values[name] = tuple(allowing.entry(item, "--allow") for item in value)
         elif kind := _RECORDS.get(name):
             values[name] = tuple(kind(*item) for item in value)
         else:
@@ -185,7 +199,7 @@ def change(
     """
     over = within if within is not None else settings.load()
     changes = settings.read_options(options, source)
-    layer = Layer(source, source not in settings.TRUSTED, changes)
+    layer = _layer(source, changes)
     for name, value in changes.items():
         if name not in LIVE:
             live = ", ".join(OPTIONS[limit].flags[0] for limit in LIVE)
@@ -205,6 +219,37 @@ def change(
         "sources": {**current.sources, **dict.fromkeys(changes, source)},
     }
     return ContainerPlan(**whole, asked=asked), ContainerPlan(**changes, asked=asked)
+
+
+LIVE_NETWORK = ("allow", "bandwidth", "latency", "loss")
+"""What can be changed of the network of a container that lives."""
+
+
+def change_network(
+    current: ContainerPlan,
+    source: str = MAGIC,
+    *,
+    within: Settings | None = None,
+    **options: object,
+) -> ContainerPlan:
+    """The plan of a live container with more on its allow-list, or another shape of its link.
+
+    The ceilings bind as they do at the start. Raises InvalidOption, NotAllowed.
+    """
+    over = within if within is not None else settings.load()
+    changes = settings.read_options(options, source)
+    layer = _layer(source, changes)
+    for name, value in changes.items():
+        if name not in LIVE_NETWORK:
+            live = ", ".join(OPTIONS[each].flags[0] for each in LIVE_NETWORK)
+            raise InvalidOption(OPTIONS[name].flags[0], value, f"one of {live}")
+        changes[name] = _check(name, value, layer, over)
+    _fit_network({**current.options(), **changes}, changes)
+    if "allow" in changes:
+        kind = OPTIONS["allow"].kind
+        changes["allow"] = settings.merge(current.allow, changes["allow"], kind)
+    sources = {**current.sources, **dict.fromkeys(changes, source)}
+    return replace(current, **changes, sources=sources)
 
 
 def request(options: Mapping[str, object], source: str = MAGIC) -> ContainerRequest:
@@ -227,7 +272,12 @@ def allow(asked: ContainerRequest, within: Settings) -> ContainerPlan:
                 values[name] = settings.merge(values.get(name, ()), checked, OPTIONS[name].kind)
                 earlier = [sources[name]] if name in sources else []
                 sources[name] = ", ".join(dict.fromkeys([*earlier, layer.source]))
+    if "allow" in asked.options and "network" not in values:  # it means nothing else
+        source = asked.options["allow"][1]
+        values["network"] = _check("network", grammar.BRIDGE, _layer(source, {}), within)
+        sources["network"] = f"{source}: --allow"
     _lower_to_ceilings(values, sources, within)
+    _fit_network(values, asked.options)
     _defaults(values, sources)
     limits = frozenset(name for name in settings.LIMITS if sources.get(name, BUILT_IN) != BUILT_IN)
     return ContainerPlan(**values, sources=sources, asked=limits)
@@ -238,7 +288,11 @@ def _layers_of(asked: ContainerRequest) -> Iterable[Layer]:
     for name, (value, source) in asked.options.items():
         by_source.setdefault(source, {})[name] = value
     for source, values in by_source.items():
-        yield Layer(source, source not in settings.TRUSTED, values)
+        yield _layer(source, values)
+
+
+def _layer(source: str, values: Mapping[str, Any]) -> Layer:
+    return Layer(source, source not in settings.TRUSTED, values)
 
 
 def _check(name: str, value: Any, layer: Layer, within: Settings) -> Any:
@@ -252,8 +306,8 @@ def _check(name: str, value: Any, layer: Layer, within: Settings) -> Any:
     return value
 
 
-_ORDERED = ("memory", "memory_swap", "cpus", "pids_limit", "storage_size", "timeout")
-_LISTED = ("cap_add", "security_opt", "network", "runtime")
+_ORDERED = ("memory", "memory_swap", "cpus", "pids_limit", "storage_size", "timeout", "bandwidth")
+_LISTED = ("cap_add", "security_opt", "runtime")
 
 
 def _ceiling(name: str, within: Settings) -> settings.Ceiling | None:
@@ -297,7 +351,7 @@ def with_image(
 
     Raises InvalidOption, NotAllowed.
     """
-    layer = Layer(source, source not in settings.TRUSTED, {})
+    layer = _layer(source, {})
     over = within if within is not None else settings.load()
     checked = _check_image(settings.OPTIONS["image"].read(image, "image"), layer, over)
     return replace(made, image=checked, sources={**made.sources, "image": "the cell's head"})
@@ -420,6 +474,87 @@ def _root(item: str, within: Settings) -> str:
     return "" if here == "/" or (home + "/").startswith(here + "/") else here
 
 
+def _check_network(value: str, layer: Layer, within: Settings) -> str:
+    """A pattern means networks between containers only; what leads further has to be named."""
+    if not layer.bound or value == "none":
+        return value
+    ceiling = within.ceilings.get("network")
+    listed = ceiling.value if ceiling else settings.CEILINGS["network"].default_value
+    kind, colon, _ = value.partition(":")
+    leads_further = colon or value in grammar.NETWORKS
+    patterns = [
+        pattern for pattern in listed if not leads_further or pattern.startswith(kind + ":")
+    ]
+    if value not in listed and not any(fnmatchcase(value, pattern) for pattern in patterns):
+        _not_allowed("network", value, ", ".join(listed) or "none at all", within)
+    return value
+
+
+def _check_allow(value: tuple[Allowed, ...], layer: Layer, within: Settings) -> Any:
+    """Who does not speak for the user names public addresses only, or what the ceiling covers."""
+    if not layer.bound:
+        return value
+    ceiling = within.ceilings.get("allow")
+    for item in value:
+        if ceiling is None or ceiling.value is None:
+            if item.special:
+                _not_allowed("allow", item, "names and public addresses", within)
+        elif not any(known.covers(item) for known in ceiling.value):
+            _not_allowed("allow", item, ", ".join(map(str, ceiling.value)) or "nothing", within)
+    return value
+
+
+def _of_the_user(name: str) -> Callable[[str, Layer, Settings], str]:
+    """What holds for all containers of a user is not for one of them to say."""
+
+    def check(value: str, layer: Layer, within: Settings) -> str:
+        if layer.bound:
+            file = within.user_file or "the user's config.toml"
+            why = "it is one for all containers"
+            raise NotAllowed(OPTIONS[name].flags[0], value, why, f"set `{name}` in `{file}`")
+        return value
+
+    return check
+
+
+def _check_publish(value: tuple[Published, ...], layer: Layer, within: Settings) -> Any:
+    if layer.bound:
+        ceiling = within.ceilings.get("publish")
+        listed = ceiling.value if ceiling else settings.CEILINGS["publish"].default_value
+        for item in value:
+            if item.address not in listed:
+                _not_allowed("publish", item, f"on {', '.join(listed) or 'no address'}", within)
+    return value
+
+
+_SHAPE = ("bandwidth", "latency", "loss")
+
+
+def _fit_network(values: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """What only some networks have. Asked for with another one it is an error.
+
+    What comes from settings waits there for a network that has it.
+    """
+    network = values.get("network", OPTIONS["network"].default_value)
+    linked = network not in ("none", "host") and not network.startswith("container:")
+    for name in ("allow", "publish", *_SHAPE):
+        fits = network == grammar.BRIDGE if name == "allow" else linked
+        if fits or not values.get(name):
+            continue
+        option = OPTIONS[name]
+        if name in asked:
+            needed = "--network bridge" if name == "allow" else "--network bridge or NAME"
+            shown = option.show(values[name])
+            raise InvalidOption(option.flags[0], shown, f"with `{needed}`; this one is `{network}`")
+        values[name] = option.default_value
+    if {"CAP_NET_ADMIN", "ALL"} & set(values.get("cap_add") or ()):
+        for name in _SHAPE:
+            if values.get(name):
+                option = OPTIONS[name]
+                allowed = "without `--cap-add NET_ADMIN`, with which the container could change it"
+                raise InvalidOption(option.flags[0], option.show(values[name]), allowed)
+
+
 def _check_environment(value: tuple[tuple[str, str | None], ...], layer: Layer, _: Settings) -> Any:
     """`--env KEY` takes the value from outside; only the user may: it could be a secret."""
     known = []
@@ -471,6 +606,11 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "image": _check_image,
     "mount": _check_mounts,
     "env": _check_environment,
+    "network": _check_network,
+    "network_range": _of_the_user("network_range"),
+    "network_hardware": _of_the_user("network_hardware"),
+    "allow": _check_allow,
+    "publish": _check_publish,
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
     "device_read_bps": _check_devices("device_read_bps"),
@@ -480,13 +620,18 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
 
 def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: Settings) -> None:
     """Where nobody asked, a ceiling is the value: what is unlimited by default is above it."""
-    for name in ("cpus", "pids_limit", "timeout"):
+    linked = values.get("network", "none") not in ("none", "host")
+    for name in ("cpus", "pids_limit", "timeout", *(("bandwidth",) if linked else ())):
         ceiling = within.ceilings.get(name)
         if ceiling is None or ceiling.value is None or name in values:
             continue
         default = OPTIONS[name].default_value
         if default is None or default > ceiling.value:
             values[name], sources[name] = ceiling.value, f"ceiling of {ceiling.where}"
+    allowed = within.ceilings.get("allow")
+    open_way = values.get("network") == grammar.BRIDGE and not values.get("allow")
+    if allowed and allowed.value and open_way and not _speaks_for_user(sources["network"]):
+        values["allow"], sources["allow"] = allowed.value, f"ceiling of {allowed.where}"
     default_memory = host.available_memory() * MEMORY_SHARE
     if "memory" not in values:
         values["memory"] = _rounded(int(default_memory))
@@ -499,6 +644,10 @@ def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: 
         if ceiling and ceiling.value and ceiling.value < values["storage_size"]:
             values["storage_size"] = ceiling.value
             sources["storage_size"] = f"ceiling of {ceiling.where}"
+
+
+def _speaks_for_user(source: str) -> bool:
+    return source in settings.TRUSTED or source.startswith("config file ")
 
 
 def _rounded(size: int) -> int:

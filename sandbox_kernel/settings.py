@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from traitlets import HasTraits, TraitType
 
-from . import grammar, settings_files
+from . import allowing, grammar, settings_files
 from .errors import InvalidOption
 
 MAGIC, COMMAND_LINE, PROGRAM = "magic", "command line", "program"
@@ -66,7 +66,9 @@ _SWITCH = Kind("", grammar.switch, lambda on: "yes" if on else "no")
 _RATE = Kind("DEVICE:RATE", grammar.device_rate, identity=lambda item: item.device)
 _CAPABILITY = Kind("CAPABILITY", grammar.capability, identity=str)
 _SECURITY = Kind("OPTION", grammar.security_option, identity=str)
-_NETWORK = Kind("NETWORK", grammar.one_of(*grammar.NETWORKS))
+_NETWORK = Kind("NETWORK", grammar.network)
+_ENTRY = Kind("ENTRY", allowing.entry, identity=str)
+_BITS = Kind("RATE", grammar.bits_per_second, grammar.shown_bits)
 _RUNTIME = Kind("RUNTIME", grammar.one_of(*grammar.RUNTIMES))
 _IMAGE = Kind("IMAGE", grammar.image)
 _MODE = Kind("MODE", grammar.one_of(*grammar.MODES))
@@ -220,7 +222,56 @@ class Sandbox(HasTraits):
         "none",
         also=("--net",),
         group="network",
-        help="none: only a loopback of its own. host: the network of this machine.",
+        help="none: only a loopback of its own. NAME: a network of yours, whose containers reach "
+        "each other by name, with no way out. bridge: a way out, nothing in, and no neighbours. "
+        "container:NAME: that of another container. host: the network of this machine.",
+    )
+    allow = Option(
+        _ENTRY,
+        (),
+        group="network",
+        default_text="all public addresses",
+        help="With --network bridge: let only this through, [tcp:|udp:]HOST[:PORT], the host a "
+        "name, *.NAME, an address or a network. Private, link-local and metadata addresses only "
+        "when they are named as addresses.",
+    )
+    publish = Option(
+        Kind("PORTS", grammar.published, identity=lambda item: (item.address, item.port or item)),
+        (),
+        group="network",
+        also=("-p",),
+        help="A TCP port of this machine that leads into the container: "
+        "[[ADDRESS:]PORT:]PORT_INSIDE; on 127.0.0.1 unless told otherwise.",
+    )
+    bandwidth = Option(
+        _BITS,
+        group="network",
+        unit="bits per second",
+        help="How much its link carries each way, such as 10mbit.",
+    )
+    latency = Option(
+        Kind("TIME", grammar.delay, grammar.shown_seconds),
+        group="network",
+        unit="seconds",
+        help="How long its link takes each way, such as 50ms, where the kernel has `netem`.",
+    )
+    loss = Option(
+        Kind("PART", grammar.share, grammar.shown_share),
+        group="network",
+        help="The part of the packets that its link loses each way, such as 1%, where the kernel "
+        "has `netem`.",
+    )
+    network_range = Option(
+        Kind("NETWORK", grammar.private_range),
+        group="network",
+        default_text="one that this machine does not use",
+        help="Private addresses, a /16, of which all your networks are; in your own settings only.",
+    )
+    network_hardware = Option(
+        Kind("PREFIX", grammar.hardware_prefix),
+        "02:5b",
+        group="network",
+        help="The first two bytes of the hardware addresses; in your own settings only.",
     )
     mount = Option(
         Kind("MOUNT", grammar.mount, identity=lambda item: item.target),
@@ -367,10 +418,23 @@ class SandboxCeiling(HasTraits):
         _SECURITY, ("no-new-privileges",), help="Security options that may be asked for."
     )
     network = Option(
-        Kind("NETWORK", _NETWORK.parse, identity=str),
-        ("none",),
-        help="Networks that may be asked for.",
+        Kind("PATTERN", grammar.word, identity=str),
+        ("*",),
+        help="Patterns of networks that may be asked for. They stand for networks between "
+        "containers; `bridge`, `host` and `container:NAME` lead further and have to be named.",
     )
+    allow = Option(
+        _ENTRY,
+        None,
+        default_text="names and public addresses",
+        help="What may stand in `allow`; with no `allow` of its own a container gets all of this.",
+    )
+    publish = Option(
+        Kind("ADDRESS", grammar.word, identity=str),
+        ("127.0.0.1",),
+        help="Addresses of this machine on which ports may be published.",
+    )
+    bandwidth = Option(_BITS, unit="bits per second", help="The highest `bandwidth`.")
     runtime = Option(
         Kind("RUNTIME", _RUNTIME.parse, identity=str),
         ("embedded",),

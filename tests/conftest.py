@@ -13,6 +13,7 @@ import pytest
 
 from sandbox_kernel.image.layers import remove_tree
 from sandbox_kernel.image.store import Store, places
+from sandbox_kernel.network import client as network
 from sandbox_kernel.runtime import client
 
 FOLDERS_THAT_USE_THE_MACHINE = {"integration", "hostile", "browser", "cgroup2"}
@@ -35,6 +36,7 @@ def _stop_what_waits() -> None:
     """Ready containers are kept on purpose, between tests they would be counted as left."""
     client.stop_pool()
     client.stop_holder()
+    network.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -96,3 +96,7 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> Moun
 
 NO_SYSFS = _mount("/sys", "tmpfs", "tmpfs", ["nosuid", "noexec", "nodev", "ro", "mode=755"])
 """In the network namespace of the host: the kernel gives sysfs to its owner only."""
+
+HOSTS = "127.0.0.1\tlocalhost\n"
+RESOLVER = "nameserver 192.0.0.53\noptions timeout:2 attempts:2\n"
+"""In a network: the holder answers there, for other containers of it too (`network.protocol`)."""

@@ -64,7 +64,7 @@ def make(
         "namespaces": [
             {"type": kind}
             for kind in defaults.NAMESPACES
-            if not (kind == "network" and plan.network == "host")
+            if not (kind == "network" and _shares(plan.network))
         ],
         "resources": resources(plan),
         "maskedPaths": list(defaults.MASKED_PATHS),
@@ -103,6 +103,28 @@ def make(
         storage_size=plan.storage_size,
         image=image.digest,
     )
+
+
+def _shares(network: str) -> bool:
+    """Whether the network is not the container's own."""
+    return network == "host" or network.startswith("container:")
+
+
+def is_connected(network: str) -> bool:
+    """Whether the container has a network of its own with others in it."""
+    return network != "none" and not _shares(network)
+
+
+def files(plan: policy.ContainerPlan) -> list[dict[str, str]]:
+    """Files of ours in a container that is in a network: whom it asks for names."""
+    if not is_connected(plan.network):
+        return []
+    taken = {mount.target for mount in plan.mount}
+    return [
+        {"path": path, "text": text}
+        for path, text in (("/etc/hosts", defaults.HOSTS), ("/etc/resolv.conf", defaults.RESOLVER))
+        if path not in taken
+    ]
 
 
 def arguments(
@@ -167,7 +189,7 @@ def _mounts(plan: policy.ContainerPlan, image: Image) -> list[oci.Mount]:
     taken = {mount["destination"] for mount in chosen}
     of_image = [cast("oci.Mount", mount) for mount in image.mounts]
     basic = [*defaults.mounts(plan.memory), *of_image]
-    if plan.network == "host":  # sysfs belongs to a network namespace, and this one is not ours
+    if _shares(plan.network):  # sysfs belongs to a network namespace, and this one is not ours
         basic = [defaults.NO_SYSFS if each["type"] == "sysfs" else each for each in basic]
     return [mount for mount in basic if mount["destination"] not in taken] + chosen
 

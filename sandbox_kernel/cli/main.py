@@ -18,6 +18,8 @@ VERBS = {
     "top": ("top", "show use against limits"),
     "stop": ("changing", "end a container's processes"),
     "rm": ("changing", "remove containers"),
+    "net": ("net", "list, make and change networks; show what goes on in them"),
+    "capture": ("capture", "show the packets of a container"),
     "diff": ("files", "list what changed in a container's files, or between images"),
     "cp": ("files", "copy files into or out of a container"),
     "build": ("building", "build an image from a Containerfile"),

@@ -7,6 +7,7 @@ from sandbox_kernel.arguments import Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
 from sandbox_kernel.container import holding
+from sandbox_kernel.network import client as network
 
 DO = ("status", "warm", "stop")
 
@@ -20,6 +21,7 @@ def pool(found: Parsed) -> int:
         holding.keep_kernel_ready(policy.plan(settings.COMMAND_LINE, **found.options))
     elif do == "stop":
         holding.stop()
+        network.stop()
     else:
         _show(found)
     return 0

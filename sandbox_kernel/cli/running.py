@@ -7,10 +7,11 @@ import os
 import sys
 
 from sandbox_kernel import container, image, policy, settings
-from sandbox_kernel.arguments import Flag, Parsed
+from sandbox_kernel.arguments import Flag, Parsed, words
 from sandbox_kernel.cli import output, streams, transfers
 from sandbox_kernel.cli.verb import Verb
-from sandbox_kernel.container import Container, Process, ProcessSpec, copying, files
+from sandbox_kernel.container import Container, Process, ProcessSpec, copying, files, readiness
+from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.errors import InvalidOption, shown
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
@@ -20,6 +21,17 @@ _DETACH = Flag("detach", ("--detach", "-d"), "", "Print the id and leave it runn
 _FILES_OUT = Flag("files_out", ("--files-out",), "PATTERNS",
     "When it has ended, bring these files of its working folder into this one, such as "
     "'plots/*.png,**/*.csv'.", many=True)  # fmt: skip
+
+_WAIT_PORT = Flag("wait_port", ("--wait-port",), "PORT",
+    "With --detach: print the id when something in it listens on this port.",
+    many=True)  # fmt: skip
+_HEALTHCHECK = Flag("healthcheck", ("--healthcheck",), "COMMAND",
+    "With --detach: print the id when this program of the image, run in the container, ends with "
+    "status 0. It is tried again until then.")  # fmt: skip
+_WAIT_TIME = Flag("wait_time", ("--wait-time",), "TIME",
+    "How long it may take to be ready; then it is removed, and the status is 125.",
+    default="30 s")  # fmt: skip
+_SERVICE = (_WAIT_PORT, _HEALTHCHECK, _WAIT_TIME)
 
 
 def run(found: Parsed) -> int:
@@ -41,8 +53,9 @@ def run(found: Parsed) -> int:
         raise InvalidOption("--files-out", ", ".join(patterns), "not with `--detach`: use `cp`")
     if plan.name and (detach or plan.keep):
         container.refuse_taken(plan.name)
+    ready = _readiness(found, detach=detach)
     if detach:
-        return _run_detached(plan, argv)
+        return _run_detached(plan, argv, ready)
     with streams.pipes(interactive=interactive) as pipes:
         spec = ProcessSpec(argv=argv, descriptors=pipes.inside, timeout=plan.timeout)
         held = plan.keep or bool(patterns)
@@ -65,8 +78,20 @@ def _bring_out(made: Container, patterns: tuple[str, ...], plan: ContainerPlan) 
         sys.stderr.write(f"sandbox-kernel: no file meets `{', '.join(patterns)}`\n")
 
 
-def _run_detached(plan: ContainerPlan, argv: tuple[str, ...]) -> int:
-    """Prints the id when the program runs; its output goes to the container's log."""
+def _readiness(found: Parsed, *, detach: bool) -> Readiness:
+    """When the program counts as ready. Raises InvalidOption."""
+    for flag in _SERVICE:
+        if flag.name in found.own and not detach:
+            given = ",".join(found.own[flag.name]) if flag.many else found.own[flag.name]
+            raise InvalidOption(flag.spellings[0], given, "only with `--detach`")
+    own = found.own
+    return readiness.read(
+        own.get("wait_port", ()), own.get("healthcheck"), own.get("wait_time"), words
+    )
+
+
+def _run_detached(plan: ContainerPlan, argv: tuple[str, ...], ready: Readiness) -> int:
+    """Prints the id when the program runs and is ready; its output goes to the container's log."""
     spec = ProcessSpec(argv=argv, timeout=plan.timeout, logged=True)
     made = _make(plan, None if plan.keep else spec, detached=True)
     with contextlib.closing(made):
@@ -74,8 +99,29 @@ def _run_detached(plan: ContainerPlan, argv: tuple[str, ...]) -> int:
         if not process.started():
             made.remove()
             return streams.status(process.wait())
+        _wait_ready(made, process, ready)
         print(made.id)
         return 0
+
+
+def _wait_ready(made: Container, process: Process, ready: Readiness) -> None:
+    """Returns when it is; else what it wrote is shown, and it is removed. Raises NotReady."""
+
+    def over(seconds: float) -> bool:
+        try:
+            process.wait(seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    try:
+        ready.wait(made, over)
+    except BaseException:
+        wrote = b"".join(text for _, text in made.logs())
+        for line in wrote.decode(errors="replace").splitlines():
+            sys.stderr.write(f"{output.clean(line)}\n")
+        made.remove()
+        raise
 
 
 def _make(plan: ContainerPlan, spec: ProcessSpec | None, *, detached: bool) -> Container:
@@ -132,7 +178,7 @@ VERBS = {
         "Run a program in a new container. The exit status is the program's; 125 if we failed, "
         "126 if it can't be executed, 127 if it was not found, 124 if it timed out.",
         run,
-        (_INTERACTIVE, _DETACH, _FILES_OUT),
+        (_INTERACTIVE, _DETACH, _FILES_OUT, *_SERVICE),
         options=None,
         command=True,
         least=1,

@@ -18,7 +18,7 @@ from typing import Any
 
 from sandbox_kernel import bundle, errors, image, policy, settings
 from sandbox_kernel.bundle import Bundle
-from sandbox_kernel.container import warm
+from sandbox_kernel.container import networking, warm
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
@@ -46,6 +46,7 @@ class Container:
         owner: Channel | None = None,
         not_in_force: tuple[str, ...] = (),
         was_ready: bool = False,
+        connected: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = container_id
         self.name = name or container_id
@@ -57,6 +58,8 @@ class Container:
         self.process: Process | None = None
         self.was_ready = was_ready
         """Whether it was there, with a forked interpreter in it, before it was asked for."""
+        self.connected = None if connected is None else dict(connected)
+        """In a network: `network`, `address`, `mac`, `interface`, `published`."""
         self._groups = dict(groups)
         self._connect = connect
         self._base = base
@@ -110,21 +113,24 @@ class Container:
         *,
         detached: bool,
     ) -> Container:
+        if isinstance(launcher, Holder) and not networking.is_here(plan, launcher.about):
+            launcher = client.shared()
         order = _Order(plan, resolved, process, launcher, detached=detached)
-        descriptors = tuple(process.descriptors.values()) if process else ()
-        channel = launcher.connect()
-        try:
-            channel.ask("create", order.message, descriptors)
-            answer, received = channel.hear(CREATE_SECONDS)
-            if answer["event"] == "recipe-wanted":
-                channel.ask("create", order.whole(), (*descriptors, *order.programs))
+        with networking.needed(plan) as joined:
+            descriptors = (*(process.descriptors.values() if process else ()), *joined)
+            channel = launcher.connect()
+            try:
+                channel.ask("create", order.message, descriptors)
                 answer, received = channel.hear(CREATE_SECONDS)
-        except errors.StepFailed as error:
-            channel.close()
-            raise _by_option(error, plan) from None
-        except BaseException:
-            channel.close()
-            raise
+                if answer["event"] == "recipe-wanted":
+                    channel.ask("create", order.whole(), (*descriptors, *order.programs))
+                    answer, received = channel.hear(CREATE_SECONDS)
+            except errors.StepFailed as error:
+                channel.close()
+                raise _by_option(error, plan) from None
+            except BaseException:
+                channel.close()
+                raise
         container_id = answer["id"]  # its own, when it was there before it was asked for
         container = cls(
             container_id=container_id,
@@ -139,6 +145,7 @@ class Container:
             owner=channel,
             not_in_force=(*order.not_in_force, *resolved.notices),
             was_ready=answer["was_ready"],
+            connected=answer["connected"],
         )
         if process:
             # That it was started came with the same message, unless it was not.
@@ -208,6 +215,7 @@ class Container:
         LimitNotEnforceable, NoSuchContainer.
         """
         wished, only_changes = policy.change(self.plan, source, **changes)
+        networking.change(self.id, self.plan, wished)
         order = {"resources": bundle.resources(only_changes), "plan": policy.record(wished)}
         limits: dict[str, Any] = self._request("limits", order)["limits"]
         self.plan = wished
@@ -338,6 +346,7 @@ class _Order:
             "kind": self.made["kind"],
             "id": container_id,
             "name": plan.name,
+            "joins": networking.shares(plan) is not None,
             "outlives": plan.keep or detached,
             "record": detached and process is not None,
             "hostname": plan.hostname or container_id,
@@ -439,6 +448,8 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
         "trees": list(resolved.trees),
         "storage_size": made.storage_size,
         "seccomp_program": None if program is None else base64.b64encode(program).decode(),
+        "files": bundle.files(plan),
+        "network": networking.order(plan),
     }
     # What is ready for other limits of the same kind can be given these (see `runtime.pool`).
     linux = {name: value for name, value in config["linux"].items() if name != "resources"}

@@ -66,11 +66,11 @@ def wish(
 ) -> Wish | None:
     """The template for this process; None where it has to start by itself.
 
-    Another program than our runners, another user than root, capabilities, the host's network: the
-    template can't give its child what it hasn't got itself. A kernel is started once by a program,
-    so only what is `kept` between programs has a template for one.
+    Another program than our runners, another user than root, capabilities, the host's network or
+    another container's: the template can't give its child what it hasn't got itself. A kernel is
+    started once by a program, so only what is `kept` between programs has a template for one.
     """
-    if plan.cold or plan.runtime != "embedded" or plan.network != "none" or plan.keep:
+    if plan.cold or plan.runtime != "embedded" or plan.keep or not _network_ahead(plan):
         return None
     if plan.cap_add or plan.user not in (None, "0", "root") or process.user or process.logged:
         return None
@@ -89,6 +89,14 @@ def wish(
         else tuple(dict.fromkeys((*plan.warm, *learning.learnt())))
     )
     return _wish(main, modules, enforceable(_nest(plan))[0], image, _stamp(image))
+
+
+def _network_ahead(plan: ContainerPlan) -> bool:
+    """Whether its network can be made before somebody asks for it: it has no name of its own there,
+    and no port leads to it."""
+    if plan.network == "none":
+        return True
+    return bundle.is_connected(plan.network) and not plan.name and not plan.publish
 
 
 KERNEL_MODULES = (

@@ -13,7 +13,7 @@ from sandbox_kernel.linux import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 RANGE = 65536
 """As many ids as a container has at most: 0 to 65535."""
@@ -51,11 +51,8 @@ def become_root_of_own_namespace() -> int:
     namespaces are switched off, with the switch to turn.
     """
     uid, gid = os.getuid(), os.getgid()
-    name = pwd.getpwuid(uid).pw_name if _known(uid) else str(uid)
-    ranges = [_ranges(f"/etc/{kind}", name, uid) for kind in ("subuid", "subgid")]
-    helpers = [_helper(program) for program in ("newuidmap", "newgidmap")]
-    granted = [found for found in ranges if found is not None]
-    if len(granted) < len(ranges) or not all(helpers):
+    name, helpers, granted = _granted()
+    if not granted:
         _unshare()
         # The kernel's rule for a map written without privilege.
         write_map("/proc/self/setgroups", "deny")
@@ -93,6 +90,47 @@ def become_root_of_own_namespace() -> int:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     return 1 + min(count for _, count in granted)
+
+
+def join(pid: int, alive: Callable[[], bool]) -> int | None:
+    """Enter the user namespace of a process of this user, which is root there, and a new mount one.
+
+    Returns how many ids it has; None where that can't be done, or where a new one would have
+    others. `alive` says whether the process is still that one: asked when its files are open.
+    """
+    _, _, granted = _granted()
+    try:
+        with open(f"/proc/{pid}/uid_map", encoding="ascii") as lines:
+            extents = [tuple(map(int, line.split())) for line in lines]
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        ours = os.stat("/proc/self/ns/user")
+        wanted = [(0, os.getuid(), 1), *((1, first, count) for first, count in granted[:1])]
+        if not alive() or extents != wanted or os.path.samestat(os.fstat(namespace), ours):
+            return None
+        try:
+            processes.setns(namespace, processes.CLONE_NEWUSER)
+        except OSError:
+            return None
+    finally:
+        os.close(namespace)
+    processes.unshare(processes.CLONE_NEWNS)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    return 1 + min((count for _, count in granted), default=0)
+
+
+def _granted() -> tuple[str, list[str], list[tuple[int, int]]]:
+    """The user's name, the helpers, and the ranges of user and group ids; none: one id only."""
+    uid = os.getuid()
+    name = pwd.getpwuid(uid).pw_name if _known(uid) else str(uid)
+    ranges = [_ranges(f"/etc/{kind}", name, uid) for kind in ("subuid", "subgid")]
+    helpers = [_helper(program) for program in ("newuidmap", "newgidmap")]
+    granted = [found for found in ranges if found is not None]
+    whole = len(granted) == len(ranges) and all(helpers)
+    return name, helpers, granted if whole else []
 
 
 def _known(uid: int) -> bool:

@@ -88,6 +88,28 @@ class Sources:
             self._trees[key] = kept
         return mounts.clone_tree(self._trees[key])
 
+    def file(self, text: str) -> int:
+        """A detached copy of a read-only file of ours."""
+        key = ("file", text)
+        if key not in self._trees:
+            name = f"file{len(self._trees)}"
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            made = os.open(name, flags, 0o644, dir_fd=self._folder)
+            try:
+                os.write(made, text.encode())
+            finally:
+                os.close(made)
+            place = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                self._trees[key] = mounts.clone_tree(place, recursive=False)
+            finally:
+                os.close(place)
+            mounts.set_attributes(
+                self._trees[key],
+                mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV,
+            )
+        return mounts.clone_tree(self._trees[key])
+
     def _put_together(self, order: Mapping[str, Any], name: str) -> int:
         """Mounts cover mounts: what half a tree was made of is covered by the next try."""
         base = mounts.new_filesystem("tmpfs", (("mode", "0755"), ("size", "1m")), 0)
@@ -198,8 +220,7 @@ class Held:
         """Pid 1, from `made` on."""
         self.writable = -1
         self.oom_fd = -1
-        self.over = False
-        self.stopping = False
+        self.over = self.stopping = self.ending = self.joined = False
         self.log = log
         """What its logged processes wrote: (1 or 2, bytes)."""
         self.outputs: dict[int, int] = {}
@@ -219,6 +240,8 @@ class Held:
         """Where its slot is one of: the launcher's, or those of a nest."""
         self._sources = sources
         self.single = bool(order.get("single"))
+        self.waiting: dict[int, int] = {}
+        """Descriptors of its program, while its network is connected; ours until then."""
         with step("find a place for", self.id):
             self.slot: Slot = slots.take(self.id, ranges=order.get("ranges", 1))
         try:
@@ -245,10 +268,20 @@ class Held:
         if self.reason is not None:
             self.kill(self.reason)
 
-    def let_go(self, descriptors: dict[int, int]) -> None:
+    def join_network(self, network: int) -> None:
+        """Be made in a network namespace that is there, of another container. Raises StepFailed.
+
+        Its maker is in that one too, and of no use for others.
+        """
+        self.joined = True
+        with step("enter", "the network of another container"):
+            self.slots.join_network(self.slot, network)
+
+    def let_go(self, descriptors: dict[int, int], network: int | None = None) -> None:
         """Tell the maker all that the container consists of. Closes the descriptors of its program.
 
-        Raises StepFailed or HostLacks; everything made so far is taken back then by `end`.
+        `network`: the namespace that the maker made for it, and that is connected. Raises
+        StepFailed or HostLacks; everything made so far is taken back then by `end`.
         """
         given: list[int] = []
         try:
@@ -262,7 +295,7 @@ class Held:
             given.append(life)
             with step("ask", "the maker of the slot"):
                 maker = self.slots.maker_of(self.slot)
-                maker.make(self.order, trees, entrances, life, descriptors)
+                maker.make(self.order, trees, entrances, life, descriptors, network)
         finally:
             for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)
@@ -322,6 +355,8 @@ class Held:
                 trees[f"layer {index}"] = _tree(layer, 0)
             for index, tree in enumerate(self.order.get("trees", ())):
                 trees[f"tree {index}"] = self._sources.tree(tree)
+            for index, file in enumerate(self.order.get("files") or ()):
+                trees[f"file {index}"] = self._sources.file(file["text"])
             for index, mount in enumerate(config.get("mounts", ())):
                 if mount.get("type", "bind") != "bind":
                     continue
@@ -470,8 +505,9 @@ class Held:
             os.close(self.writable)
         for run in self.runs.values():
             self.end_run(run)
-        for descriptor in (*self.namespaces.values(), *self.leases):
+        for descriptor in (*self.namespaces.values(), *self.leases, *self.waiting.values()):
             os.close(descriptor)
+        self.waiting.clear()
         self.namespaces.clear()
         self.leases.clear()
         cells.let_go(self)
@@ -479,6 +515,8 @@ class Held:
             self.group.kill()
             self.group.remove()
         finally:
+            if self.joined:
+                self.slots.rest(self.slot)  # the next one shall not be in that network
             self.slots.give_back(self.slot, reuse=self._leaves_no_trace())
 
     def _leaves_no_trace(self) -> bool:

@@ -1,7 +1,7 @@
 """User and group ids: which ids of the host a container's ids are.
 
     as root           each container has its own range of 65536 ids, leased from a reserve
-    ordinary user     the launcher enters a user namespace of its own once: the user is root there,
+    ordinary user     the launcher enters the user's namespace (`sharing`): the user is root there,
                       and 1.. are the ranges of /etc/subuid, written by newuidmap(1). Each
                       container's user namespace is a child of it, with the same ids.
     no ranges         the same, with the one id that may always be mapped
@@ -20,7 +20,6 @@ from sandbox_kernel.errors import HostLacks
 from sandbox_kernel.linux import processes
 from sandbox_kernel.linux.user_namespaces import (
     RANGE,
-    become_root_of_own_namespace,
     write_map,
     write_maps,
 )
@@ -29,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["RANGE", "Reserve", "become_root_of_own_namespace", "namespace_of", "write_maps"]
+__all__ = ["RANGE", "Reserve", "namespace_of", "write_maps"]
 
 # Above the ranges that /etc/subuid and systemd-nspawn hand out (systemd, UIDS-GIDS.md: 524288 to
 # 1879048191), below 2**31, where old programs start to see negative numbers.

@@ -9,9 +9,9 @@ for one thing at a time; the container or run that it made belongs to it, and en
 A path socket in the launcher's 0700 folder gives the same to other programs of the same user.
 
 Requests (`op`): create, run, limits, usage, stop, kill, kill-run, finish, wait, remove, list,
-inspect, logs, events, writable, pool, about, cell, cell-usage, end-cell. Answers (`event`):
-created, started, exited, limits, usage, stopping, removed, list, inspect, logs, events, writable,
-pool, cell, recipe-wanted, error.
+inspect, logs, events, writable, network, pool, about, cell, cell-usage, end-cell. Answers
+(`event`): created, started, exited, limits, usage, stopping, removed, list, inspect, logs, events,
+writable, network, pool, cell, recipe-wanted, error.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -31,13 +31,14 @@ import time
 
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
-from sandbox_kernel.runtime import cells, identities, pool, state
+from sandbox_kernel.runtime import cells, identities, networks, pool, sharing, state, wiring
 from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 from sandbox_kernel.runtime.pool import Pool
 from sandbox_kernel.runtime.slots import Slots
+from sandbox_kernel.runtime.wiring import Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 RECIPE = (
     "config", "plan", "layers", "leases", "entries", "trees", "storage_size", "seccomp_program",
+    "files", "network",
 )  # fmt: skip
 MOST_RECIPES = 32
 # How much is kept for those who ask later: bytes of a container's output, events of the launcher.
@@ -112,8 +114,9 @@ class Launcher:
         self.ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
         self._driver = driver
+        shared = -1
         if self._ordinary:
-            self.ids = identities.become_root_of_own_namespace()
+            self.ids, shared = sharing.enter(runtime)
         else:
             self._reserve = identities.Reserve(f"{runtime}/ids")
             processes.unshare(processes.CLONE_NEWNS)
@@ -135,6 +138,7 @@ class Launcher:
         os.mkdir(sources, 0o700)
         self._sources = Sources(sources)
         self._slots = Slots(self, self._reserve, self.ids)
+        self._wire = Wire(self, runtime)
         self._next_spare: float | None = None
         self._pool = (
             Pool(self, idle=HOLDER_SECONDS, demand=HOLDER_SECONDS, most=MOST_KERNELS, lean=True)
@@ -147,6 +151,8 @@ class Launcher:
         self._listen.bind(f"{self._folder.path}/control.sock")
         os.umask(before)
         self._listen.listen(16)
+        if shared >= 0:
+            os.close(shared)
         self.watch(self._listen.fileno(), self._accept)
         self.watch(main.fileno(), self._hear_main)
         self._children = processes.child_signal_descriptor()
@@ -158,6 +164,7 @@ class Launcher:
             "support": support,
             "swept": gone,
             "folder": self._folder.path,
+            "space": wiring.space(),
         }
 
     # --- the loop
@@ -179,6 +186,7 @@ class Launcher:
             self._pool.close()
             for held in sorted(self._containers.values(), key=_is_nest):
                 self._end(held)
+            self._wire.drain()
             self._slots.close()
             self._stop_holding()
             self._listen.close()
@@ -352,7 +360,13 @@ class Launcher:
 
     def create_cold(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """A container whose process is started by its pid 1."""
-        held = self._new(message, self._slots)
+        joined = [owned.pop()] if message.get("joins") else []
+        try:
+            held = self._new(message, self._slots)
+            networks.join(held, joined)
+        finally:
+            for network in joined:
+                os.close(network)
         process = message.get("process")
         if process:
             numbers = dict(zip(message["numbers"], owned, strict=True))
@@ -389,7 +403,11 @@ class Launcher:
 
     def _let_go(self, held: Held, numbers: dict[int, int]) -> None:
         try:
-            held.let_go(numbers)
+            if held.order.get("network"):
+                held.waiting = numbers
+                held.slots.maker_of(held.slot).make_network(held.id)
+            else:
+                held.let_go(numbers)
         except BaseException:
             held.end()
             raise
@@ -420,10 +438,13 @@ class Launcher:
             self._maker_ended(slot)
             return
         said, descriptors = received
-        held = self._containers.get(said.get("made") or said.get("failed") or said["exited"])
-        if held is None:
+        about = (said[at] for at in ("made", "failed", "network", "exited") if at in said)
+        held = self._containers.get(next(about))
+        if held is None or ("network" in said and held.ending):
             for descriptor in descriptors:
                 os.close(descriptor)
+        elif "network" in said:
+            networks.connect(self, self._wire, held, descriptors[0])
         elif "made" in said:
             self._made(held, said, descriptors)
         elif "failed" in said:
@@ -465,6 +486,11 @@ class Launcher:
                 held.kill("the maker of it ended")
         else:
             self._slots.rest(slot)
+
+    def not_connected(self, held: Held) -> None:
+        """It has no network, and so is not made; `networks` has noted why."""
+        if held.id in self._containers and not held.ending:
+            self._end(held)
 
     # --- what the pool needs
 
@@ -653,6 +679,7 @@ class Launcher:
                 "usage": held.usage(),
                 "process": held.order["config"]["process"],
                 "made": _made_places(held.order),
+                "connected": held.order.get("connected"),
             }
         self._answer(client, {**answer, "event": "inspect"})
 
@@ -763,6 +790,17 @@ class Launcher:
             (held.writable,),
         )
 
+    def _lend_network(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+        """Its network namespace, for another container that shares it."""
+        held = self._find(message["container"])
+        if not held.ready:
+            raise StepFailed("enter", message["container"], "it is just starting: try again")
+        network = networks.of(held)
+        try:
+            self._answer(client, {"event": "network"}, (network,))
+        finally:
+            os.close(network)
+
     def _find(self, reference: str, *, ending: bool = False) -> Held:
         held = self._containers.get(reference)
         if held is None or (held.reason and not ending):
@@ -869,6 +907,7 @@ class Launcher:
 
     def _end(self, held: Held) -> None:
         """Pid 1 is gone, and with it all processes of the container."""
+        held.ending = True
         self._hear_what_was_said(held)
         if held.reason is None and held.group.oom_kills() > 0:
             held.reason = "out-of-memory"
@@ -895,10 +934,16 @@ class Launcher:
             failure = StepFailed("remove", held.id, str(error))
             # Said in any case, and tried again by the sweep of the next start.
             print(f"sandbox-kernel: {failure}", file=sys.stderr, flush=True)
+        waiting = held.order.pop("waiting", ())
+
+        def gone() -> None:
+            for client in waiting:
+                self._answer(client, _error(failure) if failure else {"event": "removed"})
+
+        self._wire.unplug(held.id, gone)
         if not held.ready:
-            self._answer(owner, _error(_why_not_made(held)))
-        for client in held.order.pop("waiting", ()):
-            self._answer(client, _error(failure) if failure else {"event": "removed"})
+            refused = held.order.get("refused")
+            self._answer(owner, refused or _error(_why_not_made(held)))
         for run in held.runs.values():
             _let_go(run)
         if client_held := owner:
@@ -936,6 +981,7 @@ _OPERATIONS: dict[str, Callable[[Launcher, Client, dict[str, Any], list[int]], N
     "logs": Launcher._logs,
     "events": Launcher._hear_events,
     "writable": Launcher._writable,
+    "network": Launcher._lend_network,
     "pool": Launcher._tell_pool,
     "about": Launcher._tell_about,
 }
@@ -958,6 +1004,7 @@ def _created(held: Held) -> dict[str, Any]:
         "limits": held.limits,
         "groups": held.group.paths(),
         "was_ready": not held.order.get("process"),
+        "connected": held.order.get("connected"),
     }
 
 

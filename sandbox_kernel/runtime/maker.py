@@ -14,9 +14,11 @@ shall be and starts it; the maker reaps that. For one more process in the contai
 
 A maker is not dumpable. The template sees in the nest that makers are there, and no more.
 
-Requests (`do`): make (a container of a recipe, and its first program if there is one), agent.
-Answers: made (with `kinds`, and the descriptors: writable layer, pid 1, the program, namespaces; or
-with `failure`: the program could not be started), failed, exited.
+Requests (`do`): make (a container of a recipe, and its first program if there is one), agent,
+network (a network namespace for the next container, which is connected before that is made).
+Answers: network (with the namespace), made (with `kinds`, and the descriptors: writable layer,
+pid 1, the program, namespaces; or with `failure`: the program could not be started), failed,
+exited.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ MOST_RECIPES = 16
 M_ARENA_MAX = -8  # malloc.h of the C library
 RECIPE = (
     "config", "entries", "trees", "layers", "storage_size", "flags", "kinds", "cgroup_namespace",
-    "network_namespace",
+    "network_namespace", "files",
 )  # fmt: skip
 """What of an order a maker needs, beside `program`, `hostname` and `process`."""
 # What Python and the launcher handle or ignore, and what whoever started us ignores: a program
@@ -71,11 +73,13 @@ class Maker:
         entrances: list[int],
         life: int,
         numbers: Mapping[int, int],
+        network: int | None = None,
     ) -> None:
         """Ask for a container; the answer comes over `channel`. Raises OSError.
 
         Pid 1 lives as long as somebody holds the other end of `life`. `numbers` are the descriptors
-        of the first program, if `order` has one: number inside to ours.
+        of the first program, if `order` has one: number inside to ours. `network` is what
+        `make_network` answered.
         """
         message = {
             "do": "make",
@@ -86,14 +90,20 @@ class Maker:
             "wants_namespaces": bool(order.get("wants_namespaces")),
             "trees": list(trees),
             "numbers": list(numbers),
+            "connected": network is not None,
         }
         if order["recipe"] not in self._recipes:
             message["new"] = {name: order.get(name) for name in RECIPE} | {
                 "program": encoded(order["program"])
             }
             self._recipes = [*self._recipes[1 - MOST_RECIPES :], order["recipe"]]
-        given = [life, *trees.values(), *numbers.values(), *entrances]
+        connected = [] if network is None else [network]
+        given = [life, *connected, *trees.values(), *numbers.values(), *entrances]
         messages.send(self.channel, message, given)
+
+    def make_network(self, container: str) -> None:
+        """Ask for a network namespace that belongs to the slot; it comes over `channel`."""
+        messages.send(self.channel, {"do": "network", "container": container})
 
     def start_agent(
         self,
@@ -152,10 +162,14 @@ def start_in_new_namespace(write_maps: Callable[[int], None], home: list[int]) -
     return maker, user
 
 
-def start(user: int, pid_namespace: int | None, home: list[int]) -> Maker:
+def start(
+    user: int, pid_namespace: int | None, home: list[int], network: int | None = None
+) -> Maker:
     """A maker in a user namespace that is there, in a nest in its pid namespace. Closes `home`.
 
-    Both are descriptors. Raises StepFailed, OSError.
+    All are descriptors. With `network`, outside of a nest, it is in that network namespace, which
+    belongs to another slot: so it has to enter that before it enters its own. Raises StepFailed,
+    OSError.
     """
     channel, theirs = messages.pair()
     try:
@@ -163,7 +177,7 @@ def start(user: int, pid_namespace: int | None, home: list[int]) -> Maker:
             if pid_namespace is None:
                 pid, pidfd = processes.clone(0)
                 if pid == 0:
-                    _be_maker(theirs, user, home)
+                    _be_maker(theirs, user, home, network)
                 return Maker(channel, pidfd)
             helper = os.fork()
             if helper == 0:
@@ -208,13 +222,17 @@ def _become_maker(
     os._exit(0)
 
 
-def _be_maker(channel: socket.socket, user: int | None, home: list[int]) -> NoReturn:
+def _be_maker(
+    channel: socket.socket, user: int | None, home: list[int], network: int | None = None
+) -> NoReturn:
     """Make what is asked for, until the launcher lets go."""
     try:
         gc.disable()
         sys.meta_path.clear()  # an import in a thread of ours would run the image's code
         # Above the numbers that pid 1 has for others when it is executed.
         program = fcntl.fcntl(first_process.program(), fcntl.F_DUPFD_CLOEXEC, 16)
+        if network is not None:
+            processes.setns(network, processes.CLONE_NEWNET)
         others = () if user is None else (user,)
         processes.close_all_but((channel.fileno(), program, *home, *others))
         processes.set_name("sandbox-maker")
@@ -267,6 +285,8 @@ class _Loop:
                 message, given = received
                 if message["do"] == "agent":
                     _fork_agent(message, given)
+                elif message["do"] == "network":
+                    self._make_network(message["container"])
                 else:
                     self._make(message, given)
                     for entrance in self._home:
@@ -293,12 +313,35 @@ class _Loop:
                 said = agent.how_it_ended(state, report)
                 messages.send(self._channel, {"exited": container, **said})
 
+    def _make_network(self, container: str) -> None:
+        made: list[int] = []
+        failures: list[BaseException] = []
+
+        def work(over: Any) -> None:
+            try:
+                with step("make", "a network namespace"):
+                    processes.unshare(processes.CLONE_NEWNET)
+                    interfaces.switch_on_loopback()
+                    made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                over.release()
+
+        _in_a_thread(work)
+        if failures:
+            answer = {"failed": container, **_told(failures[0], container)}
+        else:
+            answer = {"network": container}
+        messages.send(self._channel, answer, made)
+
     def _make(self, message: dict[str, Any], given: list[int]) -> None:
         if "new" in message:
             while len(self._recipes) >= MOST_RECIPES:
                 del self._recipes[next(iter(self._recipes))]
             self._recipes[message["recipe"]] = message["new"]
         recipe = self._recipes[message["recipe"]]
+        network = given.pop(1) if message["connected"] else None
         names, count = message["trees"], 1 + len(message["trees"])
         beyond = count + len(message["numbers"])
         making = _Making(
@@ -308,11 +351,9 @@ class _Loop:
             numbers=dict(zip(message["numbers"], given[count:beyond], strict=True)),
             entrances=given[beyond:],
             program=self._program,
+            network=network,
         )
-        over = _thread.allocate_lock()
-        over.acquire()
-        _thread.start_new_thread(making.work, (over,))
-        over.acquire()
+        _in_a_thread(making.work)
         name = message["container"]
         if making.error is not None:
             self._first = None
@@ -331,6 +372,14 @@ class _Loop:
             said["kinds"] = list(making.namespaces)
             descriptors += making.namespaces.values()
         messages.send(self._channel, said, descriptors)
+
+
+def _in_a_thread(work: Callable[[Any], None]) -> None:
+    """Have a thread do it, and wait until it releases the lock that it is given."""
+    over = _thread.allocate_lock()
+    over.acquire()
+    _thread.start_new_thread(work, (over,))
+    over.acquire()
 
 
 def _told(error: BaseException, name: str) -> dict[str, Any]:
@@ -354,7 +403,9 @@ class _Making:
         numbers: Mapping[int, int],
         entrances: list[int],
         program: int,
+        network: int | None,
     ) -> None:
+        self._network = network
         self._order = order
         self._life = life
         self._trees = trees
@@ -392,11 +443,15 @@ class _Making:
         flags = order["flags"] & ~processes.CLONE_NEWUSER
         # The group that is entered now is the root of groups that is seen.
         flags |= processes.CLONE_NEWCGROUP if order["cgroup_namespace"] else 0
+        if self._network is not None:
+            with step("enter", "the network namespace"):
+                processes.setns(self._network, processes.CLONE_NEWNET)
+            flags &= ~processes.CLONE_NEWNET
         with step("unshare", "namespaces"):
             processes.unshare(flags)
         with step("set hostname", order["hostname"]):
             socket.sethostname(order["hostname"])
-        if order["network_namespace"]:
+        if order["network_namespace"] and self._network is None:
             with step("bring up", "lo"):
                 interfaces.switch_on_loopback()
         self.writable = rootfs.lay_out(order, self._trees, self._start_first)

@@ -58,9 +58,9 @@ def lay_out(
     """Make the root file system and enter it. Returns a descriptor of the writable layer.
 
     `order` is the launch order (see `launcher`), `trees` the detached mounts that the launcher
-    opened: "layer N", "tree N", "mount N", "dev", "null" and "empty". `mount_proc` is given the
-    place of /proc by who is not in the new pid namespace, whose proc it has to be; it may change
-    the working directory. Raises StepFailed.
+    opened: "layer N", "tree N", "mount N", "file N", "dev", "null" and "empty". `mount_proc` is
+    given the place of /proc by who is not in the new pid namespace, whose proc it has to be; it may
+    change the working directory. Raises StepFailed.
     """
     config = order["config"]
     with step("make private", "/"):
@@ -90,6 +90,8 @@ def lay_out(
             mount_proc(place)
             os.close(place)
             os.fchdir(root)
+    for index, file in enumerate(order.get("files") or ()):
+        _put_file(root, file["path"], trees[f"file {index}"])
     # Masks come after every mount and before any code of the container (CVE-2025-52565), on
     # places that are looked up in the file systems just mounted, whose sources are the host's.
     linux = config.get("linux", {})
@@ -201,6 +203,21 @@ def make_entry(root: int, entry: Mapping[str, Any]) -> None:
         finally:
             if directory != root:
                 os.close(directory)
+
+
+def _put_file(root: int, path: str, tree: int) -> None:
+    """A file of ours over what the image has there; a link of that name is no way elsewhere."""
+    parent, _, name = path.rpartition("/")
+    with step("mount", path):
+        directory = paths.find_or_make(root, parent, directory=True)
+        try:
+            if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(directory)
+    put(root, path, tree, directory=False)
 
 
 def put(root: int, destination: str, tree: int, *, directory: bool) -> None:

@@ -112,6 +112,12 @@ class Slots:
             self._owner.hear_maker_of(slot)
         return slot.maker
 
+    def join_network(self, slot: Slot, network: int) -> None:
+        """Another maker, in a network namespace that is there. Raises StepFailed, OSError."""
+        self.rest(slot)
+        slot.maker = maker.start(slot.user, self._pid, self._owner.ways_home(), network)
+        self._owner.hear_maker_of(slot)
+
     def spare(self, slot: Slot) -> None:
         """Its container needs no maker for now: it may go, if there are many."""
         if sum(1 for other in self._all if other.maker) > MOST_WAITING:

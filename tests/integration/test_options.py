@@ -73,6 +73,10 @@ ELSEWHERE = {
     "warm": "tests/integration/test_templates.py: is of cells, not of programs",
     "cold": "tests/integration/test_templates.py: is of cells, not of programs",
     "holder": "tests/integration/test_holder.py: is of kernels",
+    **dict.fromkeys(
+        ("allow", "publish", "bandwidth", "latency", "loss", "network_range", "network_hardware"),
+        "tests/integration/test_networks.py: needs a network",
+    ),
 }
 
 
