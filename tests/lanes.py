@@ -20,7 +20,7 @@ FOLDERS = ("tests/integration", "tests/hostile", "tests/cgroup2", "tests/browser
 PYTEST = (sys.executable, "-m", "pytest")
 RUNTIME_FOLDER = "/run/sandbox-kernel"
 OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
-ALONE: tuple[str, ...] = ()
+ALONE = ("tests/hostile/test_b_exhaustion.py", "tests/integration/test_cgroups_v1.py")
 """Files whose tests measure time closely, or use all of the machine."""
 FIRST_TOO = ("tests/cgroup2/test_in_machine.py",)
 """Further files of the first lane, so that both take the same time."""
