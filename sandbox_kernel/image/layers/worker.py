@@ -36,6 +36,8 @@ def main() -> None:
             order, descriptors = received
             messages.send(channel, _answer(channel, order, descriptors))
             status = 0
+    except BrokenPipeError:
+        pass  # who started us was killed, and is told nothing
     except BaseException:
         traceback.print_exc()  # a flaw of ours: nothing of it is lost
     finally:
