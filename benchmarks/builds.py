@@ -1,8 +1,9 @@
-"""Builds by the command, beside buildah: with nothing changed, with one file changed, and anew.
+"""Builds by the command, beside buildah and docker: with nothing changed, with one file changed,
+and anew.
 
-Both keep their layers between the rounds (`--layers`), have the same Containerfile and the same
-context, and no network. Ours makes the blobs of the layers as well, compressed; buildah leaves that
-to a push.
+All keep their layers between the rounds (`--layers` of buildah), have the same Containerfile and
+the same context, and no network. Ours makes the blobs of the layers as well, compressed; the others
+leave that to a push.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+from benchmarks import docker
 from benchmarks.pairs import Pair, Size, measure, shown
 from sandbox_kernel.image.layers import remove_tree
 
@@ -34,25 +36,24 @@ CMD ["/bin/sh"]
 
 
 def rows(rounds: int) -> Iterator[Pair | Size]:
-    """As root, where buildah and a static busybox are installed."""
+    """As root, where buildah and a static busybox are installed; beside docker where that is."""
     folder = Path(tempfile.mkdtemp(prefix="sandbox-kernel-builds-", dir="/var/tmp"))
     try:
         context = _context(folder / "context")
-        ours, theirs = _ours(folder, context), _theirs(folder, context)
-        same = _pair("a build with nothing changed", ours, theirs, lambda: None, rounds)
-        yield same
+        ours = _ours(folder, context)
+        same = yield from _beside(
+            "buildah bud", ours, _buildah(folder, context), _changing(context), rounds
+        )
         quickest = sorted(same.ours)[len(same.ours) // 4]
         yield Size(
             f"that build, as quick as one in four ({shown(quickest)})", quickest, "s", SECONDS
         )
-        yield _pair(
-            "a build with one source file changed", ours, theirs, _changing(context), rounds
-        )
-        everything = ("--no-cache",)
-        yield _pair("the whole build anew", lambda: ours(*everything), lambda: theirs(*everything),
-            lambda: None, rounds)  # fmt: skip
         theirs_gone = [BUILDAH, *_roots(folder), "rmi", "--all", "--force"]
         subprocess.run(theirs_gone, check=True, capture_output=True)
+        with docker.engine(storage="overlay2") as client:
+            if client is not None:
+                theirs = _docker(client, context)
+                yield from _beside("docker build", ours, theirs, _changing(context), rounds)
     finally:
         for path in (folder / "ours", folder / "buildah"):
             if path.exists():
@@ -60,16 +61,26 @@ def rows(rounds: int) -> Iterator[Pair | Size]:
         shutil.rmtree(folder)
 
 
-def _pair(
-    what: str,
+def _beside(
+    peer: str,
     ours: Callable[..., None],
     theirs: Callable[..., None],
     change: Callable[[], None],
     rounds: int,
-) -> Pair:
-    return measure(
-        what, ours, "buildah bud", theirs, bound=1, rounds=min(rounds, 20), warm=2, check=change
-    )
+) -> Generator[Pair, None, Pair]:
+    """The three pairs with one peer; returns the first."""
+
+    def pair(what: str, after: Callable[[], None], *more: str) -> Pair:
+        return measure(
+            what, lambda: ours(*more), peer, lambda: theirs(*more),
+            bound=1, rounds=min(rounds, 20), warm=2, check=after,
+        )  # fmt: skip
+
+    same = pair("a build with nothing changed", lambda: None)
+    yield same
+    yield pair("a build with one source file changed", change)
+    yield pair("the whole build anew", lambda: None, "--no-cache")
+    return same
 
 
 def _context(folder: Path) -> Path:
@@ -114,11 +125,22 @@ def _roots(folder: Path) -> list[str]:
     return ["--root", str(place / "root"), "--runroot", str(place / "run")]
 
 
-def _theirs(folder: Path, context: Path) -> Callable[..., None]:
+def _buildah(folder: Path, context: Path) -> Callable[..., None]:
     words = [BUILDAH, *_roots(folder), "bud", "--layers", "--isolation", "chroot", "--quiet"]
 
     def build(*more: str) -> None:
         command = [*words, *more, "-f", str(context / "Containerfile"), "-t", "app:1", str(context)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return build
+
+
+def _docker(client: list[str], context: Path) -> Callable[..., None]:
+    words = [*client, "build", "--quiet", "--network", "none", "-t", "app:1"]
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+
+    def build(*more: str) -> None:
+        command = [*words, *more, "-f", str(context / "Containerfile"), str(context)]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
     return build

@@ -26,6 +26,8 @@ DOCKERD, DOCKER = "/usr/sbin/dockerd", "/usr/bin/docker"
 PROGRAMS = ("dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2")
 START_SECONDS = 60.0
 IMAGE = "benchmark"
+GROUP = f"sandbox-kernel-benchmark-{os.getpid()}"
+"""The control groups of its containers are below this one, in each hierarchy."""
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def engine(storage: str = "vfs", *, own_network: bool = False) -> Iterator[list[
     words = [
         DOCKERD, f"--data-root={folder}/data", f"--exec-root={folder}/exec",
         f"--pidfile={folder}/pid", f"--host=unix://{folder}/socket", "--bridge=none",
-        "--iptables=false", f"--storage-driver={storage}",
+        "--iptables=false", f"--storage-driver={storage}", f"--cgroup-parent=/{GROUP}",
     ]  # fmt: skip
     if own_network:
         kept = [word for word in words if word not in ("--bridge=none", "--iptables=false")]
@@ -64,6 +66,11 @@ def engine(storage: str = "vfs", *, own_network: bool = False) -> Iterator[list[
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
+        for top in (
+            *Path("/sys/fs/cgroup").glob(GROUP),
+            *Path("/sys/fs/cgroup").glob(f"*/{GROUP}"),
+        ):
+            top.rmdir()
 
 
 def processes() -> list[psutil.Process]:

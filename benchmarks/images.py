@@ -3,31 +3,37 @@ on: beside skopeo with umoci, podman, and docker.
 
 Each begins with an empty store on the same disk, and ends when the layers are unpacked (skopeo with
 umoci put them into one tree, as they do). Then a second image, which has one small layer more than
-the first; and the memory of a pull, of our process and the one that unpacks together. What was made
-is looked at and removed outside of the time.
+the first; the memory of a pull, of our process and the one that unpacks together; and the commands
+that look at a store with two hundred images. What was made is looked at and removed outside of the
+time.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import docker, registry
-from benchmarks.pairs import Pair, Size, measure
-from sandbox_kernel.image import reference
+from benchmarks.pairs import Pair, Size, measure, shown
+from sandbox_kernel.image import digest, documents, reference
+from sandbox_kernel.image.documents import ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.registry.pulling import pull
 from sandbox_kernel.image.store import Store
 
 WHAT = "an image of 400 MB in five layers, pulled and unpacked"
 ROUNDS = 7  # each unpacks 400 MB twice
 MEMORY_MIB = 150.0
+IMAGES = 200
+LOOKING_SECONDS = 0.2
 INSECURE = "--tls-verify=false"
 _MEASURED = """
 import re, resource, sys
@@ -63,6 +69,7 @@ def rows(rounds: int) -> Iterator[Pair | Size]:
             yield _first(ours, peer, rounds)
         yield _second(Path(name), at, ours, podman, rounds)
         yield _memory(Path(name), at)
+        yield from _looking(Path(name), rounds)
 
 
 @contextmanager
@@ -137,6 +144,38 @@ def _memory(folder: Path, at: str) -> Size:
         shutil.rmtree(root, ignore_errors=True)
     most = int(said.split()[-1]) / 1024
     return Size("memory of that pull at its peak, with what unpacks", most, "MiB", MEMORY_MIB)
+
+
+def _looking(folder: Path, rounds: int) -> Iterator[Size]:
+    """`images` and `inspect` as commands, with the start of Python."""
+    store = Store.open(str(folder / "many"))
+    for number in range(IMAGES):
+        layer = b"%d" % number
+        with store.adding():
+            found = documents.describe(layer, documents.OCI_LAYER)
+            store.write(layer)
+            image = ImageConfig(
+                architecture="amd64", os="linux", rootfs=RootFS(diff_ids=[digest.of(layer)])
+            )
+            config = documents.encode(image)
+            store.write(config)
+            described = documents.describe(config, documents.OCI_CONFIG)
+            manifest = documents.encode(
+                Manifest(schema_version=2, config=described, layers=[found])
+            )
+            store.write(manifest)
+            store.tag(f"app{number}:1", documents.describe(manifest, documents.OCI_MANIFEST))
+    for words in (("images",), ("inspect", "app150:1")):
+        seconds = []
+        for _ in range(max(5, rounds)):
+            begin = time.perf_counter()
+            command = [sys.executable, "-m", "sandbox_kernel.cli.main", *words]
+            said = _run(*command, SANDBOX_KERNEL_IMAGES=store.root)
+            seconds.append(time.perf_counter() - begin)
+            assert "app150" in said
+        median = statistics.median(seconds)
+        what = f"`{words[0]}` with {IMAGES} images in the store ({shown(median)})"
+        yield Size(what, median, "s", LOOKING_SECONDS)
 
 
 # -- the ways --------------------------------------------------------------------------------------

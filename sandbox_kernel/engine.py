@@ -364,6 +364,7 @@ def cell_request(
         first_line=source.first_line,
         inputs=given,
         outputs=(RETURNED,),
+        shows=False,
         files=f.read_files(files),
         files_out=f.read_patterns(files_out),
     )

@@ -98,7 +98,8 @@ class ContainerPlan:
     """Limits that somebody asked for. They fail closed; a built-in default may be lacking."""
 
     def __hash__(self) -> int:
-        return hash(tuple(getattr(self, name) for name in OPTIONS))
+        # Of those in which plans that are alike differ: it is asked for with each container.
+        return hash((self.image, self.memory, self.mount, self.env))
 
     def options(self) -> dict[str, Any]:
         """Option name -> value, in the order of the reference."""
@@ -368,7 +369,7 @@ def _check_environment_image(value: str, layer: Layer, within: Settings) -> str:
         found = re.fullmatch(r"(.*?)((?:\s*@sha256:[0-9a-f]{64})?(?:\s+before\s+\S+)?)", path)
         path, rest = found.groups() if found else (path, "")
         path = path.strip()
-        full = _source(path if "/" in path else f"./{path}", "image", within)
+        full = _source(_here(path), "image", within)
         if layer.bound and "image" not in within.ceilings:
             _hold_to_roots("image", full, within)
         named = f"{kind}:{full}{rest}"
@@ -385,7 +386,7 @@ def _check_image(value: str, layer: Layer, within: Settings) -> str:
         value = _check_environment_image(value, layer, within)
     kind, path, rest = grammar.image_path(value)
     if kind == "dir":
-        path = _source(path, "image", within)
+        path = _source(_here(path), "image", within)
     elif kind:
         path = _image_file(kind, path, within)
     if kind:
@@ -402,6 +403,11 @@ def _check_image(value: str, layer: Layer, within: Settings) -> str:
     elif grammar.image_registry(value) not in (None, grammar.DEFAULT_REGISTRY):
         _not_allowed("image", value, f"images of {grammar.DEFAULT_REGISTRY}", within)
     return value
+
+
+def _here(path: str) -> str:
+    """Behind `dir:` and the like, a name without `/` can only be one of this folder."""
+    return f"./{path}" if path and "/" not in path and path[0] != "~" else path
 
 
 def _image_file(kind: str, path: str, within: Settings) -> str:

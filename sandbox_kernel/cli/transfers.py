@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sandbox_kernel.image.registry.progress import LAST, Progress
@@ -51,12 +50,7 @@ class Bars:
         view.start()
         return view
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._view is not None:
             self._view.stop()
 
@@ -64,17 +58,25 @@ class Bars:
         """One event."""
         if self._view is None:
             self._view = self._start()
-        name = event.digest.partition(":")[2][:DIGITS]
         if event.digest not in self._bars:
             self._bars[event.digest] = self._view.add_task(
-                event.stage, name=name, total=max(1, event.total)
+                event.stage, name=short(event), total=max(1, event.total)
             )
-        done = event.total if event.stage in LAST - {"failed"} else event.done
         self._view.update(
             self._bars[event.digest],
             description=SAID.get(event.stage, event.stage),
-            completed=None if event.stage == "failed" else max(done, int(event.total == 0)),
+            completed=None if event.stage == "failed" else max(moved(event), int(event.total == 0)),
         )
+
+
+def short(event: Progress) -> str:
+    """What a layer is called in a view."""
+    return event.digest.partition(":")[2][:DIGITS]
+
+
+def moved(event: Progress) -> int:
+    """How many bytes of a layer need no more work."""
+    return event.total if event.stage in LAST - {"failed"} else event.done
 
 
 def line(events: dict[str, Progress]) -> str:

@@ -62,6 +62,7 @@ class CellRequest:
     files: Mapping[str, bytes | str] = field(default_factory=dict)  # see `files.read_files`
     files_out: tuple[str, ...] = ()
     shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
+    shows: bool = True  # the value of a last expression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ class Cell:
             "first_line": self.request.first_line,
             "outputs": list(self.request.outputs),
             "shell_lines": self.request.shell_lines,
+            "shows": self.request.shows,
         }
         self._inner.append(pack(request, self.request.inputs))
         self.descriptors[4] = self._inner[-1]
@@ -368,8 +370,9 @@ class _Run:
     def _rest(self) -> Iterator[e.Event]:
         """What lies in the pipes after the end. A survivor elsewhere can't keep us here."""
         for _ in range(64):  # a pipe holds much less
-            if self.listening:
-                yield from self._read_frames()
+            if not self.listening or not _waiting(self.cell._frames):
+                break
+            yield from self._read_frames()
         for stream in self.streams.values():
             yield from self._drain(stream, 2 * PIPE)
             text = stream.decode(b"", last=True)

@@ -26,6 +26,8 @@ from sandbox_kernel.policy import ContainerPlan
 NEST_MEMORY = 2 << 30
 NEST_PIDS = 256
 NEST_STORAGE = 64 << 20
+ALSO = ("setns",)
+"""What a template calls beyond what cells may: its child joins a container by it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +132,15 @@ def _wish(
     main: str, modules: tuple[str, ...], plan: ContainerPlan, image: Image, stamp: str
 ) -> Wish:
     made = bundle.make(plan, image)
-    profile = seccomp_profile.profile(also=("setns",))
+    profile = seccomp_profile.profile(also=ALSO)
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     config["linux"].pop("seccomp", None)
-    process = {**config["process"], "args": [image.interpreter, "-c", program.START_TEMPLATE]}
+    process = {
+        **config["process"],
+        "args": [image.interpreter, "-c", program.START_TEMPLATE],
+        # Symbols are bound once, and not in each child that is the first to call one.
+        "env": [*config["process"].get("env", ()), "LD_BIND_NOW=1"],
+    }
     recipe: dict[str, Any] = {
         "config": config,
         "plan": {},
@@ -142,13 +149,18 @@ def _wish(
         "entries": list(image.entries),
         "trees": list(image.trees),
         "storage_size": made.storage_size,
-        "seccomp_program": base64.b64encode(seccomp.program(profile)).decode(),
+        "seccomp_program": _encoded(profile),
+        "closing_program": _encoded(seccomp_profile.closing(ALSO)),
         "process": process,
     }
     text = json.dumps([main, recipe, image.digest, stamp], sort_keys=True, default=str)
     family = hashlib.sha256(text.encode()).hexdigest()
     key = hashlib.sha256(f"{family} {' '.join(modules)}".encode()).hexdigest()
     return Wish(key, family, main, modules, recipe)
+
+
+def _encoded(profile: seccomp.Profile) -> str:
+    return base64.b64encode(seccomp.program(profile)).decode()
 
 
 def _stamp(image: Image) -> str:

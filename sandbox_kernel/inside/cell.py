@@ -65,7 +65,8 @@ def rehearse():
     and these copies are then made before anybody waits for them. Leaves nothing behind."""
     kept = sys.modules["__main__"], sys.stdout, sys.argv[:]
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1, "shell_lines": False}
+    request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1}
+    request.update(shell_lines=False, shows=True)
     channel = channels.Channel(null, null)
     try:
         import faulthandler
@@ -136,6 +137,16 @@ class Cell:
 
     def execute(self):
         """Compiles and runs; the value of a last expression is shown unless `;` follows it."""
+        code = self.with_display() if self.request["shows"] else self.compiled(self.text)
+        if not code.co_flags & COROUTINE:
+            exec(code, self.namespace)
+            return
+        import asyncio
+
+        asyncio.run(eval(code, self.namespace))
+
+    def with_display(self):
+        """The code, with a call of ours around a last expression."""
         tree = self.parse()
         last = tree.body[-1] if tree.body else None
         if isinstance(last, Expr) and not self.is_quiet(last):
@@ -148,24 +159,21 @@ class Cell:
             }
             shown = Call(Name(SHOW, Load(), **place), [last.value], [], **place)
             tree.body[-1] = Expr(shown, **place)
-        code = compile(tree, self.name, "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        if not code.co_flags & COROUTINE:
-            exec(code, self.namespace)
-            return
-        import asyncio
+        return self.compiled(tree)
 
-        asyncio.run(eval(code, self.namespace))
+    def compiled(self, text_or_tree, flags=0):
+        flags |= PyCF_ALLOW_TOP_LEVEL_AWAIT
+        return compile(text_or_tree, self.name, "exec", flags, dont_inherit=True)
 
     def parse(self):
-        flags = PyCF_ONLY_AST | PyCF_ALLOW_TOP_LEVEL_AWAIT
         try:
-            return compile(self.text, self.name, "exec", flags, dont_inherit=True)
+            return self.compiled(self.text, PyCF_ONLY_AST)
         except SyntaxError:
             lines = self.text.split("\n")
             kept = [self.as_python(line) for line in lines]
             if kept == lines:
                 raise
-            return compile("\n".join(kept), self.name, "exec", flags, dont_inherit=True)
+            return self.compiled("\n".join(kept), PyCF_ONLY_AST)
 
     def as_python(self, line):
         """A line that does not parse: IPython's `!command`, where the outside knows these; and the

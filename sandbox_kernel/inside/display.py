@@ -25,8 +25,19 @@ WIDTH = 79
 class Display:
     """The functions that a cell knows as `display`, `clear_output` and so on."""
 
+    _handle = None
+
     def __init__(self, channel):
         self.channel = channel
+
+    @property
+    def Handle(self):  # noqa: N802 - it is a class
+        """The class of handles, made when somebody wants one: few cells do."""
+        if self._handle is None:
+            self._handle = self._class_of_handles()
+        return self._handle
+
+    def _class_of_handles(self):
         display = self.display
 
         class Handle:
@@ -44,7 +55,7 @@ class Display:
             def update(self, value, **options):
                 display(value, display_id=self.display_id, update=True, **options)
 
-        self.Handle = Handle
+        return Handle
 
     def display(
         self,

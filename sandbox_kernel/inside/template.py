@@ -42,11 +42,27 @@ SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
 
+# A fork copies each page that it first writes to. So functions are looked up, types made and code
+# gone through here, as far as may be, and not once more in each child.
 libc = ctypes.CDLL(None, use_errno=True)
-python_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock during a call
-python_libc.syscall.restype = ctypes.c_long
+setns, capset = libc.setns, libc.capset
 prctl = libc.prctl
 prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
+# PyDLL keeps the interpreter's lock during a call.
+system_call = ctypes.PyDLL(None, use_errno=True).syscall
+system_call.restype = ctypes.c_long
+before_fork = ctypes.pythonapi.PyOS_BeforeFork
+after_fork_in_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
+NO_CAPABILITY = ((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
+REHEARSALS = 16
+"""How often a template goes the way of its children: so often that its interpreter has adapted."""
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog, linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 def check(result):
@@ -60,6 +76,7 @@ def check(result):
 def main():
     """Imports what it is told to, then forks on request until the outside has gone."""
     os.close(3)
+    os.environ.pop("LD_BIND_NOW", None)  # it was for us
     control = socket.socket(fileno=CONTROL)
     control.set_inheritable(False)
     message, _ = receive(control)
@@ -69,6 +86,8 @@ def main():
             send(control, {"refused": name, "why": why})
             os._exit(1)
     # What the children need, so that none of them has to look for it.
+    import __future__  # noqa: F401
+
     import atexit  # noqa: F401
     import faulthandler  # noqa: F401
     import fcntl  # noqa: F401
@@ -77,8 +96,14 @@ def main():
     from . import cell, channel, display, failure, hooks, values  # noqa: F401
 
     # What a cell is to get fresh must not have been used here.
-    filters = bytes.fromhex(message["filter"]) if message["filter"] else None
+    rules = bytes.fromhex(message["filter"])
+    rules = ctypes.create_string_buffer(rules, len(rules))
+    closing = Program(len(rules) // 8, ctypes.cast(rules, ctypes.c_void_p))
     main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
+    if hasattr(main, "rehearse"):
+        for _ in range(REHEARSALS):
+            rehearse(CONTROL)
+            main.rehearse()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end at once, by themselves
@@ -90,13 +115,13 @@ def main():
         descriptor, user = received[1]
         try:
             if os.fork() == 0:
-                become_forker(control, descriptor, user, filters, main)
+                become_forker(control, descriptor, user, closing, main)
         finally:
             os.close(descriptor)
             os.close(user)
 
 
-def become_forker(control, descriptor, user, filters, main):
+def become_forker(control, descriptor, user, closing, main):
     """Joins the user namespace of a slot, and forks a child for each container made there.
 
     It is a child of pid 1 of the nest, and so are its children (CLONE_PARENT): nobody who runs the
@@ -105,9 +130,10 @@ def become_forker(control, descriptor, user, filters, main):
     channel = socket.socket(fileno=descriptor)
     try:
         control.close()
-        check(libc.setns(user, CLONE_NEWUSER))
+        check(setns(user, CLONE_NEWUSER))
         os.close(user)
         check(prctl(PR_SET_DUMPABLE, 0, None, 0, 0))
+        bound()
         if os.fork():
             os._exit(0)
         while True:
@@ -116,9 +142,9 @@ def become_forker(control, descriptor, user, filters, main):
                 os._exit(0)
             order, descriptors = received
             try:
-                check(libc.setns(descriptors[1], CLONE_NEWPID))
+                check(setns(descriptors[1], CLONE_NEWPID))
                 if fork_beside() == 0:
-                    child(channel, order, descriptors, filters, main)
+                    child(channel, order, descriptors, closing, main)
             except OSError as error:
                 send(channel, {"failed": order["container"], "why": str(error)})
             for number in descriptors:
@@ -133,17 +159,16 @@ def fork_beside():
     The C library's fork knows no flags, so this does what it does for a process with one thread:
     Python's own handlers before and after, and the number of the thread where the library keeps it.
     """
-    python = ctypes.pythonapi
-    python.PyOS_BeforeFork()
+    before_fork()
     try:
-        pid = check(python_libc.syscall(*clone_arguments()))
+        pid = check(system_call(*clone_arguments()))
     except OSError:
-        python.PyOS_AfterFork_Parent()
+        after_fork_in_parent()
         raise
     if pid == 0:
-        python.PyOS_AfterFork_Child()
+        after_fork_in_child()
     else:
-        python.PyOS_AfterFork_Parent()
+        after_fork_in_parent()
     return pid
 
 
@@ -203,7 +228,7 @@ def receive(channel):
     return json.loads(body), list(numbers)
 
 
-def child(forker, order, descriptors, filters, main):
+def child(forker, order, descriptors, closing, main):
     """Enters the container, waits there for what it is to run, and runs it. Never returns."""
     step = "start"
     try:
@@ -215,7 +240,7 @@ def child(forker, order, descriptors, filters, main):
             os.write(entrance, b"0")
         step = "join a namespace"
         for index, flag in enumerate(order["namespaces"]):
-            check(libc.setns(descriptors[2 + index], flag))
+            check(setns(descriptors[2 + index], flag))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         step = "become root of the container"
         os.setsid()
@@ -227,12 +252,11 @@ def child(forker, order, descriptors, filters, main):
         step = "close descriptors"
         os.closerange(3, own)
         os.closerange(own + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        if filters is not None:
-            step = "install the filter"
-            install(filters)
+        step = "install the filter"
+        install(closing)
         step = "prepare"
         new_seeds()
-        if hasattr(main, "rehearse"):
+        if order["rehearses"] and hasattr(main, "rehearse"):
             rehearse(own)
             main.rehearse()
         channel = socket.socket(fileno=own)
@@ -264,25 +288,22 @@ def rehearse(descriptor):
     os.chdir(os.getcwd())
 
 
-def give_up():
-    """No capability in any set, and none that could come back."""
+def bound():
+    """No child of this process gets a capability by a program; what it has already stays."""
     for number in range(LAST_CAPABILITY + 1):
         if prctl(PR_CAPBSET_DROP, number, None, 0, 0) < 0:
             break  # the kernel knows no more
+
+
+def give_up():
+    """No capability in any set, and, with `bound`, none that could come back."""
     check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, None, 0, 0))
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    check(libc.capset(header, (ctypes.c_uint32 * 6)()))
+    check(capset(*NO_CAPABILITY))
 
 
 def install(program):
-    """The container's own filter, on top of the template's."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-    header = Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
-    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0))
+    """What the template's filter allows and the container's does not, on top of the template's."""
+    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
 
 
 def run(channel, order, descriptors, main):
@@ -297,8 +318,9 @@ def run(channel, order, descriptors, main):
     for index, descriptor in enumerate(moved):
         os.dup2(descriptor, numbers[index], inheritable=True)
         os.close(descriptor)
-    os.environ.clear()
-    os.environ.update(order["environment"])
+    if dict(os.environ) != order["environment"]:
+        os.environ.clear()
+        os.environ.update(order["environment"])
     os.chdir(order["directory"])
     sys.modules.pop(__name__, None)
     main.main()

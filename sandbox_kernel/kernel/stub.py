@@ -68,7 +68,7 @@ def place(known: str) -> str | None:
     """Where the template of this identity listens, beside the warm holder; None without one."""
     runtime = state.runtime_folder()
     try:
-        with open(f"{runtime}/holder", encoding="ascii", errors="replace") as file:
+        with open(state.holder_file(runtime), encoding="ascii", errors="replace") as file:
             holder = file.read(64)
     except FileNotFoundError:
         return None

@@ -53,8 +53,9 @@ RECIPE = (
     "network_namespace", "files",
 )  # fmt: skip
 """What of an order a maker needs, beside `program`, `hostname` and `process`."""
-# What Python and the launcher gave handlers to, or ignore.
-HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+# What Python and the launcher handle or ignore, and what whoever started us ignores: a program
+# would ignore it too.
+HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Maker:

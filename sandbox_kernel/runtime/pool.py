@@ -14,6 +14,7 @@ nothing else to do. No container is given to two callers: it is taken out of the
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import sys
@@ -39,6 +40,9 @@ IDLE_SECONDS = 120.0
 DEMAND_SECONDS = 20.0
 """After which containers of a kind that nobody wanted are dropped."""
 TICK_SECONDS = 1.0
+HURRY_SECONDS = 0.05
+"""Of a kind that is wanted again so soon, containers are made as cheaply as can be and not to
+answer fast: what their callers wait for is the processors."""
 MOST = 8
 MOST_TEMPLATES = 4
 MOST_ORDERS = 32
@@ -92,7 +96,11 @@ class Pool:
             return True
         while len(self._orders) >= MOST_ORDERS:
             os.close(self._orders.pop(next(iter(self._orders)))[1])
-        own = {"template": order.pop("process"), "recipe": f"template {key}"}
+        own = {
+            "template": order.pop("process"),
+            "closing": base64.b64decode(order.pop("closing_program")),
+            "recipe": f"template {key}",
+        }
         self._orders[key] = ({**prepare(order), **own}, program)
         return True
 
@@ -171,6 +179,8 @@ class Pool:
             demand = Demand(_blank(message))
             if template:
                 template.demand[message["recipe"]] = demand
+        else:
+            demand.hurry = time.monotonic() - demand.used < HURRY_SECONDS
         demand.used = time.monotonic()
         return demand
 
@@ -298,9 +308,9 @@ class Pool:
             theirs.close()
             raise
         template = Template(key, family, held, ours, theirs, os.dup(program), modules)
-        template.message = {name: message[name] for name in ("about", "program", "warm")}
+        template.message = {name: message[name] for name in ("about", "warm")}
         self._templates[key] = self._by_nest[held.id] = template
-        begin = {"modules": modules, "filter": (message["program"] or b"").hex()}
+        begin = {"modules": modules, "filter": order["closing"].hex()}
         messages.send(ours, {**begin, "main": template.message["warm"]["main"]})
         launcher.watch(ours.fileno(), lambda: self._hear_template(template))
         self._tick_soon()
@@ -435,11 +445,19 @@ class Pool:
                 if slot.forker is None:
                     self._open_forker(template, slot)
                 assert slot.forker is not None
-                templates.ask_for_child(ready.held, slot.forker, theirs)
+                templates.ask_for_child(
+                    ready.held, slot.forker, theirs, rehearses=self._has_time(ready)
+                )
         except OSError as error:
             self._discard(ready, f"ask its template: {error}")
             return
         self._launcher.watch(ours.fileno(), lambda: self._hear_child(ready))
+
+    @staticmethod
+    def _has_time(ready: Ready) -> bool:
+        """Whether it will wait for its caller for a while, and not its caller for it."""
+        demand = ready.template.demand.get(ready.recipe)
+        return ready.claim is None and not (demand and demand.hurry)
 
     def _open_forker(self, template: Template, slot: Slot) -> None:
         forker = templates.open_forker(template, slot)

@@ -1,7 +1,7 @@
 """What lies on disk while containers live: one folder for each launcher, held by a lock.
 
     <runtime folder>/               0700, ours
-        holder                      names the warm holder, which has its lock (D2)
+        holder-<package>            names the warm holder, which has its lock (D2)
         ids/                        locks of id ranges (`identities.Reserve`)
         launchers/<launcher>/lock   flock(2) held by the launcher as long as it lives
         launchers/<launcher>/control.sock
@@ -13,11 +13,27 @@ bear the same name. No pid is written down, so no stranger's process can be mist
 
 from __future__ import annotations
 
+import binascii
 import fcntl
 import os
 import stat
 
 from sandbox_kernel.errors import HostLacks
+
+
+def _package() -> str:
+    """A name for the package as this process has loaded it: where it lies, and its files here."""
+    place = os.path.dirname(os.path.abspath(__file__))
+    files = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                seen = entry.stat()
+                files.append((entry.name, seen.st_size, seen.st_mtime_ns))
+    return format(binascii.crc32(ascii((place, sorted(files))).encode()), "08x")
+
+
+_PACKAGE = _package()
 
 
 def runtime_folder() -> str:
@@ -115,17 +131,24 @@ def is_live(runtime: str, name: str) -> bool:
         os.close(guard)
 
 
+def holder_file(runtime: str) -> str:
+    """Names the warm holder of this package: after an upgrade there is another one, since what the
+    old one is told and answers may have changed. The old one ends when nobody uses it."""
+    return f"{runtime}/holder-{_PACKAGE}"
+
+
 def become_holder(runtime: str, name: str) -> int | None:
     """Make the launcher `name` the warm holder of its user: a lock to keep, None: there is one."""
+    path = holder_file(runtime)
     while True:
-        lock = os.open(f"{runtime}/holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             return None
         try:
-            still_there = os.path.samestat(os.fstat(lock), os.stat(f"{runtime}/holder"))
+            still_there = os.path.samestat(os.fstat(lock), os.stat(path))
         except FileNotFoundError:
             still_there = False
         if still_there:
@@ -137,14 +160,14 @@ def become_holder(runtime: str, name: str) -> int | None:
 
 def stop_being_holder(runtime: str, lock: int) -> None:
     """Whoever looks for a holder from now on finds none."""
-    os.unlink(f"{runtime}/holder")
+    os.unlink(holder_file(runtime))
     os.close(lock)
 
 
 def holder(runtime: str) -> str | None:
     """The launcher that is the warm holder now. Asks without the lock: who tries to get it may."""
     try:
-        with open(f"{runtime}/holder", encoding="ascii", errors="replace") as file:
+        with open(holder_file(runtime), encoding="ascii", errors="replace") as file:
             name = file.read(64)
     except FileNotFoundError:
         return None
@@ -158,9 +181,27 @@ def sweep(runtime: str) -> list[str]:
         gone = [name for name in _names(runtime) if _is_free(f"{runtime}/launchers/{name}")]
         for name in gone:
             _remove(f"{runtime}/launchers/{name}")
+        for name in os.listdir(runtime):
+            if name.startswith("holder"):
+                _remove_if_free(f"{runtime}/{name}")
     finally:
         os.close(guard)
     return gone
+
+
+def _remove_if_free(path: str) -> None:
+    """The file of a holder that was killed. Who just opened it sees that it is gone (above)."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        pass  # it is in use, or its holder has just removed it
+    finally:
+        os.close(lock)
 
 
 def _guard(runtime: str) -> int:

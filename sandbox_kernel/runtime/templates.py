@@ -46,6 +46,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import select
 import socket
 import struct
@@ -134,12 +135,14 @@ class Template:
 class Demand:
     """How many containers of one kind were wanted lately, and how to make one more."""
 
-    __slots__ = ("making", "order", "used", "wanted")
+    __slots__ = ("hurry", "making", "order", "used", "wanted")
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.order = order
         self.wanted = LEAST
         self.making = 0
+        self.hurry = False
+        """Whether one was wanted again at once."""
         self.used = time.monotonic()
 
 
@@ -156,14 +159,20 @@ def open_forker(template: Template, slot: Slot) -> socket.socket:
     return ours
 
 
-def ask_for_child(held: Held, forker: socket.socket, child: socket.socket) -> None:
-    """Have a child forked into `held`, that listens to `child`. Raises OSError."""
+def ask_for_child(
+    held: Held, forker: socket.socket, child: socket.socket, *, rehearses: bool
+) -> None:
+    """Have a child forked into `held`, that listens to `child`. Raises OSError.
+
+    One that `rehearses` takes longer until it is there, and less from then on.
+    """
     entrances = held.group.entrances()
     # The forker is in the user namespace, and gives the pid namespace to its child.
     kinds = [kind for kind in held.namespaces if kind not in ("user", "pid")]
     message = {
         "container": held.id,
         "namespaces": [processes.FLAG_OF_NAMESPACE[kind] for kind in kinds],
+        "rehearses": rehearses,
     }
     namespaces = [held.namespaces[kind] for kind in ("pid", *kinds)]
     try:
@@ -239,8 +248,11 @@ def _differs(how: str) -> StepFailed:
 
 def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status, proc(5)."""
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return dict(_FACTS.findall(file.read().decode("utf-8", "replace")))
+
+
+_FACTS = re.compile(r"^(\w+):\s*(.*)$", re.MULTILINE)
 
 
 def _check_groups(held: Held, pid: int) -> None:
@@ -276,16 +288,19 @@ def _check_memory(nest: Held, pid: int) -> None:
     no such memory: it lies on a read-only mount.
     """
     writable = os.fstat(nest.writable).st_dev
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split(maxsplit=5)
-            mode, device, path = fields[1], fields[3], fields[5].rstrip() if fields[5:] else ""
-            if mode[3] != "s":
-                continue
-            major, minor = (int(part, 16) for part in device.split(":"))
-            reachable = "w" in mode or path.endswith("(deleted)") or path.startswith("/dev/")
-            if reachable or os.makedev(major, minor) == writable or not path:
-                raise _differs(f"memory of {path or 'no file'} is shared")
+    with open(f"/proc/{pid}/maps", "rb") as lines:
+        shared = _SHARED.findall(lines.read())
+    for mode, major, minor, name in shared:
+        device, path = os.makedev(int(major, 16), int(minor, 16)), os.fsdecode(name)
+        reachable = b"w" in mode or path.endswith("(deleted)") or path.startswith("/dev/")
+        if reachable or device == writable or not path:
+            raise _differs(f"memory of {path or 'no file'} is shared")
+
+
+# Lines of /proc/PID/maps, proc(5), whose mode ends with `s`: most have hundreds that don't.
+_SHARED = re.compile(
+    rb"^[0-9a-f]+-[0-9a-f]+ (..[^ ]s) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) [0-9]+ *(.*)$", re.MULTILINE
+)
 
 
 def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
+        # packages are not fetched once more for each home
+        "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache/uv")),
     }
     _quiet_settings(home / "settings")
     subprocess.run(
@@ -129,7 +132,8 @@ def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator
     )
     context.set_default_timeout(30_000)
     tab = context.new_page()
-    tab.goto(f"{lab.url}lab/workspaces/{request.node.name}?reset&token={lab.token}")
+    workspace = re.sub(r"\W+", "-", request.node.name)  # of another name there is no workspace
+    tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
     tab.locator(".jp-Launcher").wait_for()
     try:

@@ -59,3 +59,19 @@ def test_a_notebook_keeps_what_its_image_meant_when_it_is_saved(
     assert page.run("import words; print(words.version)").strip() == "2.0"
     assert "'2.0'" in page.run(HEAD)
     page.picture("environment-update")
+
+
+def test_cells_of_an_ordinary_kernel_name_their_packages(
+    page: LabPage, lab: Lab, index: Path
+) -> None:
+    """A file of requirements beside the notebook, and a head in the cell."""
+    for version in ("1.0", "2.0"):
+        wheels.make(index, "letters", version)
+    (lab.folder / "requirements.txt").write_text("letters<2\n")
+    page.new_notebook("Python 3 (ipykernel)")
+    page.run("%load_ext sandbox_kernel")
+    code = "import letters\nletters.version"
+    assert "'1.0'" in page.run(f"%%container requirements:requirements.txt\n{code}")
+    head = '# /// script\n# dependencies = ["letters"]\n# ///\n'
+    assert "'2.0'" in page.run(f"%%container\n{head}{code}")
+    page.picture("environment-cells")

@@ -608,7 +608,10 @@ def test_a14_groups_of_the_caller_stay_outside():
 
 
 def test_a14_a_crash_writes_no_core(inside):
-    """A handler of cores is a program of the host's root, with what is in the core as its input."""
+    """A handler of cores is a program of the host's root, with what is in the core as its input.
+
+    A shell starts what runs in the background so that it ignores SIGQUIT.
+    """
     told = inside.tell(
         """
         import resource, signal

@@ -37,8 +37,8 @@ HOSTILE = {
         "another control group",
     ),
     "a namespace is not joined": (
-        "setns = template.libc.setns\n"
-        "template.libc.setns = lambda number, flag: 0 if flag == 0x40000000"
+        "setns = template.setns\n"
+        "template.setns = lambda number, flag: 0 if flag == 0x40000000"
         " else setns(number, flag)",
         "network namespace",
     ),

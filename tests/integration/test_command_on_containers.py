@@ -155,6 +155,17 @@ def test_a_program_that_is_not_there_leaves_nothing() -> None:
     assert rows("--all").keys() == before
 
 
+def test_a_program_ignores_no_signal_because_its_caller_does() -> None:
+    """A shell starts what runs in the background so, and nohup(1)."""
+    ignoring = ("/bin/sh", "-c", 'trap "" HUP QUIT USR1; exec "$@"', "sh")
+    words = (*ignoring, *COMMAND, "run", "host", "grep", "SigIgn", "/proc/self/status")
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    ignored = int(said.split()[1], 16)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        assert not ignored >> number - 1 & 1, number
+
+
 def test_an_unknown_container_is_one_line_that_names_it() -> None:
     for words in (("logs",), ("stop",), ("rm",), ("inspect",), ("top",), ("limits",), ("exec",)):
         done = command(*words, "no-such-one", *(("true",) if words == ("exec",) else ()))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import kernels
 import psutil
 import pytest
 
+import sandbox_kernel
 from sandbox_kernel.runtime import client
 
 pytestmark = pytest.mark.everybody
@@ -113,3 +117,27 @@ def test_the_command_shows_warms_and_stops_the_holder() -> None:
     pool("stop")
     assert client.find_holder() is None
     assert "no warm holder" in pool("status")
+
+
+def test_an_upgraded_package_does_not_speak_to_the_holder_of_before(tmp_path: Path) -> None:
+    def pool(word: str, folder: Path) -> str:
+        code = f"import sys; sys.argv[1:] = ['pool', {word!r}]; from sandbox_kernel.cli import main"
+        command = [sys.executable, "-c", f"{code}; sys.exit(main.main())"]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment, cwd=folder
+        ).stdout
+
+    package = Path(sandbox_kernel.__file__).parent
+    pool("warm", package.parent)
+    before = client.find_holder()
+    assert before is not None
+    upgraded = tmp_path / "sandbox_kernel"
+    shutil.copytree(package, upgraded, ignore=shutil.ignore_patterns("__pycache__"))
+    assert "no warm holder" in pool("status", tmp_path)
+    pool("warm", tmp_path)
+    assert "no warm holder" not in pool("status", tmp_path)
+    pool("stop", tmp_path)
+    found = client.find_holder()
+    assert found is not None
+    assert found.folder == before.folder

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import made_images
 import nbformat
+import oras.layout
+import oras.provider
 import pytest
 from hostile_registry import MANIFEST, REPOSITORY, Server, digest
 from nbclient import NotebookClient
@@ -222,6 +224,30 @@ def test_what_is_pushed_by_us_is_read_by_others(
     other = Store.open(str(tmp_path / "other"))
     assert pull(other, reference.registry(name), configuration=PLAIN).digest == digest
     assert listing.tags(reference.registry(name), configuration=PLAIN) == ("1",)
+
+
+def test_oras_reads_the_store_and_what_is_pushed(
+    served: Served, store: Store, tmp_path: Path
+) -> None:
+    """It takes the store for the image layout that it is, blob by blob, to a registry and back."""
+    stored = made_images.small(store)
+    (name,) = stored.names
+    layout = oras.layout.Layout(store.root)
+    digests = [*(each.digest for each in stored.manifest.layers), stored.manifest.config.digest]
+    assert layout.get_ordered_blobs(tag=name) == [*digests, stored.digest]
+
+    client = oras.provider.Registry(insecure=True)
+    brought = f"{served.authority}/oras/small:1"
+    layout.push_to_registry(client, brought, tag=name)
+    other = Store.open(str(tmp_path / "other"))
+    assert pull(other, reference.registry(brought), configuration=PLAIN).digest == stored.digest
+
+    ours = f"{served.authority}/ours/for-oras:1"
+    push(store, stored, reference.registry(ours), configuration=PLAIN)
+    theirs = oras.layout.NewLayoutFromRegistry(str(tmp_path / "theirs"), client, ours)
+    theirs.validate()
+    for blob in [*digests, stored.digest]:
+        assert theirs.digest_to_blob_path(blob).read_bytes() == store.read(blob)
 
 
 def test_a_large_layer_goes_up_in_chunks_and_into_other_repositories_by_mount(
@@ -437,7 +463,7 @@ def test_a_credential_helper_is_asked_by_its_path(
 
 
 def test_pull_and_push_in_a_notebook(served: Served, tmp_path: Path) -> None:
-    """One line of progress that stays, and the digest; held to the user's ceilings."""
+    """A view of progress that stays, and the digest; held to the user's ceilings."""
     config, name = tmp_path / "config/sandbox-kernel/config.toml", f"{served.authority}/made/oci:1"
     config.parent.mkdir(parents=True)
     env = {
@@ -462,6 +488,7 @@ def test_pull_and_push_in_a_notebook(served: Served, tmp_path: Path) -> None:
     pulled, pushed, again = outputs()
     digest = Store.open(str(tmp_path / "images")).find(name).digest
     assert re.fullmatch(r"2/2 layers, .* of .*", pulled[0].data["text/plain"])
+    assert pulled[0].data["text/html"].count("<progress") == 2  # a bar for each layer
     assert pulled[1].text == f"{name}@{digest}\n"
     assert pushed[0].data["text/plain"].startswith("3/3 layers")
     assert pushed[1].text == f"{served.authority}/ours/notebook:1@{digest}\n"

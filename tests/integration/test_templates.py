@@ -282,6 +282,7 @@ def test_what_cells_import_again_and_again_is_ready_for_the_next() -> None:
 
 
 def test_what_is_ready_for_other_limits_is_given_these() -> None:
+    client.stop_pool()  # what waits is of this kind alone
     make_ready(memory="256m")
     launcher = psutil.Process(client.shared().pid)
     there = {process.pid for process in launcher.children(recursive=True)}
@@ -297,6 +298,7 @@ def test_what_is_ready_for_other_limits_is_given_these() -> None:
 
 
 def test_what_is_ready_with_one_limit_more_is_given_to_nobody_else() -> None:
+    client.stop_pool()  # what waits is of this kind alone
     make_ready(memory="256m", cpus=0.5)
     launcher = psutil.Process(client.shared().pid)
     there = {process.pid for process in launcher.children(recursive=True)}

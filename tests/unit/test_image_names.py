@@ -91,8 +91,16 @@ def test_any_text_is_a_reference_that_reads_back_or_an_error(text: str) -> None:
     assert reference.parse(str(found)) == found
 
 
-@given(st.from_regex(reference.REPOSITORY, fullmatch=True))
-def test_the_ceilings_and_the_parser_mean_the_same_registry(name: str) -> None:
+WORDS = st.sampled_from(["docker", "io", "localhost", "library", "index"]) | st.text(
+    "abz09", min_size=1, max_size=5
+)
+JOINTS = st.sampled_from([".", "_", "__", "-", "---", "/"])
+
+
+@given(WORDS, st.lists(st.tuples(JOINTS, WORDS).map("".join), max_size=8))
+def test_the_ceilings_and_the_parser_mean_the_same_registry(first: str, more: list[str]) -> None:
+    name = "".join([first, *more])
+    assert reference.REPOSITORY.fullmatch(name)
     try:
         found = reference.registry(name)
     except ImageError:

@@ -294,3 +294,14 @@ def test_the_plan_prints_each_value_with_source_and_state(nothing_set: Settings)
     assert rows["cpus"].in_force == "no"
     assert rows["timeout"].value == "-"
     assert set(rows) == set(settings.OPTIONS) - settings.OF_A_KERNEL
+
+
+def test_a_folder_beside_the_caller_is_an_image_by_its_bare_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "debian").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for named in ("dir:debian", "dir:./debian"):
+        assert policy.plan(settings.COMMAND_LINE, image=named).image == f"dir:{tmp_path}/debian"
+    with pytest.raises(InvalidOption, match="named volumes"):
+        policy.plan(settings.COMMAND_LINE, mount=["type=bind,source=debian,target=/x"])

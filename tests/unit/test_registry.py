@@ -109,7 +109,7 @@ def test_no_challenge_is_too_odd_to_be_read(headers: list[str]) -> None:
 
 
 def test_a_long_challenge_is_read_in_no_time() -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     for header in (
         "a " * 100_000,
         'Bearer realm="' + "\\" * 100_000,
@@ -117,7 +117,7 @@ def test_a_long_challenge_is_read_in_no_time() -> None:
         "," * 100_000,
     ):
         authentication.challenges([header] * 10)
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 REGISTRY = Endpoint(Origin("https", "registry.test", 443), "some/image", "registry.test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import pathlib
 import platform
 import random
@@ -12,6 +13,7 @@ import bpf
 import pytest
 
 from sandbox_kernel.bundle import seccomp_profile as tables
+from sandbox_kernel.container import warm
 from sandbox_kernel.linux import seccomp
 
 ARCHITECTURE = {"x86_64": bpf.AUDIT_ARCH_X86_64, "aarch64": bpf.AUDIT_ARCH_AARCH64}[
@@ -174,3 +176,19 @@ def test_all_but_covers_each_other_number_once():
 def test_the_reference_page_is_made_of_the_tables():
     page = pathlib.Path(__file__).resolve().parents[2] / "docs/reference/seccomp.md"
     assert page.read_text() == tables.markdown()
+
+
+def test_a_template_and_what_closes_it_answer_together_as_one_filter(ask):
+    """The kernel takes the strictest answer of all filters."""
+    answer = functools.partial(bpf.answer, architecture=ARCHITECTURE)
+    wide, closing = (
+        seccomp.build(profile)
+        for profile in (tables.profile(also=warm.ALSO), tables.closing(warm.ALSO))
+    )
+    calls = [*names(tables.ALLOWED), *names(tables.REFUSED)]
+    for call in (*calls, "clone", "clone3", "ioctl", "socket", "personality", 1000):
+        number = number_of(call) if isinstance(call, str) else call
+        for arguments in ((), [2**64 - 1] * 6):
+            both = [answer(program, number, *arguments) for program in (wide, closing)]
+            assert min(both) == ask(call, *arguments), call
+    assert answer(wide, number_of("setns")) == bpf.ALLOW

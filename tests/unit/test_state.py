@@ -6,6 +6,8 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from sandbox_kernel.runtime import state
 
 
@@ -50,3 +52,31 @@ def test_looking_who_lives_keeps_nobody_from_starting(tmp_path: Path) -> None:
     finally:
         done.set()
         looking.join()
+
+
+def test_an_upgraded_package_has_a_holder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = str(tmp_path)
+    living = state.LauncherFolder(runtime, "aaaaaaaaaaaa")
+    lock = state.become_holder(runtime, "aaaaaaaaaaaa")
+    assert lock is not None
+    assert state.holder(runtime) == "aaaaaaaaaaaa"
+    assert state.become_holder(runtime, "bbbbbbbbbbbb") is None
+
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr(state, "_PACKAGE", "00000000")
+        assert state.holder(runtime) is None
+        other = state.become_holder(runtime, "aaaaaaaaaaaa")
+        assert other is not None
+        state.stop_being_holder(runtime, other)
+    assert state.holder(runtime) == "aaaaaaaaaaaa"
+
+    # whoever is killed leaves a name that the next start removes, and no other one
+    upgraded_name = tmp_path / "holder-00000000"
+    upgraded_name.write_text("cccccccccccc")
+    state.sweep(runtime)
+    assert not upgraded_name.exists()
+    assert state.holder(runtime) == "aaaaaaaaaaaa"
+    state.stop_being_holder(runtime, lock)
+    living.remove()

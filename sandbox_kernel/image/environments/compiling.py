@@ -17,7 +17,6 @@ import signal
 import struct
 import sys
 import warnings
-from types import TracebackType
 from typing import NoReturn
 
 from sandbox_kernel.linux import seccomp, seccomp_install
@@ -50,12 +49,7 @@ class Compiler:
     def __enter__(self) -> Compiler:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def compile(self, text: bytes, name: str) -> bytes | None:

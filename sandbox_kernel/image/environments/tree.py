@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from contextlib import ExitStack
-from types import TracebackType
 
 WHITEOUT = "user.overlay.whiteout"
 OPAQUE = "user.overlay.opaque"
@@ -39,12 +38,7 @@ class Tree:
     def __enter__(self) -> Tree:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._held.close()
 
     def real(self, path: str) -> str:

@@ -17,6 +17,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sandbox_kernel.errors import HostLacks, ImageError, SandboxError
@@ -34,8 +35,10 @@ def main() -> None:
         received = messages.receive(channel)
         if received is not None:
             order, descriptors = received
-            messages.send(channel, _answer(channel, order, descriptors))
-            status = 0
+            answer = _answer(channel, order, descriptors)
+            with suppress(BrokenPipeError):  # who asked was killed, and nobody is there to tell
+                messages.send(channel, answer)
+                status = 0
     except BaseException:
         traceback.print_exc()  # a flaw of ours: nothing of it is lost
     finally:

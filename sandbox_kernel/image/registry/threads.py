@@ -42,6 +42,8 @@ def in_turn(
                 do(item)
             except BaseException as error:  # raised again by who waits
                 ended.put(error)
+                if not isinstance(error, Cancelled):
+                    cancellation.cancel()  # here too, or we would begin the next one
             else:
                 ended.put(None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandbox_kernel.errors import ImageError
@@ -125,12 +124,7 @@ class BlobWriter:
         self.present = True
         return found
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # The beginning of a blob whose digest is known is kept: a later try goes on from there.
         if not self.present and self.expected is None:
             self._drop()

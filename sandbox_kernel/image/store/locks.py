@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from types import TracebackType
 
 
 class Lock:
@@ -38,12 +37,7 @@ class Lock:
     def __enter__(self) -> Lock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
