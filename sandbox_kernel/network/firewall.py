@@ -86,16 +86,18 @@ class Firewall:
 
     def forget(self, port: int, mac: str, address: str) -> None:
         """The container is gone, and with it the way that it had."""
-        face = Element(_face(port, mac, address))
-        self._rules.request(
-            [
-                *self._bridge.remove_elements("faces", [face]),
-                *self._without_way(address),
-                *self._without_generation(address),
-            ]
-        )
-        self._ways.pop(address, None)
-        self._generations.pop(address, None)
+        self.forget_all([(port, mac, address)])
+
+    def forget_all(self, faces: Sequence[tuple[int, str, str]]) -> None:
+        """Many at once: the kernel waits once for all who may still look at the rules."""
+        gone = [Element(_face(*face)) for face in faces]
+        messages = self._bridge.remove_elements("faces", gone)
+        for _, _, address in faces:
+            messages += [*self._without_way(address), *self._without_generation(address)]
+        self._rules.request(messages)
+        for _, _, address in faces:
+            self._ways.pop(address, None)
+            self._generations.pop(address, None)
         self._drop_unused_lists()
 
     # --- ways out

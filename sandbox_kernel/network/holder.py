@@ -42,7 +42,7 @@ from sandbox_kernel.runtime import forwarding, network_folders, sharing
 
 IDLE_SECONDS = 20.0
 """How long it stays when nobody needs it."""
-_TURN_SECONDS = 1.0
+_TURN_SECONDS, _QUIET_SECONDS = 1.0, 0.1
 _UCRED_SIZE = 12
 
 
@@ -110,12 +110,22 @@ class Holder:
         try:
             while not self._is_idle():
                 waits = self._resolver.timeout()
-                self._loop.turn(_TURN_SECONDS if waits is None else min(waits, _TURN_SECONDS))
+                longest = _QUIET_SECONDS if self._networks.untidy else _TURN_SECONDS
+                if not self._loop.turn(longest if waits is None else min(waits, longest)):
+                    self._tidy()
                 self._resolver.turn()
         finally:
             self._stop_listening()
             self._networks.close()
             network_folders.remove(self._folder)
+
+    def _tidy(self) -> None:
+        """When nobody wants anything: the kernel takes as long for one as for many."""
+        try:
+            self._networks.tidy()
+        except OSError as error:
+            # What the rules know of addresses that nobody gets again leads nowhere.
+            print(f"sandbox-kernel: tidy rules: {error}", file=sys.stderr, flush=True)
 
     def _is_idle(self) -> bool:
         now = time.monotonic()

@@ -7,6 +7,7 @@ says. Sources: rtnetlink(7), bridge(8), include/uapi/linux/if_link.h.
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL
@@ -101,14 +102,17 @@ def add_bridge(links: Netlink, name: str, address: str, bits: int) -> int:
     return index
 
 
-def remove(links: Netlink, index: int) -> None:
-    """A link, and of a pair the other end too. Nothing happens when it is gone."""
-    gone = ifinfmsg()
-    gone["index"] = index
+def remove(links: Netlink, *indexes: int) -> None:
+    """Links, and of a pair the other end too. What is gone already is no matter."""
+    messages = []
+    for index in indexes:
+        gone = ifinfmsg()
+        gone["index"] = index
+        messages.append((RTM_DELLINK, 0, gone))
     try:
-        links.request([(RTM_DELLINK, 0, gone)])
+        links.request(messages)
     except OSError as error:
-        if error.errno != 19:  # ENODEV
+        if error.errno != errno.ENODEV:
             raise
 
 
