@@ -5,9 +5,11 @@ In a host and an internet of the test's own (`network_world`), for root and for 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -126,14 +128,14 @@ def test_the_machine_passes_packets_on_only_while_there_is_a_way_out(who: Who) -
 
 
 def test_a_narrower_list_cuts_at_once_and_a_wider_one_lets_through(who: Who) -> None:
-    from subprocess import PIPE, Popen
-
     words = ("run", "-i", "--name", "talker", "--network", "bridge", "--allow", f"{GOOD}:80")
     code = ("host", "python3", "-c", TALK)
     argv = who.world.command(who.argv("-m", "sandbox_kernel.cli.main", *words, *code))
     outcomes = []
     for change in ((), ("--disallow", f"{GOOD}:80"), ("--allow", "other.example:81")):
-        with Popen(argv, stdin=PIPE, stdout=PIPE, text=True) as process:
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "connected\n"
@@ -153,8 +155,6 @@ for address, port in (("45.10.1.2", 443), ("169.254.169.254", 80)):
     except OSError: pass
 input()
 """
-    from subprocess import PIPE, Popen
-
     words = (
         "run",
         "-i",
@@ -167,7 +167,7 @@ input()
         "host",
     )
     argv = who.argv("-m", "sandbox_kernel.cli.main", *words, "python3", "-c", code)
-    with Popen(who.world.command(argv), stdin=PIPE, text=True) as process:
+    with subprocess.Popen(who.world.command(argv), stdin=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         told = """
 import json
@@ -189,9 +189,8 @@ print(json.dumps([[drop["reason"], drop["destination"], drop["port"]] for drop i
     assert ["private", "169.254.169.254", 80] in found
 
 
+@pytest.mark.parametrize("who", ["ordinary"], indirect=True)  # root has another way out
 def test_without_pasta_or_after_its_end_there_is_no_way_out(who: Who) -> None:
-    if who.user is None:
-        pytest.skip("root has another way out")
     name = who.command("run", "--detach", "--network", "bridge", "host", "sleep", "60").strip()
     holder = who.holder()
     pasta = [pid for pid in _below(holder) if _name(pid).startswith("pas")]
@@ -209,6 +208,35 @@ def test_without_pasta_or_after_its_end_there_is_no_way_out(who: Who) -> None:
     assert done.returncode == 125
     assert "there is no `pasta`" in done.stderr
     assert "apt-get install passt" in done.stderr
+
+
+def test_a_holder_that_is_killed_at_any_time_leaves_nothing(who: Who) -> None:
+    words = ("run", "--network", "bridge", "host", "true")
+    argv = who.world.command(who.argv("-m", "sandbox_kernel.cli.main", *words))
+    for moment in (0.0, 0.1, 0.4):
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            until(lambda running=process: _holders(who.world) or running.poll() is not None)
+            time.sleep(moment)
+            for pid in _holders(who.world):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.communicate(timeout=60)
+    assert who.reach() == "reached"
+    who.command("pool", "stop")
+    until(lambda: who.passes_on() == "0" and not who.links() and not _holders(who.world))
+
+
+def _holders(made: World) -> list[int]:
+    """Holders one of whose threads is in the network of this host."""
+    host = os.stat(f"/proc/{made.host.pid}/ns/net").st_ino
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if _name(int(pid)) == "sandbox-network":
+                tasks = os.listdir(f"/proc/{pid}/task")
+                if host in [os.stat(f"/proc/{pid}/task/{t}/ns/net").st_ino for t in tasks]:
+                    found.append(int(pid))
+    return found
 
 
 def _below(pid: int) -> list[int]:
