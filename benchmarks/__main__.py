@@ -19,6 +19,7 @@ from benchmarks import (
     images,
     kernels,
     mapping,
+    networks,
     sizes,
     values,
 )
@@ -35,6 +36,7 @@ SETS: dict[str, Callable[[int], Iterator[Pair | Amounts | Size]]] = {
     "images": images.rows,
     "builds": builds.rows,
     "environments": environments.rows,
+    "networks": networks.rows,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
 

@@ -31,10 +31,11 @@ GROUP = f"sandbox-kernel-benchmark-{os.getpid()}"
 
 
 @contextmanager
-def engine(storage: str = "vfs") -> Iterator[list[str] | None]:
+def engine(storage: str = "vfs", *, own_network: bool = False) -> Iterator[list[str] | None]:
     """The beginning of a command that speaks to it; None where it is not installed.
 
-    `storage`: how it keeps layers; `vfs` makes no mounts.
+    `storage`: how it keeps layers; `vfs` makes no mounts. With `own_network` it has networks, in a
+    network namespace of its own.
     """
     if not (os.path.exists(DOCKERD) and os.geteuid() == 0):
         yield None
@@ -45,6 +46,9 @@ def engine(storage: str = "vfs") -> Iterator[list[str] | None]:
         f"--pidfile={folder}/pid", f"--host=unix://{folder}/socket", "--bridge=none",
         "--iptables=false", f"--storage-driver={storage}", f"--cgroup-parent=/{GROUP}",
     ]  # fmt: skip
+    if own_network:
+        kept = [word for word in words if word not in ("--bridge=none", "--iptables=false")]
+        words = ["/usr/bin/unshare", "--net", "--", *kept]
     with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     client = [_client(), f"--host=unix://{folder}/socket"]

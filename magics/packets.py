@@ -21,8 +21,10 @@ from sandbox_kernel.network.capture import Packet, Talk, talks
 from sandbox_kernel.observe import networks
 
 BACKGROUND = Flag("background", ("--background",), "",
-    "Return at once: `_capture` is then a handle, with stop(), wait() and show().")  # fmt: skip
-MOST_LINES = 50
+    "Return at once; `--stop` ends it. `_capture` is a handle of it: stop(), show().")  # fmt: skip
+STOP = Flag("stop", ("--stop",), "",
+    "End the capture in the background, and show it; with no name.")  # fmt: skip
+MOST_LINES = 500
 """So many packets are shown one by one, the last ones."""
 MOST_NODES = 24
 """So many are in the picture, those who said most."""
@@ -30,8 +32,19 @@ MOST_NODES = 24
 
 def run(words: list[str]) -> bool:
     """Captures, then shows a table and a picture. False: the words are for the command itself."""
-    found = arguments.parse(words, (*of_command.FLAGS, BACKGROUND))
-    if len(found.rest) != 1 or not live.in_a_notebook():
+    found = arguments.parse(words, (*of_command.FLAGS, BACKGROUND, STOP))
+    shell = get_ipython()
+    if not live.in_a_notebook() or shell is None:
+        return False
+    if found.own.get("stop"):
+        taken = shell.user_ns.get("_capture")
+        if not isinstance(taken, Capture) or len(found.own) > 1 or found.rest:
+            allowed = "alone, after `%container capture NAME --background`"
+            raise InvalidOption("--stop", " ".join(words), allowed)
+        taken.stop()
+        taken.show()
+        return True
+    if len(found.rest) != 1:
         return False
     wish = of_command.read(found)
     background = bool(found.own.get("background"))
@@ -39,8 +52,6 @@ def run(words: list[str]) -> bool:
         allowed = "with --count, --time or --background: a cell has to end"
         raise InvalidOption("capture", wish.container, allowed)
     handle = Capture(wish)
-    shell = get_ipython()
-    assert shell is not None  # a magic runs in one
     shell.user_ns["_capture"] = handle
     if not background:
         handle.wait()

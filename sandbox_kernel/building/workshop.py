@@ -55,6 +55,7 @@ def plan_of(plan: ContainerPlan, label: str, *, network: str = "none") -> Contai
         plan,
         image=label,
         network=network,
+        publish=(),
         hostname=HOSTNAME,
         mount=(),
         read_only=False,

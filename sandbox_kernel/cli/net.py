@@ -98,15 +98,13 @@ def _change(found: Parsed, rest: list[str], source: str) -> None:
         flags = ", ".join(settings.OPTIONS[name].flags[0] for name in CHANGING)
         raise InvalidOption("net change", rest[0], f"{flags} or --disallow with it")
     wished = policy.change_network(live.plan, source, **found.options)
-    shape = Shape(wished.bandwidth or 0, wished.latency or 0.0, wished.loss or 0.0)
     added = settings.read_options(found.options, source).get("allow", ())
-    shaped = found.options.keys() - {"allow"}
-    networks.change(
-        live.id,
-        add=[str(entry) for entry in added],
-        drop=list(dropped),
-        shape=shape if shaped else None,
-    )
+    shape = None
+    if shaped := found.options.keys() & {"bandwidth", "latency", "loss"}:
+        # What is not named stays as it is, which an earlier change may have set.
+        values = {**networks.facts(live.id)["shape"], **{k: getattr(wished, k) for k in shaped}}
+        shape = Shape(values["bandwidth"] or 0, values["latency"] or 0.0, values["loss"] or 0.0)
+    networks.change(live.id, add=[str(entry) for entry in added], drop=list(dropped), shape=shape)
 
 
 def _watch(found: Parsed, rest: list[str], source: str) -> None:

@@ -54,10 +54,12 @@ def networks(listed: Sequence[Mapping[str, Any]]) -> Section:
             str(network["gateway"]),
             "yes" if network["outside"] else "no",
             ", ".join(each["name"] or key for key, each in network["containers"].items()) or "-",
+            str(network["ready"]),
         )
         for network in listed
     ]
-    return Section("networks", ("network", "addresses", "gateway", "way out", "containers"), rows)
+    headings = ("network", "addresses", "gateway", "way out", "containers", "ready")
+    return Section("networks", headings, rows)
 
 
 def drop_line(drop: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -116,13 +117,17 @@ class Container:
         if isinstance(launcher, Holder) and not networking.is_here(plan, launcher.about):
             launcher = client.shared()
         order = _Order(plan, resolved, process, launcher, detached=detached)
-        with networking.needed(plan) as joined:
+        with contextlib.ExitStack() as needed:
+            joined = needed.enter_context(networking.shared(plan))
             descriptors = (*(process.descriptors.values() if process else ()), *joined)
             channel = launcher.connect()
             try:
                 channel.ask("create", order.message, descriptors)
                 answer, received = channel.hear(CREATE_SECONDS)
-                if answer["event"] == "recipe-wanted":
+                while answer["event"] != "created":
+                    if answer["event"] == "network-wanted":
+                        needed.enter_context(networking.holder(plan))
+                    # It may know neither how such a container is made nor the networks.
                     channel.ask("create", order.whole(), (*descriptors, *order.programs))
                     answer, received = channel.hear(CREATE_SECONDS)
             except errors.StepFailed as error:
@@ -215,7 +220,6 @@ class Container:
         LimitNotEnforceable, NoSuchContainer.
         """
         wished, only_changes = policy.change(self.plan, source, **changes)
-        networking.change(self.id, self.plan, wished)
         order = {"resources": bundle.resources(only_changes), "plan": policy.record(wished)}
         limits: dict[str, Any] = self._request("limits", order)["limits"]
         self.plan = wished

@@ -52,46 +52,32 @@ def is_here(plan: ContainerPlan, about: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def needed(plan: ContainerPlan) -> Iterator[tuple[int, ...]]:
-    """While a container is made: the holder of networks stays, the shared namespace is open.
+def shared(plan: ContainerPlan) -> Iterator[tuple[int, ...]]:
+    """The descriptors that go with the order: the namespace of the container whose network it has.
 
-    Gives the descriptors that go with the order. Raises NoSuchContainer, HostLacks, StepFailed.
+    Raises NoSuchContainer.
     """
-    shared = shares(plan)
-    if shared is not None:
-        from sandbox_kernel.container import finding  # which knows containers
-
-        other = finding.find(shared)
-        channel = other.connect()
-        try:
-            channel.ask("network", {"container": other.id})
-            _, (network,) = channel.hear(client.ANSWER_SECONDS)
-        finally:
-            channel.close()
-        try:
-            yield (network,)
-        finally:
-            os.close(network)
-    elif bundle.is_connected(plan.network):
-        from sandbox_kernel.network.client import Holder  # seldom needed, and heavy
-
-        with Holder.start(addresses=plan.network_range, hardware=plan.network_hardware):
-            yield ()
-    else:
+    name = shares(plan)
+    if name is None:
         yield ()
-
-
-def change(container: str, before: ContainerPlan, wished: ContainerPlan) -> None:
-    """Have another list or shape in force at once. Raises what the holder reports."""
-    if (wished.allow, shape(wished)) == (before.allow, shape(before)):
         return
-    from sandbox_kernel.network import protocol
-    from sandbox_kernel.network.client import Holder
+    from sandbox_kernel.container import finding  # which knows containers
 
-    request = protocol.Change(container=container)
-    if wished.allow != before.allow:
-        request.allow = [str(entry) for entry in wished.allow]
-    if shape(wished) != shape(before):
-        request.shape = protocol.Shape(**shape(wished))
-    with Holder.start() as holder:
-        holder.ask(request)
+    other = finding.find(name)
+    channel = other.connect()
+    try:
+        channel.ask("network", {"container": other.id})
+        _, (network,) = channel.hear(client.ANSWER_SECONDS)
+    finally:
+        channel.close()
+    try:
+        yield (network,)
+    finally:
+        os.close(network)
+
+
+def holder(plan: ContainerPlan) -> contextlib.AbstractContextManager[object]:
+    """The holder of networks, started if there is none. Raises HostLacks, StepFailed."""
+    from sandbox_kernel.network.client import Holder  # seldom needed, and heavy
+
+    return Holder.start(addresses=plan.network_range, hardware=plan.network_hardware)

@@ -111,7 +111,8 @@ def _ended() -> errors.StepFailed:
 def _start(settings: dict[str, Any]) -> None:
     """Start one, and wait until it listens, or somebody else's does. Raises what it reports."""
     ours, theirs = messages.pair()
-    with ours, theirs:
+    said = os.memfd_create("said", os.MFD_CLOEXEC)
+    with ours, theirs, os.fdopen(said, "rb") as complaints:
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", _PROGRAM, _PACKAGE_PARENT, str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
@@ -119,7 +120,7 @@ def _start(settings: dict[str, Any]) -> None:
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=complaints,
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
         )
         theirs.close()
@@ -131,12 +132,13 @@ def _start(settings: dict[str, Any]) -> None:
         if poll.poll(START_SECONDS * 1000):
             with contextlib.suppress(OSError):
                 received = messages.receive(ours)
-    if received is None:
-        process.kill()
-        process.wait()
-        raise errors.StepFailed(
-            "start", "the holder of networks", "it ended at once: `sandbox-kernel doctor` looks why"
-        )
+        if received is None:
+            process.kill()
+            process.wait()
+            complaints.seek(0)
+            lines = complaints.read().decode(errors="replace").strip().splitlines()
+            why = lines[-1] if lines else "it ended at once: try again"
+            raise errors.StepFailed("start", "the holder of networks", why)
     if received[0]["event"] == "error":
         process.wait()
         raise wiring.as_exception(received[0])

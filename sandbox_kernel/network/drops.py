@@ -39,6 +39,9 @@ class _ConfigMessage(nfgen_msg):  # type: ignore[misc] # pyroute2 has no types
         ("NFULA_CFG_UNSPEC", "none"),
         ("NFULA_CFG_CMD", "uint8"),
         ("NFULA_CFG_MODE", "mode"),
+        ("NFULA_CFG_NLBUFSIZ", "be32"),
+        ("NFULA_CFG_TIMEOUT", "be32"),
+        ("NFULA_CFG_QTHRESH", "be32"),
     )
 
     class mode(nla):  # type: ignore[misc] # noqa: N801 - pyroute2's way
@@ -91,6 +94,8 @@ class Drops:
         kind = NFNL_SUBSYS_ULOG << 8 | _CONFIG
         self._channel.request([(kind, 0, bind)])
         self._channel.request([(kind, 0, self._config(("NFULA_CFG_MODE", mode)))])
+        # Each is told at once, where the kernel would wait a second for more of them.
+        self._channel.request([(kind, 0, self._config(("NFULA_CFG_QTHRESH", 1)))])
 
     def fileno(self) -> int:
         """Readable when the kernel tells of something."""
@@ -111,6 +116,7 @@ class Drops:
 
     def after(self, position: int, container: str | None) -> dict[str, Any]:
         """Those after a position, of a container or of all, and the next position."""
+        self.turn()
         chosen = [
             msgspec.to_builtins(drop)
             for drop in self._kept

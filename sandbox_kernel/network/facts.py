@@ -71,7 +71,7 @@ def _link(networks: Networks, plugged: Plugged, number: int) -> dict[str, Any]:
         "gateway": network.subnet.gateway,
         "outside": network.outside,
         "neighbours": {
-            other.name or other.container: at.address
+            other.container: {"name": other.name, "address": at.address}
             for member in sorted(network.members - {plugged.container})
             for other in (networks.plugged[member],)
             for at in other.links

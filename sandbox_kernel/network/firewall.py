@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 
 from sandbox_kernel import allowing
 from sandbox_kernel.allowing import Allowed, AllowList, Network
+from sandbox_kernel.errors import HostLacks
 from sandbox_kernel.network import expressions as words
 from sandbox_kernel.network.netlink import Rules
 from sandbox_kernel.network.protocol import LOG_GROUP, RESOLVER
@@ -57,7 +58,6 @@ class Firewall:
     """The rules, and the way out that each container has. Raises OSError when one is refused."""
 
     def __init__(self) -> None:
-        self._rules = Rules()
         self._bridge = Table(BRIDGE, NAME)
         self._ip = Table(IP, NAME)
         self._generation = 0
@@ -69,7 +69,15 @@ class Firewall:
         """Chain of a list -> address and protocol -> ports that a name on it leads to."""
         self._numbered = 0
         self._own: set[str] = set()
-        self._rules.request([*self._build_bridge(), *self._build_ip()])
+        try:
+            self._rules = Rules()
+            self._rules.request([*self._build_bridge(), *self._build_ip()])
+        except OSError as error:
+            raise HostLacks(
+                f"make rules for the packets of containers: {error.strerror}: the kernel needs "
+                "nf_tables with the families bridge and ip, and nft_ct, nft_limit, nft_log, "
+                "nft_masq and nft_reject: use one that has them"
+            ) from error
 
     def close(self) -> None:
         """The rules stay as long as the namespace."""
@@ -86,16 +94,18 @@ class Firewall:
 
     def forget(self, port: int, mac: str, address: str) -> None:
         """The container is gone, and with it the way that it had."""
-        face = Element(_face(port, mac, address))
-        self._rules.request(
-            [
-                *self._bridge.remove_elements("faces", [face]),
-                *self._without_way(address),
-                *self._without_generation(address),
-            ]
-        )
-        self._ways.pop(address, None)
-        self._generations.pop(address, None)
+        self.forget_all([(port, mac, address)])
+
+    def forget_all(self, faces: Sequence[tuple[int, str, str]]) -> None:
+        """Many at once: the kernel waits once for all who may still look at the rules."""
+        gone = [Element(_face(*face)) for face in faces]
+        messages = self._bridge.remove_elements("faces", gone)
+        for _, _, address in faces:
+            messages += [*self._without_way(address), *self._without_generation(address)]
+        self._rules.request(messages)
+        for _, _, address in faces:
+            self._ways.pop(address, None)
+            self._generations.pop(address, None)
         self._drop_unused_lists()
 
     # --- ways out

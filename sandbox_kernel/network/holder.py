@@ -13,7 +13,6 @@ network then, never an open one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 import signal
@@ -39,11 +38,11 @@ from sandbox_kernel.network.networks import Networks
 from sandbox_kernel.network.publishing import Publishing
 from sandbox_kernel.network.resolver import PORT, Resolver
 from sandbox_kernel.network.uplink import Uplink
-from sandbox_kernel.runtime import forwarding, sharing
+from sandbox_kernel.runtime import forwarding, network_folders, sharing
 
 IDLE_SECONDS = 20.0
 """How long it stays when nobody needs it."""
-_TURN_SECONDS = 1.0
+_TURN_SECONDS, _QUIET_SECONDS = 1.0, 0.1
 _UCRED_SIZE = 12
 
 
@@ -111,11 +110,22 @@ class Holder:
         try:
             while not self._is_idle():
                 waits = self._resolver.timeout()
-                self._loop.turn(_TURN_SECONDS if waits is None else min(waits, _TURN_SECONDS))
+                longest = _QUIET_SECONDS if self._networks.untidy else _TURN_SECONDS
+                if not self._loop.turn(longest if waits is None else min(waits, longest)):
+                    self._tidy()
                 self._resolver.turn()
         finally:
             self._stop_listening()
             self._networks.close()
+            network_folders.remove(self._folder)
+
+    def _tidy(self) -> None:
+        """When nobody wants anything: the kernel takes as long for one as for many."""
+        try:
+            self._networks.tidy()
+        except OSError as error:
+            # What the rules know of addresses that nobody gets again leads nowhere.
+            print(f"sandbox-kernel: tidy rules: {error}", file=sys.stderr, flush=True)
 
     def _is_idle(self) -> bool:
         now = time.monotonic()
@@ -324,11 +334,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # it ends when nobody needs it
     processes.set_name("sandbox-network")
     folder = settings["folder"]
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    lock = os.open(f"{folder}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = network_folders.hold(folder)
+    if lock is None:
         messages.send(channel, {"event": "taken"})
         return
     try:

@@ -7,6 +7,7 @@ says. Sources: rtnetlink(7), bridge(8), include/uapi/linux/if_link.h.
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL
@@ -32,11 +33,13 @@ _NUD_STATIC = 0x40  # NUD_NOARP; a permanent one would be an address of the brid
 # Of the bridge, IFLA_BR_MULTI_BOOLOPT: frames for the link itself teach it no addresses.
 _NO_LINK_LOCAL_LEARN = 1
 
-# Bridged frames are no matter of the rules for routed packets; IPv6 is off.
+# Bridged frames are no matter of the rules for routed packets; IPv6 is off; each packet that is
+# refused is answered, so that no program waits for a time-out.
 _SWITCHES = (
     ("ipv6/conf/all/disable_ipv6", "1"),
     ("ipv6/conf/default/disable_ipv6", "1"),
     ("ipv4/ip_forward", "1"),
+    ("ipv4/icmp_ratelimit", "0"),
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
     ("bridge/bridge-nf-call-iptables", "0"),
@@ -99,14 +102,17 @@ def add_bridge(links: Netlink, name: str, address: str, bits: int) -> int:
     return index
 
 
-def remove(links: Netlink, index: int) -> None:
-    """A link, and of a pair the other end too. Nothing happens when it is gone."""
-    gone = ifinfmsg()
-    gone["index"] = index
+def remove(links: Netlink, *indexes: int) -> None:
+    """Links, and of a pair the other end too. What is gone already is no matter."""
+    messages = []
+    for index in indexes:
+        gone = ifinfmsg()
+        gone["index"] = index
+        messages.append((RTM_DELLINK, 0, gone))
     try:
-        links.request([(RTM_DELLINK, 0, gone)])
+        links.request(messages)
     except OSError as error:
-        if error.errno != 19:  # ENODEV
+        if error.errno != errno.ENODEV:
             raise
 
 

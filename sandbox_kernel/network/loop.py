@@ -26,8 +26,10 @@ class Loop:
         if descriptor in self._selector.get_map():
             self._selector.unregister(descriptor)
 
-    def turn(self, seconds: float | None) -> None:
-        """Wait until something is ready, or so long, and call who waits for it."""
-        for key, events in self._selector.select(seconds):
+    def turn(self, seconds: float | None) -> bool:
+        """Wait until something is ready, or so long, and call who waits for it: if somebody did."""
+        ready = self._selector.select(seconds)
+        for key, events in ready:
             if self._selector.get_map().get(key.fd) is key:  # not forgotten by an earlier one
                 key.data(events)
+        return bool(ready)

@@ -28,6 +28,8 @@ from sandbox_kernel.network.publishing import Publishing
 from sandbox_kernel.network.spaces import Spaces
 
 MOST_INTERFACES = 8
+MOST_UNTIDY = 32
+"""Links and networks that are gone, of which the rules still know."""
 
 
 class Resolver(Protocol):
@@ -118,6 +120,8 @@ class Networks:
         self._links = netlink.route()
         self._count = 0
         self._outlet_link: int | None = None
+        self._gone: list[tuple[Subnet, Link]] = []
+        self._ended: list[Subnet] = []
         self.networks: dict[str, Network] = {}
         self.plugged: dict[str, Plugged] = {}
 
@@ -203,7 +207,7 @@ class Networks:
             return
         self._publishing.end(container)
         for link in list(plugged.links):
-            self._disconnect(plugged, link)
+            self._let_go(plugged, link)
         if plugged.space >= 0:
             os.close(plugged.space)
 
@@ -266,7 +270,9 @@ class Networks:
     def disconnect(self, container: str, network: str) -> None:
         """One network less."""
         plugged = self.find(container)
-        self._disconnect(plugged, self._link(plugged, network))
+        link = self._link(plugged, network)
+        links.remove(self._links, link.port)
+        self._let_go(plugged, link)
 
     def learn(self, container: str, learned: Iterable[Learned]) -> None:
         """What a name on its list led to may be used, from now on."""
@@ -315,6 +321,8 @@ class Networks:
     # --- parts
 
     def _connect(self, plugged: Plugged, name: str) -> Link:
+        if len(self._gone) + len(self._ended) > MOST_UNTIDY:
+            self.tidy()
         network = self.networks.get(name) or self._begin(_checked(name))
         address = ""
         try:
@@ -322,6 +330,15 @@ class Networks:
                 self._open_way_out()
             address = network.subnet.take()
             link = self._plug(plugged, network, address)
+        except PermissionError as error:
+            network.subnet.give_back(address)
+            self._end_if_empty(network)
+            raise StepFailed(
+                "connect",
+                plugged.container,
+                "it is in another user namespace than your networks: end your other programs that "
+                "use containers, and `sandbox-kernel pool stop`",
+            ) from error
         except BaseException:
             if address:
                 network.subnet.give_back(address)
@@ -368,15 +385,37 @@ class Networks:
         network.members.add(plugged.container)
         return link
 
-    def _disconnect(self, plugged: Plugged, link: Link) -> None:
+    def _let_go(self, plugged: Plugged, link: Link) -> None:
+        """The kernel removes the link with the container's namespace; the rest `tidy` does."""
         network = self.networks[link.network]
         plugged.links.remove(link)
         network.members.discard(plugged.container)
-        links.remove(self._links, link.port)
-        self._firewall.forget(link.port, link.mac, link.address)
         self._resolver.remove(link.address)
-        network.subnet.give_back(link.address)
+        self._gone.append((network.subnet, link))
         self._end_if_empty(network)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether the rules know of somebody who is gone."""
+        return bool(self._gone or self._ended)
+
+    def tidy(self) -> None:
+        """Remove what links are left, and have the rules forget who is gone: all at once.
+
+        Then their addresses can be had again.
+
+        Raises OSError; those addresses are nobody's any more.
+        """
+        gone, self._gone = self._gone, []
+        ended, self._ended = self._ended, []
+        if gone:
+            links.remove(self._links, *(link.port for _, link in gone))
+            faces = [(link.port, link.mac, link.address) for _, link in gone]
+            self._firewall.forget_all(faces)
+            for subnet, link in gone:
+                subnet.give_back(link.address)
+        for subnet in ended:
+            self._addresses.give_back(subnet)
 
     def _set_way(self, plugged: Plugged, link: Link) -> None:
         network = self.networks[link.network]
@@ -446,8 +485,8 @@ class Networks:
         if network.outside:
             self.lost_way_out()
             self._outlet.close()
+        self._ended.append(network.subnet)
         links.remove(self._links, network.bridge)
-        self._addresses.give_back(network.subnet)
 
     def _network(self, name: str) -> Network:
         found = self.networks.get(name)

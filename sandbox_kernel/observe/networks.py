@@ -17,13 +17,17 @@ from sandbox_kernel.network.protocol import Shape
 
 
 def list_all() -> list[dict[str, Any]]:
-    """All networks: name, addresses, gateway, whether there is a way out, containers."""
+    """All networks: name, addresses, gateway, whether there is a way out, containers.
+
+    `ready` is how many containers wait there that nobody has been given yet.
+    """
     holder = Holder.find()
     if holder is None:
         return []
     with holder:
-        found: list[dict[str, Any]] = holder.ask(protocol.Networks())["networks"]
-        return found
+        found = holder.ask(protocol.Networks())["networks"]
+    given = _given()
+    return [_without_ready(network, given) for network in found]
 
 
 def create(name: str) -> dict[str, Any]:
@@ -41,7 +45,8 @@ def remove(name: str) -> None:
 def inspect(name: str) -> dict[str, Any]:
     """One network. Raises StepFailed."""
     with _holder(name) as holder:
-        return _without_event(holder.ask(protocol.Inspect(name=name)))
+        found = _without_event(holder.ask(protocol.Inspect(name=name)))
+    return _without_ready(found, _given())
 
 
 def connect(network: str, reference: str) -> dict[str, Any]:
@@ -62,7 +67,15 @@ def facts(reference: str) -> dict[str, Any]:
     """All that is known of a container's network. Raises NoSuchContainer, StepFailed."""
     made = container.match(reference).id
     with _holder(reference) as holder:
-        return _without_event(holder.ask(protocol.Facts(container=made)))
+        found = _without_event(holder.ask(protocol.Facts(container=made)))
+    given = _given()
+    for link in found["networks"]:
+        link["neighbours"] = {
+            each["name"] or key: each["address"]
+            for key, each in link["neighbours"].items()
+            if key in given
+        }
+    return found
 
 
 def change(
@@ -94,6 +107,17 @@ def open_capture(reference: str) -> socket.socket:
     made = container.match(reference).id
     with _holder(reference) as holder:
         return socket.socket(fileno=holder.ask_for_descriptor(protocol.Capture(container=made)))
+
+
+def _given() -> set[str]:
+    """The containers that are somebody's; what is ready for the next one is none of them."""
+    return {listed.id for listed in container.list_all()}
+
+
+def _without_ready(network: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    members = network["containers"]
+    shown = {key: each for key, each in members.items() if key in given}
+    return {**network, "containers": shown, "ready": len(members) - len(shown)}
 
 
 @contextmanager

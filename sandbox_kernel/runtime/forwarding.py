@@ -7,6 +7,7 @@ did it, so that the next start takes it back when he was killed. Light: the laun
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -46,10 +47,8 @@ def switch_back(folder: str) -> None:
         if same:
             _write(name, "0")
     for left in (RECORD, f"{RECORD}.new"):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{folder}/{left}")
-        except FileNotFoundError:
-            pass
 
 
 def is_on(name: str) -> bool:

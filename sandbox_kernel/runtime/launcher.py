@@ -11,7 +11,7 @@ A path socket in the launcher's 0700 folder gives the same to other programs of 
 Requests (`op`): create, run, limits, usage, stop, kill, kill-run, finish, wait, remove, list,
 inspect, logs, events, writable, network, pool, about, cell, cell-usage, end-cell. Answers
 (`event`): created, started, exited, limits, usage, stopping, removed, list, inspect, logs, events,
-writable, network, pool, cell, recipe-wanted, error.
+writable, network, pool, cell, recipe-wanted, network-wanted (nobody holds networks), error.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -31,7 +31,16 @@ import time
 
 from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
-from sandbox_kernel.runtime import cells, identities, networks, pool, sharing, state, wiring
+from sandbox_kernel.runtime import (
+    cells,
+    identities,
+    network_folders,
+    networks,
+    pool,
+    sharing,
+    state,
+    wiring,
+)
 from sandbox_kernel.runtime.cgroups import absent, choose
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
@@ -122,6 +131,7 @@ class Launcher:
             processes.unshare(processes.CLONE_NEWNS)
         mounts.make_private()
         gone = state.sweep(runtime)
+        network_folders.sweep(runtime)
         # Asked when a group was seen: its launcher may have started during this very sweep.
         self._driver.sweep(
             lambda other: (
@@ -355,6 +365,9 @@ class Launcher:
             self._answer(client, {"event": "recipe-wanted"})
             return
         message = {**message, **recipe}
+        if message.get("network") and not self._wire.is_there():
+            self._answer(client, {"event": "network-wanted"})
+            return
         if not (warm and self._pool.take(client, message, owned)):
             self.create_cold(client, message, owned)
 
@@ -486,6 +499,10 @@ class Launcher:
                 held.kill("the maker of it ended")
         else:
             self._slots.rest(slot)
+
+    def networks_ended(self) -> None:
+        """The holder of networks has ended: what was ready in one is of no use any more."""
+        self._pool.networks_ended()
 
     def not_connected(self, held: Held) -> None:
         """It has no network, and so is not made; `networks` has noted why."""

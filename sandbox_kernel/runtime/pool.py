@@ -238,6 +238,14 @@ class Pool:
         self._stopped.append(done)
         self._tell_stopped()
 
+    def networks_ended(self) -> None:
+        """Drop what waits with a network that is gone."""
+        for template in self._by_nest.values():
+            for waiting in template.ready.values():
+                for ready in list(waiting):
+                    if ready.held.order.get("network"):
+                        self._discard(ready, "its network ended")
+
     def _tell_stopped(self) -> None:
         """Nests with containers in use stay; all the others have to be gone."""
         waiting = any(

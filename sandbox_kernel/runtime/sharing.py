@@ -17,7 +17,8 @@ import sys
 from sandbox_kernel.linux.user_namespaces import become_root_of_own_namespace, join
 
 _UCRED_SIZE = 12  # struct ucred of unix(7): pid, uid, gid
-PLACES = (("launchers", "control.sock"), ("networks", "socket"))
+PLACES = (("networks", "socket"), ("launchers", "control.sock"))
+"""In this order: whoever is to be connected has to be where the holder of networks is."""
 
 
 def enter(runtime: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
         def watch(self, descriptor: int, handler: Callable[[], None]) -> None: ...
         def forget(self, descriptor: int) -> None: ...
+        def networks_ended(self) -> None: ...
 
 
 def folder(runtime: str) -> str:
@@ -61,6 +62,16 @@ class Wire:
         self._plugged: set[str] = set()
         self._tag = 0
 
+    def is_there(self) -> bool:
+        """Whether there is a holder; if so, we are connected to it."""
+        if self._channel is None:
+            self._channel = connect(self._folder)
+            if self._channel is None:
+                return False
+            self._channel.setblocking(False)
+            self._owner.watch(self._channel.fileno(), self._hear)
+        return True
+
     def plug(
         self,
         container: str,
@@ -72,12 +83,8 @@ class Wire:
 
         Raises StepFailed when there is no holder.
         """
-        if self._channel is None:
-            self._channel = connect(self._folder)
-            if self._channel is None:
-                raise errors.StepFailed("find", "the holder of networks", "it ended: try again")
-            self._channel.setblocking(False)
-            self._owner.watch(self._channel.fileno(), self._hear)
+        if not self.is_there():
+            raise errors.StepFailed("find", "the holder of networks", "it ended: try again")
         self._plugged.add(container)
         self._ask({**order, "do": "plug", "container": container}, [network], answered)
 
@@ -142,6 +149,7 @@ class Wire:
         """The networks are gone, and with them the links of the containers."""
         self._close()
         self._plugged.clear()
+        self._owner.networks_ended()
         waiting, self._waiting = self._waiting, {}
         why = ["connect", "the container", "the holder of networks ended: try again", 0]
         for answered in waiting.values():

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 MODULES = Path("/usr/lib/uml/modules")
-WANTED = ("overlay", "fuse", "veth", "bridge", "tun")
+WANTED = ("overlay", "fuse", "veth", "bridge", "tun", "sch_tbf", "sch_netem")
 FINIT_MODULE = {"x86_64": 313}  # arch/x86/entry/syscalls/syscall_64.tbl
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # include/uapi/linux/sockios.h, include/uapi/linux/if.h
 

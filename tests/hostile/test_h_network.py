@@ -190,10 +190,12 @@ def named(who: Who) -> Outcome:
     return tried(who, ["--network", "h-class"], own | everywhere())
 
 
-@pytest.fixture(params=["open_way", "listed", "named"])
-def outcome(request: pytest.FixtureRequest) -> Outcome:
-    found: Outcome = request.getfixturevalue(request.param)
-    return found
+@pytest.fixture(params=["open", "listed", "named"])
+def outcome(
+    request: pytest.FixtureRequest, open_way: Outcome, listed: Outcome, named: Outcome
+) -> Outcome:
+    """What came of it in each kind of network."""
+    return {"open": open_way, "listed": listed, "named": named}[request.param]
 
 
 def test_the_way_out_is_open_where_it_should_be(open_way: Outcome, listed: Outcome) -> None:
@@ -381,3 +383,30 @@ def packets_come(who: Who, *, seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+# -- ports ----------------------------------------------------------------------------------------
+
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+
+
+def test_97_only_declared_ports_lead_in_and_on_loopback_only(who: Who) -> None:
+    """Whatever it listens on: nothing but what was published, and that for this machine alone."""
+    options = ["--publish", "18080:8080", "--name", "h-open", "--wait-port", "8080"]
+    who.run("run", "--detach", "--network", "h-open", *options, "host", "python3", "-c", LISTENER)
+    try:
+        words = ["run", "--network", "h-open", "--publish", "18080:80", "host", "true"]
+        taken = subprocess.run(who.command(*words), capture_output=True, text=True, check=False)
+        here = who.world.run([sys.executable, "-c", CONNECT, "127.0.0.1", "18080"])
+        other = who.world.run([sys.executable, "-c", CONNECT, "127.0.0.1", "8080"])
+        outside = who.world.from_internet([sys.executable, "-c", CONNECT, world.HOST, "18080"])
+    finally:
+        who.run("rm", "--force", "h-open")
+        who.run("pool", "stop")
+
+    assert here.returncode == 0, here.stderr
+    assert other.returncode != 0
+    assert "ConnectionRefusedError" in outside.stderr
+    assert taken.returncode == 125
+    assert "--publish" in taken.stderr
+    assert taken.stderr.count("\n") == 1

@@ -242,7 +242,7 @@ def test_without_its_holder_a_container_has_no_network_and_the_next_one_has() ->
     code = "import os; found = sorted(os.listdir('/sys/class/net'))"
     with serving("web") as web, holder() as there:
         os.kill(there.about["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while time.monotonic() < deadline:
             spec = ProcessSpec(
                 argv=("python", "-c", "import os; print(os.listdir('/sys/class/net'))"), logged=True
@@ -265,7 +265,7 @@ def test_a_killed_launcher_leaves_nothing_in_the_holder() -> None:
     with holder() as there:
         assert there.ask(protocol.Plugged(container=container.id))["published"]
         os.kill(launcher.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while there.ask(protocol.Networks())["networks"]:
             assert time.monotonic() < deadline
     container.close()

@@ -30,14 +30,23 @@ CLASSMATE = "127.0.0.2"
 STRANGER = "127.0.0.9"
 
 
+def both() -> tuple[socket.socket, socket.socket]:
+    """A socket for datagrams and a listener, of one port of loopback that both can have."""
+    while True:
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind((HERE, 0))
+        try:
+            return datagrams, socket.create_server(datagrams.getsockname())
+        except OSError:  # a stream of somebody else has the port
+            datagrams.close()
+
+
 class NameServer:
     """A name server on loopback whose answers a test writes down."""
 
     def __init__(self) -> None:
-        self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.datagrams.bind((HERE, 0))
+        self.datagrams, self.stream = both()
         self.address = self.datagrams.getsockname()
-        self.stream = socket.create_server(self.address)
         self.records: dict[str, list[tuple[str, int, str]]] = {}
         self.asked: list[str] = []
         self.forge: Callable[[dns.message.Message], list[bytes]] | None = None
@@ -108,11 +117,10 @@ class World:
         self.learned: list[tuple[str, Learned]] = []
         self.resolver = Resolver(self.outward, self.servers, self.learn)
         self.servers_known: list[tuple[str, int]] = [self.server.address]
-        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        listener.bind((HERE, 0))
-        self.address = listener.getsockname()
-        self.resolver.listen(listener)
-        self.resolver.listen(socket.create_server(self.address))
+        datagrams, stream = both()
+        self.address = datagrams.getsockname()
+        self.resolver.listen(datagrams)
+        self.resolver.listen(stream)
 
     def outward(self, kind: socket.SocketKind, *, six: bool) -> socket.socket:
         opened = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
