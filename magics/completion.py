@@ -40,6 +40,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "interrupt_grace": ("1s", "5s"),
     "stop_timeout": ("1s", "5s"),
     "network": NETWORKS,
+    "allow_from": ("requirements",),
     "bandwidth": ("1mbit", "10mbit", "100mbit"),
     "latency": ("10ms", "50ms"),
     "loss": ("1%", "5%"),

@@ -69,6 +69,8 @@ class Notebook:
         self.defaults: dict[str, Any] = {}
         self.kept: dict[str, Kept] = {}
         self.background: list[Background] = []
+        self.published: set[str] = set()
+        """Containers whose ports were shown."""
         self.last: Last | None = None
         self.told: set[str] = set()
         self.pinning = Pinning()

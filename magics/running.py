@@ -57,6 +57,7 @@ class Runner:
         running = engine.start(plan, request, kept.container if kept else None)
         self._record(named)
         self.notebook.tell(running.container.not_in_force)
+        self._show_published(running.container)
         if read.background:
             self._hand_over(running, plan, kept, read)
             return
@@ -67,6 +68,15 @@ class Runner:
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
             raise shown.raised(error)
+
+    def _show_published(self, container: Container) -> None:
+        """Where its ports are, once for each container."""
+        ports = (container.connected or {}).get("published")
+        if ports and live.in_a_notebook() and container.id not in self.notebook.published:
+            from magics import published
+
+            self.notebook.published.add(container.id)
+            published.show(ports)
 
     def _record(self, named: ContainerPlan) -> None:
         """Lets the notebook keep what the image's name meant: see `image.pins`."""

@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
-from . import allowing, grammar, host, settings
+from . import allowing, grammar, host, package_index, settings
 from .allowing import Allowed
 from .errors import InvalidOption, NotAllowed
 from .grammar import PAGE, DeviceRate, Mount, Published, Ulimit
@@ -65,6 +65,7 @@ class ContainerPlan:
     timeout: float | None = None
     network: str = "none"
     allow: tuple[Allowed, ...] = ()
+    allow_from: tuple[str, ...] = ()
     """Empty: all public addresses."""
     publish: tuple[Published, ...] = ()
     bandwidth: int | None = None  # bits per second
@@ -272,15 +273,36 @@ def allow(asked: ContainerRequest, within: Settings) -> ContainerPlan:
                 values[name] = settings.merge(values.get(name, ()), checked, OPTIONS[name].kind)
                 earlier = [sources[name]] if name in sources else []
                 sources[name] = ", ".join(dict.fromkeys([*earlier, layer.source]))
-    if "allow" in asked.options and "network" not in values:  # it means nothing else
-        source = asked.options["allow"][1]
-        values["network"] = _check("network", grammar.BRIDGE, _layer(source, {}), within)
-        sources["network"] = f"{source}: --allow"
+    for name in _LISTS:
+        if name in asked.options and "network" not in values:  # it means nothing else
+            source = asked.options[name][1]
+            values["network"] = _check("network", grammar.BRIDGE, _layer(source, {}), within)
+            sources["network"] = f"{source}: {OPTIONS[name].flags[0]}"
     _lower_to_ceilings(values, sources, within)
     _fit_network(values, asked.options)
+    if values.get("allow_from"):
+        _let_through_the_index(values, sources, within)
     _defaults(values, sources)
     limits = frozenset(name for name in settings.LIMITS if sources.get(name, BUILT_IN) != BUILT_IN)
     return ContainerPlan(**values, sources=sources, asked=limits)
+
+
+_LISTS = ("allow", "allow_from")
+"""What a container with a way out is let through to."""
+
+
+def _let_through_the_index(
+    values: dict[str, Any], sources: dict[str, str], within: Settings
+) -> None:
+    """`--allow-from requirements`: entries of the list, and what names the index inside."""
+    source = sources["allow_from"]
+    bound = not all(_speaks_for_user(each) for each in source.split(", "))
+    found = _check_allow(package_index.entries(os.environ), Layer(source, bound, {}), within)
+    values["allow"] = settings.merge(found, values.get("allow", ()), OPTIONS["allow"].kind)
+    sources["allow"] = ", ".join(filter(None, (sources.get("allow"), f"{source}: --allow-from")))
+    if named := tuple(package_index.variables(os.environ).items()):
+        values["env"] = settings.merge(named, values.get("env", ()), OPTIONS["env"].kind)
+        sources.setdefault("env", f"{source}: --allow-from")
 
 
 def _layers_of(asked: ContainerRequest) -> Iterable[Layer]:
@@ -542,13 +564,13 @@ def _fit_network(values: dict[str, Any], asked: Mapping[str, Any]) -> None:
     """
     network = values.get("network", OPTIONS["network"].default_value)
     linked = network not in ("none", "host") and not network.startswith("container:")
-    for name in ("allow", "publish", *_SHAPE):
-        fits = network == grammar.BRIDGE if name == "allow" else linked
+    for name in (*_LISTS, "publish", *_SHAPE):
+        fits = network == grammar.BRIDGE if name in _LISTS else linked
         if fits or not values.get(name):
             continue
         option = OPTIONS[name]
         if name in asked:
-            needed = "--network bridge" if name == "allow" else "--network bridge or NAME"
+            needed = "--network bridge" if name in _LISTS else "--network bridge or NAME"
             shown = option.show(values[name])
             raise InvalidOption(option.flags[0], shown, f"with `{needed}`; this one is `{network}`")
         values[name] = option.default_value

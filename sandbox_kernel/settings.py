@@ -235,6 +235,14 @@ class Sandbox(HasTraits):
         "name, *.NAME, an address or a network. Private, link-local and metadata addresses only "
         "when they are named as addresses.",
     )
+    allow_from = Option(
+        Kind("SOURCE", grammar.one_of("requirements"), identity=str),
+        (),
+        group="network",
+        help="With --network bridge: let through what is needed too. requirements: the package "
+        "index, as UV_DEFAULT_INDEX, UV_INDEX, PIP_INDEX_URL or PIP_EXTRA_INDEX_URL name it, else "
+        "pypi.org with its files.",
+    )
     publish = Option(
         Kind("PORTS", grammar.published, identity=lambda item: (item.address, item.port or item)),
         (),

@@ -68,8 +68,9 @@ def _network(work: Work, made: Run) -> str:
     if made.network == "default":
         return allowed
     raise made.place.error(
-        f"`--network={made.network}`: this build has the network `{allowed}`, and networks of "
-        "builds come with a later version: copy what is needed into the context"
+        f"`--network={made.network}`: this build has the network `{allowed}`: say "
+        f"`--network {made.network}` for the whole build, if it may be had, or copy what is needed "
+        "into the context"
     )
 
 

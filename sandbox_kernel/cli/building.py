@@ -29,7 +29,7 @@ LEAST_SECONDS = 1.0
 """What takes longer is told with its time."""
 LIMITS = (
     "memory", "memory_swap", "cpus", "cpuset_cpus", "cpu_shares", "pids_limit", "ulimit",
-    "storage_size", "timeout", "network",
+    "storage_size", "timeout", "network", "allow_from",
 )  # fmt: skip
 _TAG = Flag("tag", ("--tag", "-t"), "NAME", "The name of the image, such as `tools:1`.")
 _FILE = Flag("file", ("--file", "-f"), "FILE", "The Containerfile, `-` for standard input.",

@@ -63,6 +63,7 @@ def examine() -> Iterator[Check]:
     yield _seccomp()
     yield _landlock()
     yield from _groups()
+    yield _networks()
     yield from _kept()
     yield _settings()
     yield from _jupyter()
@@ -210,6 +211,25 @@ def _hand_over(mend: str) -> str:
     except KeyError:
         return "make an entry for this user in /etc/passwd, then ask again"
     return "\n".join([mend.replace(HAND_OVER, "as root:"), *lines])
+
+
+def _networks() -> Check:
+    """Tried by the process that holds networks: it needs bridges, rules and their log."""
+    from sandbox_kernel.network import client, pasta
+
+    lacks = "only `--network none` and `host` can be had"
+    try:
+        with client.Holder.start() as holder:
+            found = f"networks between containers, in {holder.about['range']}"
+        client.stop()
+    except (SandboxError, OSError) as error:
+        return Check("networks", "weak", str(error), lacks,
+            "use a kernel with bridge, veth and nf_tables")  # fmt: skip
+    if os.getuid() == 0 or (way := pasta.find()):
+        out = "by address translation" if os.getuid() == 0 else f"through {way}"
+        return Check("networks", "good", f"{found}; a way out {out}", "`--network` can be had")
+    return Check("networks", "weak", f"{found}; no `pasta` in /usr/bin", "`--network bridge` and "
+        "`--allow` are refused", "as root: apt-get install passt")  # fmt: skip
 
 
 def _kept() -> Iterator[Check]:

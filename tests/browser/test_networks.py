@@ -9,6 +9,9 @@ from playwright.sync_api import expect
 SERVER = """%%container --network lesson --name web --background --wait-port 8080
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 HTTPServer(("", 8080), SimpleHTTPRequestHandler).serve_forever()"""
+PUBLISHED = SERVER.replace(
+    "--network lesson --name web", "--network lesson --name shown --publish 8080"
+)
 CLIENT = """%%container --network lesson --name client
 import socket, urllib.request
 print(socket.gethostbyname("web"))
@@ -54,3 +57,15 @@ def test_two_notebooks_share_a_network_and_one_sees_the_packets_of_the_other(
     cell.scroll_into_view_if_needed()
     page.picture("network-facts")
     assert page.run("%container stop web").strip() == "web"
+
+
+def test_a_published_web_server_opens_through_jupyter(page: LabPage, lab: Lab) -> None:
+    page.open_notebook(lab.url, f"{written(lab, 'published.ipynb')}?reset")
+    page.run("%load_ext sandbox_kernel")
+    cell = page.start(PUBLISHED)
+    page.wait_for_end(cell)
+    with page.page.expect_popup() as opened:
+        cell.get_by_role("link", name="/proxy/").click()
+    expect(opened.value.get_by_role("heading")).to_contain_text("Directory listing")
+    opened.value.close()
+    assert page.run("%container stop shown").strip() == "shown"

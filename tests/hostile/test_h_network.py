@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +44,11 @@ class Who(NamedTuple):
     world: World
     user: OrdinaryUser | None
 
-    def command(self, *words: str) -> list[str]:
-        """The argv of the command, run by the user in the host."""
+    def command(self, *words: str, **variables: str) -> list[str]:
+        """The argv of the command, run by the user in the host, with these variables."""
         python = self.user.python if self.user else sys.executable
-        argv = [python, "-m", "sandbox_kernel.cli.main", *words]
+        given = [f"{name}={value}" for name, value in variables.items()]
+        argv = ["/usr/bin/env", *given, python, "-m", "sandbox_kernel.cli.main", *words]
         return self.world.command(self.user.command(argv) if self.user else argv)
 
     def run(self, *words: str) -> str:
@@ -410,3 +412,85 @@ def test_97_only_declared_ports_lead_in_and_on_loopback_only(who: Who) -> None:
     assert taken.returncode == 125
     assert "--publish" in taken.stderr
     assert taken.stderr.count("\n") == 1
+
+
+# -- builds ---------------------------------------------------------------------------------------
+
+KNOCK = r"""
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+int main(int count, char **words) {
+    for (int i = 1; i + 1 < count; i += 2) {
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(words[i + 1]))};
+        inet_aton(words[i], &to.sin_addr);
+        int knocks = socket(AF_INET, SOCK_STREAM, 0);
+        int failed = connect(knocks, (struct sockaddr *)&to, sizeof to);
+        printf("%s %s %s\n", failed ? "lost" : "reached", words[i], words[i + 1]);
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Path]:
+    """A folder for a build, with a program that knocks at addresses and needs nothing else."""
+    with tempfile.TemporaryDirectory(prefix="sandbox-kernel-context-", dir="/var/tmp") as folder:
+        made = Path(folder)
+        made.chmod(0o755)
+        compiler = ["/usr/bin/gcc", "-static", "-x", "c", "-", "-o", str(made / "knock")]
+        subprocess.run(compiler, input=KNOCK, text=True, check=True)
+        yield made
+
+
+def build(
+    who: Who, context: Path, line: str, *options: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    (context / "Containerfile").write_text(f"FROM scratch\nCOPY knock /knock\n{line}\n")
+    (context / "Containerfile").chmod(0o644)
+    words = who.command("build", *options, "--no-cache", str(context), **variables)
+    return subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+
+
+def test_99_a_step_of_a_build_reaches_what_a_cell_of_the_same_plan_does(
+    who: Who, context: Path
+) -> None:
+    """By the same policy: nothing, public addresses, or the package index alone."""
+    places = (world.PUBLIC, world.OTHER, world.HOST, *HIDDEN)
+    tried = [*((place, "80") for place in places), (world.HOST, "8888"), ("127.0.0.1", "8888")]
+    line = f"RUN {json.dumps(['/knock', *(word for each in tried for word in each)])}"
+    index = {"UV_DEFAULT_INDEX": f"http://{world.PUBLIC}/simple/"}
+    for options, reached in (
+        ((), set()),
+        (("--network", "bridge"), {world.PUBLIC, world.OTHER}),
+        (("--allow-from", "requirements"), {world.PUBLIC}),
+    ):
+        who.world.forget()
+        done = build(who, context, line, *options, **index)
+        said = done.stdout + done.stderr
+
+        assert done.returncode == 0, said
+        assert said.count(" 80\n") >= len(places)
+        assert {w.split()[-2] for w in said.splitlines() if "reached" in w} == reached
+        assert who.world.addresses() == reached
+        assert not any(who.world.canaries().values())
+    who.run("pool", "stop")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [f"http://{world.METADATA[0]}/a", "http://metadata.example/a", "http://inside.example/a",
+     f"http://{GOOD}/to/http://{world.METADATA[0]}/a"],
+)  # fmt: skip
+def test_99_what_a_build_adds_from_elsewhere_is_public(
+    who: Who, context: Path, address: str
+) -> None:
+    who.world.forget()
+    names(who.world)
+    done = build(who, context, f"ADD {address} /got")
+
+    assert done.returncode != 0
+    assert "public network" in done.stderr
+    assert not who.world.addresses() & set(HIDDEN)
+    assert not any(who.world.canaries().values())

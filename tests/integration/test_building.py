@@ -193,7 +193,7 @@ def test_a_failure_names_line_column_and_what_was_written_last(store: Store, con
         "RUN kill -9 $$": "it was ended by signal 9",
         'RUN ["/no/program"]': "No such file or directory",
         "USER nobody2\nRUN true": "line 4, column 1, `RUN true`: find user `nobody2`",
-        "RUN --network=host true": "networks of builds come with a later version",
+        "RUN --network=host true": "this build has the network `none`",
     }
     for line, said in cases.items():
         with pytest.raises((BuildFailed, ContainerfileError, ImageError)) as caught:

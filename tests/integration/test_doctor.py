@@ -27,6 +27,7 @@ def test_where_containers_can_be_made_nothing_is_bad(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert all(check["state"] != "bad" for check in checks.values())
     assert "at most 8 of a kind, from 4 templates" in checks["ready cells"]["found"]
+    assert checks["networks"]["state"] == "good"
     assert set(checks["control groups"]["found"].partition(": ")[2].split(", ")) >= LIMITS
 
 

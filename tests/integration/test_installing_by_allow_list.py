@@ -16,12 +16,13 @@ from ordinary_user import OrdinaryUser
 
 pytestmark = pytest.mark.root  # it makes the namespaces, also for the ordinary user
 INDEX = "packages.example"
+URL, NAMED = f"http://{INDEX}/simple/", "UV_DEFAULT_INDEX"
 CELL = f"""
 import os, subprocess, sys, urllib.request
 made = subprocess.run(
     ["uv", "pip", "install", "--quiet", "--no-config", "--target", "/tmp/site", "--no-deps",
-     "--python", sys.executable, "--default-index", "http://{INDEX}/simple/", "greeting"],
-    env={{"PATH": os.environ["PATH"], "UV_CACHE_DIR": "/tmp/uv", "HOME": "/tmp"}},
+     "--python", sys.executable, "greeting"],
+    env={{"UV_CACHE_DIR": "/tmp/uv", "HOME": "/tmp", **os.environ}},
 )
 sys.path.insert(0, "/tmp/site")
 import greeting
@@ -60,14 +61,19 @@ def around(tmp_path: Path) -> Iterator[World]:
 def test_only_the_index_on_the_list_is_reached_and_what_was_dropped_is_shown(
     around: World, user: OrdinaryUser | None
 ) -> None:
+    """Root takes the index that his environment names, the ordinary user names it himself."""
+
     def run(*words: str) -> str:
-        argv = [user.python if user else sys.executable, "-m", "sandbox_kernel.cli.main", *words]
+        python = user.python if user else sys.executable
+        argv = ["/usr/bin/env", f"{NAMED}={URL}", python, "-m", "sandbox_kernel.cli.main", *words]
         command = around.command(user.command(argv) if user else argv)
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    words = ["--allow", f"{INDEX}:80", "--keep", "--name", "installing"]
+    by_hand = ["--allow", f"{INDEX}:80", "--env", f"{NAMED}={URL}"]
+    listed = by_hand if user else ["--allow-from", "requirements"]
+    words = [*listed, "--keep", "--name", "installing"]
     try:
         said = run("run", *words, "host", "python3", "-c", CELL).splitlines()
         facts = json.loads(run("net", "show", "--format", "json", "installing"))
