@@ -23,8 +23,6 @@ from typing import Any, NamedTuple
 
 import made_images
 import nbformat
-import oras.layout
-import oras.provider
 import pytest
 from hostile_registry import MANIFEST, REPOSITORY, Server, digest
 from nbclient import NotebookClient
@@ -232,6 +230,9 @@ def test_oras_reads_the_store_and_what_is_pushed(
     """It takes the store for the image layout that it is, blob by blob, to a registry and back."""
     stored = made_images.small(store)
     (name,) = stored.names
+    import oras.layout  # which the environment of the ordinary user lacks
+    import oras.provider
+
     layout = oras.layout.Layout(store.root)
     digests = [*(each.digest for each in stored.manifest.layers), stored.manifest.config.digest]
     assert layout.get_ordered_blobs(tag=name) == [*digests, stored.digest]
