@@ -49,6 +49,7 @@ WRONG: dict[str, list[str]] = {
     "latency": [*TIMES, "11s"],
     "loss": ["", "1", "101%", "-1%", "0.00001%", "nan"],
     "network_range": ["", "8.8.0.0/16", "10.0.0.0/8", "10.88.0.1/16", "tcp:10.88.0.0/16", "banana"],
+    "allow_from": ["", "pypi", "requirements,pypi"],
     "network_hardware": ["", "02", "02:5b:00", "01:00", "00:16", "zz:zz"],
     "mount": [
         "/", "banana:/x", "./nowhere:/x", "/etc:relative", "/etc:/", "/etc:/proc/x", "/etc:/x:rx",
