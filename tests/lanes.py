@@ -1,10 +1,10 @@
-"""Runs the tests that use the machine, in lanes at once: `python tests/lanes.py [OPTION...]`.
+"""Runs the tests that use the machine, in two lanes at once: `python tests/lanes.py [OPTION...]`.
 
 The options are pytest's. Tests wait for processes, kernels and registries for half of their time,
-so three lanes take little more than one. Each has a mount namespace with a runtime folder of its
-own, so that none has the launchers of another, stops its warm holder, or counts what it has as
-left. What needs the one ordinary user of the tests is in one lane; what measures the processors
-comes afterwards, alone.
+so two lanes take little more than one. Each has a mount namespace with a runtime folder of its own,
+so that neither has the launchers of the other, stops its warm holder, or counts what it has as
+left. What needs the one ordinary user of the tests is in the first; what measures time or the
+processors comes afterwards, alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -21,16 +20,15 @@ FOLDERS = ("tests/integration", "tests/hostile", "tests/cgroup2", "tests/browser
 PYTEST = (sys.executable, "-m", "pytest")
 RUNTIME_FOLDER = "/run/sandbox-kernel"
 OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
-ALONE = ("tests/hostile/test_b_exhaustion.py", "tests/integration/test_cgroups_v1.py")
-"""Files whose tests use all processors, or measure them."""
-TOGETHER = (
-    "tests/cgroup2/",
-    "tests/browser/",
-    "tests/hostile/test_a_escape.py",
+FIRST_TOO = ("tests/cgroup2/test_in_machine.py",)
+"""Further files of the first lane, so that both take about the same time."""
+ALONE = (
+    "tests/hostile/test_b_exhaustion.py",
+    "tests/integration/test_cgroups_v1.py",
     "tests/integration/test_killed_at_any_time.py",
     "tests/integration/test_many_at_once.py",
 )
-"""One more lane, so that all take about the same time."""
+"""Files whose tests use all processors, or measure them, or need answers in time."""
 
 
 def main(options: list[str]) -> int:
@@ -43,28 +41,20 @@ def main(options: list[str]) -> int:
         for path in (REPOSITORY / folder).glob("test_*.py")
     )
     alone = [file for file in files if file in ALONE]
-    of_the_user = [file for file in files if file not in alone and _needs_the_user(file)]
-    left = [file for file in files if file not in (*alone, *of_the_user)]
-    together = [file for file in left if file.startswith(TOGETHER)]
-    rest = [file for file in left if file not in together]
-    with ExitStack() as stack:
-        beside = []
-        for lane in (together, rest):
-            said = stack.enter_context(tempfile.TemporaryFile("w+"))
-            beside.append(
-                (subprocess.Popen(_command(lane, options), stdout=said, stderr=said), said)
-            )
-        statuses = [_run(of_the_user, options)]
-        for process, said in beside:
-            statuses.append(process.wait())
-            said.seek(0)
-            print(said.read(), end="", flush=True)
+    first = [file for file in files if file not in alone and _is_in_first(file)]
+    second = [file for file in files if file not in (*alone, *first)]
+    with tempfile.TemporaryFile("w+") as said:
+        beside = subprocess.Popen(_command(second, options), stdout=said, stderr=said)
+        statuses = [_run(first, options), beside.wait()]
+        said.seek(0)
+        print(said.read(), end="", flush=True)
     statuses.append(_run(alone, options))
     return max(statuses, key=abs)
 
 
-def _needs_the_user(file: str) -> bool:
-    return any(name in (REPOSITORY / file).read_text() for name in OF_THE_ORDINARY_USER)
+def _is_in_first(file: str) -> bool:
+    text = (REPOSITORY / file).read_text()
+    return file in FIRST_TOO or any(name in text for name in OF_THE_ORDINARY_USER)
 
 
 def _run(files: list[str], options: list[str]) -> int:
