@@ -73,6 +73,7 @@ ELSEWHERE = {
     "warm": "tests/integration/test_templates.py: is of cells, not of programs",
     "cold": "tests/integration/test_templates.py: is of cells, not of programs",
     "holder": "tests/integration/test_holder.py: is of kernels",
+    "allow_from": "tests/integration/test_installing_by_allow_list.py: needs a network",
     **dict.fromkeys(
         ("allow", "publish", "bandwidth", "latency", "loss", "network_range", "network_hardware"),
         "tests/integration/test_networks.py: needs a network",
