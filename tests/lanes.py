@@ -26,6 +26,7 @@ ALONE = (
     "tests/hostile/test_b_exhaustion.py",
     "tests/integration/test_cgroups_v1.py",
     "tests/integration/test_killed_at_any_time.py",
+    "tests/integration/test_limits.py",
     "tests/integration/test_many_at_once.py",
 )
 """Files whose tests use all processors, or measure them, or need answers in time."""

@@ -178,7 +178,7 @@ def test_an_interrupt_reaches_the_cell_and_ends_a_deaf_one(
     ("line", "expected"),
     [
         ("%%container --mem", ["--memory", "--memory-swap"]),
-        ("%%container --network ", ["none", "host"]),
+        ("%%container --network ", ["none", "bridge", "host"]),
         ("%%container --memory=2", ["256m", "2g"]),
         ("%sandbox --cpu-s", ["--cpu-shares"]),
         ("%container pl", ["plan"]),
