@@ -22,9 +22,11 @@ from sandbox_kernel.runtime.client import Launcher, shared
 
 pytestmark = pytest.mark.everybody
 
-SERVER = (
-    "import http.server as h; h.HTTPServer(('', 80), h.SimpleHTTPRequestHandler).serve_forever()"
-)
+# With a thread for each: who knocks to see whether it is there may be gone before it says goodbye.
+SERVER = """
+import http.server as h
+h.ThreadingHTTPServer(('', 80), h.SimpleHTTPRequestHandler).serve_forever()
+"""
 TRY = """
 import socket
 def reach(host, port, seconds=5):
