@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from sandbox_kernel.errors import InvalidOption, LimitNotEnforceable, SandboxError, StepFailed
+from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.network import addresses, capture, facts, pasta, protocol, spaces
 from sandbox_kernel.network.answering import Learned
@@ -38,7 +38,7 @@ from sandbox_kernel.network.networks import Networks
 from sandbox_kernel.network.publishing import Publishing
 from sandbox_kernel.network.resolver import PORT, Resolver
 from sandbox_kernel.network.uplink import Uplink
-from sandbox_kernel.runtime import forwarding, network_folders, sharing
+from sandbox_kernel.runtime import forwarding, network_folders, sharing, wiring
 
 IDLE_SECONDS = 20.0
 """How long it stays when nobody needs it."""
@@ -216,7 +216,7 @@ class Holder:
         try:
             answer, descriptors = self._answer(client, message, given)
         except (SandboxError, OSError, msgspec.ValidationError) as error:
-            answer, descriptors = _error(error), []
+            answer, descriptors = wiring.as_message(error), []
         finally:
             for descriptor in given:
                 os.close(descriptor)
@@ -310,18 +310,6 @@ class Holder:
         return self._drops.after(request.after, container)
 
 
-def _error(error: BaseException) -> dict[str, Any]:
-    """An exception as a message, of which `runtime.client` makes the same one again."""
-    answer: dict[str, Any] = {"event": "error", "kind": type(error).__name__, "text": str(error)}
-    if isinstance(error, LimitNotEnforceable):
-        answer["arguments"] = [error.option, str(error.asked), error.host, error.remedy]
-    elif isinstance(error, StepFailed):
-        answer["arguments"] = [error.step, error.subject, error.why, error.errno]
-    elif isinstance(error, InvalidOption):
-        answer["arguments"] = [error.option, str(error.value), error.allowed]
-    return answer
-
-
 def main() -> None:
     """`holder DESCRIPTOR`, as `client` starts it: settings come over it, and the answer goes."""
     channel = socket.socket(fileno=int(sys.argv[1]))
@@ -341,7 +329,7 @@ def main() -> None:
     try:
         holder = Holder(folder, lock, settings)
     except (SandboxError, OSError) as error:
-        messages.send(channel, _error(error))
+        messages.send(channel, wiring.as_message(error))
         sys.exit(1)
     with contextlib.suppress(OSError):
         messages.send(channel, {"event": "ready"})

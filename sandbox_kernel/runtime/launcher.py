@@ -29,7 +29,7 @@ import socket
 import sys
 import time
 
-from sandbox_kernel.errors import LimitNotEnforceable, NoSuchContainer, SandboxError, StepFailed
+from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, mounts, processes
 from sandbox_kernel.runtime import (
     cells,
@@ -313,7 +313,7 @@ class Launcher:
         except BlockingIOError:
             return
         except ValueError as error:
-            self._answer(client, _error(StepFailed("read", "a request", str(error))))
+            self._answer(client, wiring.as_message(StepFailed("read", "a request", str(error))))
             return
         if received is None:
             self._drop(client)
@@ -326,7 +326,7 @@ class Launcher:
                 raise StepFailed("read", str(message.get("op")), "no such request")
             handler(self, client, message, owned)
         except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
-            self._answer(client, _error(error))
+            self._answer(client, wiring.as_message(error))
         finally:
             for descriptor in owned:
                 os.close(descriptor)
@@ -402,7 +402,7 @@ class Launcher:
         try:
             self.create_cold(client, message, owned)
         except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
-            self._answer(client, _error(error))
+            self._answer(client, wiring.as_message(error))
 
     def _new(self, order: dict[str, Any], slots: Slots) -> Held:
         return Held(
@@ -955,12 +955,14 @@ class Launcher:
 
         def gone() -> None:
             for client in waiting:
-                self._answer(client, _error(failure) if failure else {"event": "removed"})
+                self._answer(
+                    client, wiring.as_message(failure) if failure else {"event": "removed"}
+                )
 
         self._wire.unplug(held.id, gone)
         if not held.ready:
             refused = held.order.get("refused")
-            self._answer(owner, refused or _error(_why_not_made(held)))
+            self._answer(owner, refused or wiring.as_message(_why_not_made(held)))
         for run in held.runs.values():
             _let_go(run)
         if client_held := owner:
@@ -1060,16 +1062,6 @@ def _readable(channel: socket.socket) -> bool:
     return bool(select.select([channel], [], [], 0)[0])
 
 
-def _error(error: BaseException) -> dict[str, Any]:
-    """An exception as a message; `client` makes the same exception of it again."""
-    answer: dict[str, Any] = {"event": "error", "kind": type(error).__name__, "text": str(error)}
-    if isinstance(error, LimitNotEnforceable):
-        answer["arguments"] = [error.option, str(error.asked), error.host, error.remedy]
-    elif isinstance(error, StepFailed):
-        answer["arguments"] = [error.step, error.subject, error.why, error.errno]
-    return answer
-
-
 def _scope_driver(channel: socket.socket) -> Driver:
     """The driver for the scope that the program got from systemd for this process."""
     received = messages.receive(channel)
@@ -1099,7 +1091,7 @@ def main() -> None:
         driver = _scope_driver(channel) if "scope" in words else choose()
         launcher = Launcher(channel, name, driver, stays="stays" in words, holds="holder" in words)
     except (SandboxError, OSError) as error:
-        messages.send(channel, _error(error))
+        messages.send(channel, wiring.as_message(error))
         sys.exit(1)
     # Forks share what lives for ever and never look through it for garbage: fewer pages to copy.
     gc.collect()

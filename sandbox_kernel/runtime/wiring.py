@@ -162,6 +162,18 @@ class Wire:
             self._channel = None
 
 
+def as_message(error: BaseException) -> dict[str, Any]:
+    """An exception as a message, of which whoever asked makes the same one again."""
+    answer: dict[str, Any] = {"event": "error", "kind": type(error).__name__, "text": str(error)}
+    if isinstance(error, errors.LimitNotEnforceable):
+        answer["arguments"] = [error.option, str(error.asked), error.host, error.remedy]
+    elif isinstance(error, errors.StepFailed):
+        answer["arguments"] = [error.step, error.subject, error.why, error.errno]
+    elif isinstance(error, errors.InvalidOption):
+        answer["arguments"] = [error.option, str(error.value), error.allowed]
+    return answer
+
+
 def as_exception(answer: Mapping[str, Any]) -> errors.SandboxError:
     """The exception that an answer tells of."""
     kind = getattr(errors, str(answer.get("kind")), None)
