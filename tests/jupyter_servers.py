@@ -92,6 +92,7 @@ class JupyterServer:
         """A client of one of its kernels, which answers."""
         client = BlockingKernelClient(connection_file=str(self._runtime / f"kernel-{kernel}.json"))
         client.load_connection_file()
+        client.hb_channel.time_to_dead = SECONDS  # kernels that start together are slow to answer
         client.start_channels()
         try:
             client.wait_for_ready(timeout=SECONDS)
