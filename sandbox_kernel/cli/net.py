@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 
 from sandbox_kernel import container, policy, settings
@@ -19,8 +18,6 @@ _DISALLOW = Flag("disallow", ("--disallow",), "ENTRY",
 _RULES = Flag("rules", ("--rules",), "", "With `show`: also the rules that all containers share.")
 _UNTIL_NOW = Flag("until_now", ("--until-now",), "", "With `watch`: print what was, and end.")
 CHANGING = ("allow", "bandwidth", "latency", "loss")
-WATCH_SECONDS = 0.3
-"""How often the holder is asked for what is new."""
 
 
 def net(found: Parsed) -> int:
@@ -110,19 +107,14 @@ def _change(found: Parsed, rest: list[str], source: str) -> None:
 def _watch(found: Parsed, rest: list[str], source: str) -> None:
     """What is dropped, as it happens, until it is interrupted."""
     reference = rest[0] if rest else None
-    position = 0
-    waiting = select.poll()  # of nothing: the holder tells when it is asked
-    while True:
-        told = networks.drops(reference, position)
-        for drop in told["drops"]:
-            if found.own.get("format") == "json":
-                output.line(drop)
-            else:
-                print(output.clean(network_facts.drop_line(drop)), flush=True)
-        position = told["next"]
-        if found.own.get("until_now"):
-            return
-        waiting.poll(WATCH_SECONDS * 1000)
+    until_now = found.own.get("until_now")
+    for drop in (
+        networks.drops(reference)["drops"] if until_now else networks.watch_drops(reference)
+    ):
+        if found.own.get("format") == "json":
+            output.line(drop)
+        else:
+            print(output.clean(network_facts.drop_line(drop)), flush=True)
 
 
 _MANY = 1000

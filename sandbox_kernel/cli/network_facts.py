@@ -23,6 +23,7 @@ WHY = {
     "private": "a private, link-local or other special address, or one of this machine",
     "not-allowed": "not on the allow-list",
     "no-way-out": "its network has no way out",
+    "too-many-flows": "it has more connections than it may at once",
     "spoofed": "another address than it was given",
     "ipv6": "IPv6 is off",
     "to-gateway": "the gateway has nothing for containers but names",

@@ -63,6 +63,10 @@ class Holder:
         """The answer. Raises what the holder reports, and StepFailed when it ended."""
         return _ask(self._channel, protocol.write(request))[0]
 
+    def wait_for(self, request: protocol.Request) -> dict[str, Any]:
+        """The answer, however long it takes. Raises as `ask`."""
+        return _ask(self._channel, protocol.write(request), seconds=None)[0]
+
     def ask_for_descriptor(self, request: protocol.Request) -> int:
         """The descriptor that comes with the answer, the caller's now. Raises as `ask`."""
         return _ask(self._channel, protocol.write(request))[1][0]
@@ -85,12 +89,14 @@ class Holder:
         self.close()
 
 
-def _ask(channel: socket.socket, message: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+def _ask(
+    channel: socket.socket, message: dict[str, Any], *, seconds: float | None = ANSWER_SECONDS
+) -> tuple[dict[str, Any], list[int]]:
     try:
         messages.send(channel, message)
         poll = select.poll()
         poll.register(channel, select.POLLIN)
-        if not poll.poll(ANSWER_SECONDS * 1000):
+        if not poll.poll(None if seconds is None else seconds * 1000):
             raise errors.StepFailed("ask", "the holder of networks", "it does not answer")
         received = messages.receive(channel)
     except OSError as error:

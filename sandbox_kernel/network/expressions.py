@@ -24,6 +24,7 @@ _IIF, _OIF, _L4PROTO, _PROTOCOL = 4, 5, 16, 1
 _CT_STATE, _CT_MARK = 0, 3
 _ESTABLISHED, _RELATED = 2, 4  # bits of NF_CT_STATE_BIT
 _EQUAL, _UNEQUAL = 0, 1
+_ADD = 0  # NFT_DYNSET_OP_ADD
 _UNREACHABLE, _PROHIBITED = 0, 13  # ICMP type by NFT_REJECT_ICMP_UNREACH, code of RFC 1812
 _PER_SECOND = 1
 _BYTE_ORDER = sys.byteorder
@@ -211,6 +212,24 @@ def by_map(name: str, *parts: Part) -> list[Expression]:
         ("NFTA_LOOKUP_DREG", _VERDICT),
     )
     return [*_loads(parts), found]
+
+
+def over(name: str, most: int, *parts: Part) -> list[Expression]:
+    """Only packets with which more flows than that would be there of the same parts.
+
+    The set has what is counted; what has no flow left, the kernel takes out of it.
+    """
+    limit = _expression(
+        "connlimit", ("NFTA_CONNLIMIT_COUNT", most), ("NFTA_CONNLIMIT_FLAGS", {"NFT_LIMIT_F_INV"})
+    )
+    count = _expression(
+        "dynset",
+        ("NFTA_DYNSET_SET_NAME", name),
+        ("NFTA_DYNSET_OP", _ADD),
+        ("NFTA_DYNSET_SREG_KEY", FIRST),
+        ("NFTA_DYNSET_EXPR", limit),
+    )
+    return [*_loads(parts), count]
 
 
 def mark_by_map(name: str, *parts: Part) -> list[Expression]:

@@ -29,6 +29,8 @@ from sandbox_kernel.network.tables import BRIDGE, IP, Element, Message, Table, k
 
 PROTOCOL_OF = {"tcp": b"\x06", "udp": b"\x11"}
 NAME = "sandbox"
+MOST_FLOWS = 4096
+"""Of one container, to the outside and to the resolver: the table of flows is everybody's."""
 _PREROUTING, _INPUT, _FORWARD, _POSTROUTING = 0, 1, 2, 4
 _BRIDGE_PRIORITY = -300
 _SOURCE_NAT = 100
@@ -75,8 +77,8 @@ class Firewall:
         except OSError as error:
             raise HostLacks(
                 f"make rules for the packets of containers: {error.strerror}: the kernel needs "
-                "nf_tables with the families bridge and ip, and nft_ct, nft_limit, nft_log, "
-                "nft_masq and nft_reject: use one that has them"
+                "nf_tables with the families bridge and ip, and nft_connlimit, nft_ct, nft_limit, "
+                "nft_log, nft_masq and nft_reject: use one that has them"
             ) from error
 
     def close(self) -> None:
@@ -308,7 +310,13 @@ class Firewall:
             table.add_set("generation", words.SOURCE, data=4),
             table.add_set("current", words.SOURCE, words.MARK),
             table.add_set("ways", words.SOURCE, data=0),
+            table.add_set("flows", words.SOURCE, counts=True),
+            table.add_chain("over"),
+            *self._refuse("over", "too-many-flows"),
             table.add_chain("admitted"),
+            table.add_rule(
+                "admitted", words.over("flows", MOST_FLOWS, words.SOURCE), words.goto("over")
+            ),
             table.add_rule("admitted", words.mark_by_map("generation", words.SOURCE)),
             table.add_rule("admitted", words.counted(), words.accept()),
             table.add_chain("to special"),
@@ -332,6 +340,11 @@ class Firewall:
             table.add_rule(forward, words.is_in("uplinks", words.IN), words.goto("returning")),
             table.add_rule(forward, words.is_in("uplinks", words.OUT), words.goto("leaving")),
             *self._refuse(forward, "no-way-out"),
+            table.add_chain("asking"),
+            table.add_rule(
+                "asking", words.over("flows", MOST_FLOWS, words.SOURCE), words.goto("over")
+            ),
+            table.add_rule("asking", words.accept()),
             table.add_chain(arriving, hook=_INPUT),
             table.add_rule(arriving, words.equals(words.IN, _LOOPBACK), words.accept()),
             table.add_rule(arriving, words.of_known_flow(), words.accept()),
@@ -344,7 +357,7 @@ class Firewall:
                     words.equals(words.DESTINATION, packed(RESOLVER)),
                     words.equals(words.PROTOCOL, protocol),
                     words.equals(words.PORT, _DOMAIN),
-                    words.accept(),
+                    words.goto("asking"),
                 )
                 for protocol in PROTOCOL_OF.values()
             ),

@@ -53,6 +53,7 @@ class Client:
         self.channel = channel
         self.containers: set[str] = set()
         self.waits_for_end = False
+        self.waits_for: protocol.Drops | None = None
 
 
 class Holder:
@@ -98,7 +99,7 @@ class Holder:
         )
         self._others = self._answers()
         self._drops = Drops(self._networks.container_at)
-        self._loop.watch(self._drops.fileno(), lambda _: self._drops.turn())
+        self._loop.watch(self._drops.fileno(), lambda _: self._take_drops())
         self._about = {"range": str(chosen.whole), "hardware": settings["hardware"]}
         self._listen = self._begin_listening()
         if shared >= 0:
@@ -212,7 +213,7 @@ class Holder:
             self._drop(client)
             return
         message, given = received
-        tag = message.get("tag", 0)
+        client.waits_for = None
         try:
             answer, descriptors = self._answer(client, message, given)
         except (SandboxError, OSError, msgspec.ValidationError) as error:
@@ -220,8 +221,12 @@ class Holder:
         finally:
             for descriptor in given:
                 os.close(descriptor)
+        if client.waits_for is None:
+            self._tell(client, {**answer, "tag": message.get("tag", 0)}, descriptors)
+
+    def _tell(self, client: Client, answer: dict[str, Any], descriptors: Sequence[int]) -> None:
         try:
-            messages.send(client.channel, {**answer, "tag": tag}, descriptors)
+            messages.send(client.channel, answer, descriptors)
         except OSError:
             self._drop(client)
         finally:
@@ -267,6 +272,10 @@ class Holder:
         if isinstance(request, protocol.Capture):
             port = self._networks.port_of(request.container, request.network)
             return event, [capture.open_socket(port).detach()]
+        if isinstance(request, protocol.Drops):
+            answer = self._dropped(request)
+            client.waits_for = request if request.wait and not answer["drops"] else None
+            return {**event, **answer}, []
         return {**event, **self._others[type(request)](request)}, []
 
     def _answers(self) -> dict[type[protocol.Request], Callable[[Any], dict[str, Any]]]:
@@ -292,7 +301,6 @@ class Holder:
             protocol.Inspect: lambda r: networks.describe(r.name),
             protocol.Plugged: lambda r: networks.describe_container(r.container),
             protocol.Facts: self._facts,
-            protocol.Drops: self._dropped,
         }
 
     def _facts(self, request: protocol.Facts) -> dict[str, Any]:
@@ -301,6 +309,17 @@ class Holder:
         return facts.of_container(
             self._networks, self._spaces, self._resolver, self._drops, request.container
         )
+
+    def _take_drops(self) -> None:
+        """What the kernel tells of, to those who wait for it too."""
+        self._drops.turn()
+        for client in list(self._clients.values()):
+            if client.waits_for is not None:
+                answer = self._dropped(client.waits_for)
+                if answer["drops"]:
+                    told = {"event": "drops", "tag": client.waits_for.tag, **answer}
+                    client.waits_for = None
+                    self._tell(client, told, [])
 
     def _dropped(self, request: protocol.Drops) -> dict[str, Any]:
         container = request.container

@@ -21,7 +21,7 @@ LOG_GROUP = 1
 """Where the kernel tells of dropped packets."""
 REASONS = (
     "private", "not-allowed", "no-way-out", "spoofed", "ipv6", "to-gateway", "multicast",
-    "unknown-protocol",
+    "too-many-flows", "unknown-protocol",
 )  # fmt: skip
 """Why a packet may be dropped."""
 
@@ -158,6 +158,8 @@ class Drops(Request, tag="drops"):
 
     container: str | None = None
     after: int = 0
+    wait: bool = False
+    """Answered when there is one; meanwhile the connection is for nothing else."""
 
 
 class Capture(Request, tag="capture"):

@@ -119,6 +119,13 @@ class _Words:
         else:
             self._loaded = [f"what `{name}` has for {fields}"]
 
+    def _dynset(self, data: dict[str, Any]) -> None:
+        counted = dict((data.get("NFTA_DYNSET_EXPR") or {"attrs": []})["attrs"])
+        most = dict((counted.get("NFTA_EXPR_DATA") or {"attrs": []})["attrs"])
+        name, fields = data.get("NFTA_DYNSET_SET_NAME"), self._taken()
+        count = most.get("NFTA_CONNLIMIT_COUNT")
+        self._words.append(f"{fields} with more than {count} flows, counted in `{name}`")
+
     def _immediate(self, data: dict[str, Any]) -> None:
         held = dict((data.get("NFTA_IMMEDIATE_DATA") or {"attrs": []})["attrs"])
         verdict = held.get("NFTA_DATA_VERDICT")

@@ -129,9 +129,13 @@ class Table:
         *parts: Part,
         ranges: bool = False,
         lifetimes: bool = False,
+        counts: bool = False,
         data: int | None = None,
     ) -> Message:
-        """A set, or with `data` a map to marks of that many bytes; 0: to verdicts."""
+        """A set, or with `data` a map to marks of that many bytes; 0: to verdicts.
+
+        With `counts` rules put into it what they count.
+        """
         flags = set()
         kind = 0
         for part in parts:
@@ -155,6 +159,8 @@ class Table:
             attributes.append(("NFTA_SET_DESC", {"attrs": described}))
         if lifetimes:
             flags.add("NFT_SET_TIMEOUT")
+        if counts:
+            flags.add("NFT_SET_EVAL")
         if data is not None:
             flags.add("NFT_SET_MAP")
             attributes.append(("NFTA_SET_DATA_TYPE", _MARK if data else _VERDICTS))

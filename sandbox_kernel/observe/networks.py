@@ -102,6 +102,20 @@ def drops(reference: str | None, after: int = 0) -> dict[str, Any]:
         return _without_event(holder.ask(protocol.Drops(container=made, after=after)))
 
 
+def watch_drops(reference: str | None) -> Iterator[dict[str, Any]]:
+    """Those that were, and then each as the kernel tells of it, without end.
+
+    Raises StepFailed when the holder of the networks ends.
+    """
+    made = None if reference is None else container.match(reference).id
+    position = 0
+    with _holder(reference or "networks") as holder:
+        while True:
+            told = holder.wait_for(protocol.Drops(container=made, after=position, wait=True))
+            yield from told["drops"]
+            position = told["next"]
+
+
 def open_capture(reference: str) -> socket.socket:
     """A socket that sees the packets of a container: see `network.capture`. The caller's."""
     made = container.match(reference).id

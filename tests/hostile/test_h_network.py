@@ -25,6 +25,8 @@ import pytest
 from network_world import World
 from ordinary_user import OrdinaryUser
 
+from sandbox_kernel.network import firewall
+
 pytestmark = pytest.mark.root  # it makes the namespaces, also for the ordinary user
 TESTS = Path(__file__).parents[1]
 PROBE = (TESTS / "network_probe.py").read_text()
@@ -344,6 +346,37 @@ while True:
         assert inside["good"].startswith("reached")
     finally:
         who.run("rm", "--force", "h-flood")
+
+
+FLOWS = f"""
+import socket, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+    for port in range(20000, 26000):
+        opened.sendto(b"one more", ("{world.PUBLIC}", port))
+    print("full", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_98_nobody_fills_the_table_of_flows(who: Who) -> None:
+    """Six thousand at once: those above the bound are refused, and others have theirs."""
+    options = ["--detach", "--network", "bridge", "--name", "h-flows"]
+    who.world.forget()
+    names(who.world)
+    who.run("run", *options, "host", "python3", "-c", FLOWS)
+    deadline = time.monotonic() + 30
+    try:
+        while who.run("logs", "h-flows") != "full\n":
+            assert time.monotonic() < deadline
+        why = who.run("net", "watch", "h-flows", "--until-now", "--format", "json")
+        inside = who.attempt(["--network", "bridge"], {"good": ["http", f"http://{GOOD}/"]})
+    finally:
+        who.run("rm", "--force", "h-flows")
+        who.run("pool", "stop")
+
+    assert "too-many-flows" in {json.loads(line)["reason"] for line in why.splitlines()}
+    assert 0 < who.world.reached(world.PUBLIC) <= firewall.MOST_FLOWS + 100
+    assert inside["good"].startswith("reached")
 
 
 HOLDER = "from sandbox_kernel.network.client import Holder as h; print(h.find().about['pid'])"

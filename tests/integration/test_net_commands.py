@@ -76,6 +76,22 @@ def test_networks_are_made_joined_left_and_removed(
     assert "second" not in said(capsys, "net", "ls")
 
 
+def test_a_drop_is_told_as_it_happens(web: str) -> None:
+    watching = subprocess.Popen(
+        [*COMMAND, "net", "watch", "--format", "json"], stdout=subprocess.PIPE, text=True
+    )
+    with watching:
+        try:
+            output_of("run", "--network", "shown", "host", "python3", "-c", TALK)
+            assert watching.stdout
+            told = (json.loads(line) for line in watching.stdout)
+            drop = next(each for each in told if each["destination"] == "9.9.9.9")
+        finally:
+            watching.terminate()
+
+    assert (drop["protocol"], drop["port"], drop["reason"]) == ("tcp", 80, "no-way-out")
+
+
 def test_what_is_shown_of_a_container_is_what_the_kernel_has(
     web: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
