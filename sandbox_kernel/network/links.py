@@ -83,8 +83,12 @@ def prepare() -> Netlink:
     return links
 
 
-def add_bridge(links: Netlink, name: str, address: str, bits: int) -> int:
-    """A bridge that is up, with the address that its containers send to. Returns its number."""
+def add_bridge(links: Netlink, name: str, mac: str, address: str, bits: int) -> int:
+    """A bridge that is up, with the addresses that its containers send to. Returns its number.
+
+    One whose hardware address nobody set takes the lowest of its ports: it would be another one
+    whenever a container comes or goes, and what the others send would be lost until they ask again.
+    """
     made = ifinfmsg()
     made["flags"] = made["change"] = _IFF_UP
     options = [
@@ -94,6 +98,7 @@ def add_bridge(links: Netlink, name: str, address: str, bits: int) -> int:
     ]
     made["attrs"] = [
         ("IFLA_IFNAME", name),
+        ("IFLA_ADDRESS", mac),
         _kind("bridge", {"attrs": options}),
     ]
     links.request([(RTM_NEWLINK, NEW, made)])

@@ -460,7 +460,8 @@ class Networks:
         try:
             self._count += 1
             bits = subnet.network.prefixlen
-            bridge = links.add_bridge(self._links, f"b{self._count}", subnet.gateway, bits)
+            mac = hardware_address(self._prefix, subnet.gateway)
+            bridge = links.add_bridge(self._links, f"b{self._count}", mac, subnet.gateway, bits)
             if outside:
                 self._open_way_out()
         except BaseException:

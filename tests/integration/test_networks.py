@@ -16,7 +16,7 @@ import pytest
 import sandbox_kernel
 from sandbox_kernel import errors, policy, settings
 from sandbox_kernel.container import Container, ProcessSpec
-from sandbox_kernel.network import client, protocol
+from sandbox_kernel.network import addresses, client, protocol
 from sandbox_kernel.network.client import Holder
 from sandbox_kernel.runtime.client import Launcher, shared
 
@@ -134,6 +134,18 @@ def test_a_published_port_leads_in_and_is_bound_where_it_was_said() -> None:
         urllib.request.urlopen(address, timeout=10)
     with serving("web", publish=[f"{port['port']}:80"]):
         assert urllib.request.urlopen(address, timeout=10).status == 200
+
+
+def test_the_gateway_keeps_its_hardware_address_while_others_come_and_go() -> None:
+    """A bridge without one of its own takes the lowest of its ports; what is sent then is lost."""
+    code = f"{TRY}reach('192.0.0.53', 53)\nfound = open('/proc/net/arp').read()"
+    others = policy.plan(settings.PROGRAM, network="class")
+    with sandbox_kernel.Sandbox(network="class") as sandbox:
+        for _ in range(2):
+            table = sandbox.run(code, outputs=["found"]).check().outputs["found"]
+            gateway, _, _, hardware, *_ = table.splitlines()[1].split()
+            assert hardware == addresses.hardware_address("02:5b", gateway)
+            Container.create(others).close()
 
 
 def test_many_bytes_pass_a_published_port_both_ways_and_its_ends_are_told() -> None:
