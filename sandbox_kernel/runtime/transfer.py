@@ -12,6 +12,7 @@ Names are bytes in any encoding, as surrogates.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -52,8 +53,7 @@ def _pack(parent: int, name: str, shown: str, sink: int, depth: int) -> None:
     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     record: dict[str, Any] = {"path": shown, "mode": found.st_mode & PERMISSIONS}
     if stat.S_ISLNK(found.st_mode):
-        target = os.readlink(name, dir_fd=parent)
-        write_record(sink, {**record, "kind": "link", "target": target})
+        _pack_link(parent, name, record, sink)
     elif stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
         _pack_folder(parent, name, record, sink, depth)
     elif stat.S_ISREG(found.st_mode):
@@ -61,6 +61,17 @@ def _pack(parent: int, name: str, shown: str, sink: int, depth: int) -> None:
     else:
         why = "it lies too deep" if stat.S_ISDIR(found.st_mode) else "it is no file, folder or link"
         write_record(sink, {**record, "kind": "skipped", "why": why})
+
+
+def _pack_link(parent: int, name: str, record: dict[str, Any], sink: int) -> None:
+    try:
+        target = os.readlink(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        write_record(sink, {**record, "kind": "skipped", "why": "it is no link any more"})
+        return
+    write_record(sink, {**record, "kind": "link", "target": target})
 
 
 def _pack_folder(parent: int, name: str, record: dict[str, Any], sink: int, depth: int) -> None:
@@ -145,9 +156,11 @@ class _Matching:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             below = os.open(name, flags, dir_fd=folder)
-        except PermissionError:
-            record = {"kind": "skipped", "path": path, "why": "Permission denied"}
-            write_record(self._sink, record)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # not for us, or no folder any more
+            why = os.strerror(error.errno or 0)
+            write_record(self._sink, {"kind": "skipped", "path": path, "why": why})
             return
         try:
             self._walk(below, path, states, depth + 1)

@@ -208,13 +208,12 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", place], check=True)
     try:
         store = Store.open(str(place / "images"))
-        large = digest(server.image.layers[1])
+        layers = [digest(layer) for layer in server.image.layers]
         for size in ("2m", "4m"):
             subprocess.run(["mount", "-o", f"remount,size={size}", place], check=True)
             with pytest.raises(ImageError, match=r"No space left") as problem:
                 pull(store, reference.registry(server.name), configuration=PLAIN)
-            if size == "2m":
-                assert large in str(problem.value)
+            assert any(layer in str(problem.value) for layer in layers)
             assert store.images() == []
         subprocess.run(["mount", "-o", "remount,size=40m", place], check=True)
         pull(store, reference.registry(server.name), configuration=PLAIN)
