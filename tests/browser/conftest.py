@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from lab_page import Lab, LabPage
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import BrowserContext, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCREENSHOTS = os.environ.get("SANDBOX_KERNEL_SCREENSHOTS")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """JupyterLab with the kernelspecs of this environment and of `sandbox-kernel install`."""
     home = tmp_path_factory.mktemp("lab")
@@ -106,9 +106,9 @@ def _quiet_settings(folder: Path) -> None:
         file.write_text(json.dumps(values))
 
 
-@pytest.fixture(scope="module")
-def browser(lab: Lab) -> Iterator[Browser]:
-    """Debian's Chromium, driven by the Python client of Playwright."""
+@pytest.fixture(scope="package")
+def browser(lab: Lab) -> Iterator[BrowserContext]:
+    """Debian's Chromium, driven by the Python client of Playwright; its pages share a cache."""
     if not Path(CHROMIUM).exists():
         pytest.fail("no Chromium here: install it by `make packages-to-test`")
     with sync_playwright() as playwright:
@@ -116,22 +116,22 @@ def browser(lab: Lab) -> Iterator[Browser]:
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
-        with browser.new_page() as page:  # starts the services that all its pages share
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 800},
+            device_scale_factor=1.5 if SCREENSHOTS else 1,
+            locale="en-GB",
+        )
+        context.set_default_timeout(30_000)
+        with context.new_page() as page:  # starts the services that all its pages share
             page.goto(f"{lab.url}login")
-        yield browser
+        yield context
         browser.close()
 
 
 @pytest.fixture
-def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[LabPage]:
+def page(lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest) -> Iterator[LabPage]:
     """A fresh workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800},
-        device_scale_factor=1.5 if SCREENSHOTS else 1,
-        locale="en-GB",
-    )
-    context.set_default_timeout(30_000)
-    tab = context.new_page()
+    tab = browser.new_page()
     workspace = re.sub(r"\W+", "-", request.node.name)  # of another name there is no workspace
     tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
@@ -140,4 +140,4 @@ def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator
         yield shown
     finally:
         shown.end_kernels(lab.url, lab.token)
-        context.close()
+        tab.close()

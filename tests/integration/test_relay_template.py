@@ -19,7 +19,7 @@ from kernels import Kernel, text_of
 from sandbox_kernel.kernel import stub
 from sandbox_kernel.runtime import client
 
-pytestmark = pytest.mark.everybody
+everybody = pytest.mark.everybody
 
 
 @pytest.fixture
@@ -106,6 +106,7 @@ def test_folder_environment_and_descriptors_are_those_of_the_process_that_jupyte
         os.umask(before)
 
 
+@everybody
 def test_a_sigint_and_a_sigterm_to_the_stub_are_for_the_kernel(warm: None) -> None:
     with kernels.started(holder=True) as kernel:
         relay = relay_of(kernel)
@@ -123,6 +124,7 @@ def test_a_sigint_and_a_sigterm_to_the_stub_are_for_the_kernel(warm: None) -> No
         assert not relay.is_running()
 
 
+@everybody
 def test_of_a_killed_stub_nothing_is_left_and_a_restart_gets_the_same_ports(warm: None) -> None:
     with kernels.started(holder=True) as kernel:
         kernel.run("left = 1")
@@ -178,6 +180,7 @@ def test_a_kernel_that_wants_nothing_kept_ready_is_its_own_relay(warm: None) -> 
             assert psutil.Process(kernel.pid).children()  # a launcher of its own
 
 
+@everybody
 def test_a_template_takes_nobody_who_has_other_packages_or_says_nonsense(warm: None) -> None:
     until(is_warm)
     path = stub.place(stub.identity())
@@ -203,6 +206,7 @@ def test_the_stub_imports_next_to_nothing() -> None:
     assert not heavy & set(done.stdout.split())
 
 
+@everybody
 def test_a_kernel_made_in_a_template_is_as_any_other_and_shares_no_identity(warm: None) -> None:
     facts = (
         "s = get_ipython()\n"
