@@ -1,0 +1,70 @@
+"""The chapters with their exercises: the table of contents."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sandbox_kernel.course.texts import Text
+
+
+class Exercise(NamedTuple):
+    """Something to do, whose check is the function of the same name in the chapter's module."""
+
+    name: str
+    title: Text
+
+
+class Chapter(NamedTuple):
+    """A notebook of the course, which is named the same in both languages."""
+
+    number: str
+    notebook: str
+    title: Text
+    checks: str = ""
+    """The module of its checks, in `checks/`."""
+    exercises: tuple[Exercise, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """The name of the notebook's file."""
+        return f"{self.number}-{self.notebook}.ipynb"
+
+
+CHAPTERS = (
+    Chapter(
+        "00",
+        "first-sandbox",
+        Text("Your first sandbox", "你的第一个沙盒"),
+    ),
+    Chapter(
+        "02",
+        "image-layer-container-registry",
+        Text("Image, container, registry", "镜像、容器、仓库"),
+    ),
+    Chapter(
+        "06",
+        "control-groups",
+        Text("Control groups: share, limit, account", "控制组：分享、限制、记账"),
+        "groups",
+        (
+            Exercise("held", Text("A container that is held", "管得住的容器")),
+            Exercise("tamed", Text("A noisy neighbour, tamed", "驯服吵闹的邻居")),
+        ),
+    ),
+    Chapter(
+        "08",
+        "the-network-of-a-container",
+        Text("The network of a container", "容器的网络"),
+    ),
+    Chapter(
+        "11",
+        "a-fresh-container-in-five-milliseconds",
+        Text("A fresh container in five milliseconds", "五毫秒一个新容器"),
+    ),
+)
+"""In the order in which they are to be read."""
+
+
+def exercises() -> dict[str, Chapter]:
+    """The chapter of each exercise, by the exercise's name."""
+    return {each.name: chapter for chapter in CHAPTERS for each in chapter.exercises}
