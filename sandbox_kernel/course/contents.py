@@ -42,6 +42,16 @@ CHAPTERS = (
         Text("Image, container, registry", "镜像、容器、仓库"),
     ),
     Chapter(
+        "05",
+        "namespaces",
+        Text("Namespaces: a container by hand", "命名空间：亲手做一个容器"),
+        "namespaces",
+        (
+            Exercise("boxed", Text("Six namespaces", "六个命名空间")),
+            Exercise("rooted", Text("Another root", "换一个根")),
+        ),
+    ),
+    Chapter(
         "06",
         "control-groups",
         Text("Control groups: share, limit, account", "控制组：分享、限制、记账"),
