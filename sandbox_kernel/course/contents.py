@@ -62,6 +62,16 @@ CHAPTERS = (
         ),
     ),
     Chapter(
+        "07",
+        "layers",
+        Text("Layers: many files, kept once", "层：许多文件，只存一份"),
+        "layers",
+        (
+            Exercise("clean", Text("No secret in any layer", "任何一层都没有秘密")),
+            Exercise("whiteout", Text("What hides a file", "是什么藏起了文件")),
+        ),
+    ),
+    Chapter(
         "08",
         "the-network-of-a-container",
         Text("The network of a container", "容器的网络"),
