@@ -77,6 +77,16 @@ CHAPTERS = (
         Text("The network of a container", "容器的网络"),
     ),
     Chapter(
+        "09",
+        "security",
+        Text("Security: what root may not do", "安全：root 不能做的事"),
+        "walls",
+        (
+            Exercise("least", Text("As little as possible", "权利越少越好")),
+            Exercise("sealed", Text("A process sealed by hand", "亲手封住一个进程")),
+        ),
+    ),
+    Chapter(
         "11",
         "a-fresh-container-in-five-milliseconds",
         Text("A fresh container in five milliseconds", "五毫秒一个新容器"),
