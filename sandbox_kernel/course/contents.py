@@ -87,6 +87,13 @@ CHAPTERS = (
         ),
     ),
     Chapter(
+        "10",
+        "fleet",
+        Text("From one machine to a fleet", "从一台机器到一群机器"),
+        "fleet",
+        (Exercise("budget", Text("Within the budget", "不超预算")),),
+    ),
+    Chapter(
         "11",
         "a-fresh-container-in-five-milliseconds",
         Text("A fresh container in five milliseconds", "五毫秒一个新容器"),
