@@ -42,6 +42,16 @@ CHAPTERS = (
         Text("Image, container, registry", "镜像、容器、仓库"),
     ),
     Chapter(
+        "03",
+        "one-into-many",
+        Text("One machine into many, many into one", "一变多，多变一"),
+        "machines",
+        (
+            Exercise("touched", Text("Memory that is there", "真正存在的内存")),
+            Exercise("guest", Text("A view of its own", "自己的视野")),
+        ),
+    ),
+    Chapter(
         "05",
         "namespaces",
         Text("Namespaces: a container by hand", "命名空间：亲手做一个容器"),
