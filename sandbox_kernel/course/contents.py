@@ -52,6 +52,16 @@ CHAPTERS = (
         ),
     ),
     Chapter(
+        "04",
+        "measured",
+        Text("Container against virtual machine, measured", "容器与虚拟机，实测"),
+        "measured",
+        (
+            Exercise("seen", Text("A process seen from outside", "从外面看一个进程")),
+            Exercise("crowd", Text("Many that weigh little", "又多又轻")),
+        ),
+    ),
+    Chapter(
         "05",
         "namespaces",
         Text("Namespaces: a container by hand", "命名空间：亲手做一个容器"),
