@@ -95,6 +95,8 @@ CHAPTERS = (
         "08",
         "the-network-of-a-container",
         Text("The network of a container", "容器的网络"),
+        "network",
+        (Exercise("reachable", Text("A server for its neighbours", "邻居也能访问的服务器")),),
     ),
     Chapter(
         "09",
