@@ -40,6 +40,8 @@ CHAPTERS = (
         "02",
         "image-layer-container-registry",
         Text("Image, container, registry", "镜像、容器、仓库"),
+        "images",
+        (Exercise("siblings", Text("Two containers of one image", "同一个镜像的两个容器")),),
     ),
     Chapter(
         "03",
