@@ -37,6 +37,13 @@ CHAPTERS = (
         Text("Your first sandbox", "你的第一个沙盒"),
     ),
     Chapter(
+        "01",
+        "what-is-a-container",
+        Text("What is a container?", "容器是什么？"),
+        "moving",
+        (Exercise("moved", Text("Moved to another machine", "搬到另一台机器")),),
+    ),
+    Chapter(
         "02",
         "image-layer-container-registry",
         Text("Image, container, registry", "镜像、容器、仓库"),
