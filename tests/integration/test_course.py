@@ -21,7 +21,7 @@ SOLUTIONS = Path(__file__).resolve().parents[1] / "course"
 PLAIN = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 CHAPTERS = [chapter for chapter in contents.CHAPTERS if chapter.exercises]
 SECONDS = 60
-"""In which a chapter has to run."""
+"""In which a chapter has to run, on a machine that does nothing else."""
 SHOWN = {
     "01": ("ModuleNotFoundError: No module named 'greeting'",),
     "03": ("[0, 1, 1, 0, 0, 1, 0, 0]", "[6561]", "guest: "),
@@ -80,7 +80,8 @@ def test_every_chapter_runs_and_its_checks_tell_right_from_wrong(
         taken = time.monotonic() - begin
         record_property(f"chapter {chapter.number}", f"{taken:.1f} s")
         print(f"{language} {chapter.number}: {taken:.1f} s")
-        assert taken < SECONDS, chapter
+        others = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        assert taken < SECONDS * others, chapter
 
     done = {each.name for chapter in chapters for each in chapter.exercises}
     assert progress.done() == done
