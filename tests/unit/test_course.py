@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from magics import course
+from sandbox_kernel.cli import output
 from sandbox_kernel.cli.main import main
 from sandbox_kernel.course import checking, contents, copying, progress, texts
 from sandbox_kernel.errors import InvalidOption
@@ -126,3 +127,11 @@ def test_the_command_copies_the_notebooks_once(
     (tmp_path / "file").touch()
     assert main(["course", str(tmp_path / "file/below")]) == 125
     assert "file/below" in capsys.readouterr().err
+
+
+def test_columns_of_chinese_stand_below_each_other() -> None:
+    rows = [("处理器", "0.25"), ("cpu", "没有"), ("é", "1")]
+
+    table = output.text_table(("名称", "值"), rows)
+
+    assert table.splitlines() == ["名称    值", "处理器  0.25", "cpu     没有", "é       1"]
