@@ -54,8 +54,13 @@ class ContainerMagics(Magics):
                 self.notebook.defaults = {}
             elif found.rest == [grammar.UPDATE] and not found.options:
                 print(self.notebook.pinning.update(self.notebook.plan({})))
+            elif found.rest[:1] in ([grammar.COURSE], [grammar.CHECK]) and not found.options:
+                from magics import course
+
+                assert self.shell is not None
+                course.run(found.rest, self.shell.user_ns)
             elif found.rest:
-                allowed = "options, or `reset` or `update` alone"
+                allowed = "options, or `reset`, `update` or `course` alone, or `check NAME`"
                 raise InvalidOption("%sandbox", found.rest[0], allowed)
             elif found.options:
                 self.notebook.set_defaults(found.options)

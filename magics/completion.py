@@ -11,6 +11,7 @@ from magics.notebook import Notebook
 from magics.verbs import VERBS
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
+from sandbox_kernel.course import contents
 from sandbox_kernel.grammar import (
     IMAGES_OF_FILES,
     IMAGES_OF_PACKAGES,
@@ -104,8 +105,10 @@ class Completer:
             found = list(self.notebook.kept) if given[0] in NAMED else []
             stored = _stored() if given[0] in OF_IMAGES else []
             return [*found, *_after(last, token, stored)]
+        if magic == "%sandbox" and given == [grammar.CHECK]:
+            return list(contents.exercises())
         if magic == "%sandbox":
-            return [grammar.RESET, grammar.UPDATE]
+            return [grammar.RESET, grammar.UPDATE, grammar.COURSE, grammar.CHECK]
         return _after(last, token, [*IMAGES, *_stored()])
 
     def _flags(self, magic: str, given: list[str]) -> tuple[Flag, ...]:

@@ -51,6 +51,8 @@ ITEM = "item"
 SHOWN = ("usage", "limits", "plan")
 RESET = "reset"
 UPDATE = "update"
+COURSE = "course"
+CHECK = "check"
 
 CELL_USAGE = "%%container [IMAGE] [options]"
 CELL_SUMMARY = (
@@ -67,10 +69,13 @@ CELL_AFTER = """examples:
   %%container --program sh --name cache --background --wait-port 6379
 
 `_container` is what the last cell used. See also %container? and %sandbox?."""
-SANDBOX_USAGE = "%sandbox [options] | %sandbox reset | %sandbox update"
+SANDBOX_USAGE = (
+    "%sandbox [options] | %sandbox reset | %sandbox update | %sandbox course | %sandbox check NAME"
+)
 SANDBOX_SUMMARY = (
     "Set the defaults of this notebook's `%%container` cells. Alone, print them; `reset` forgets; "
-    "`update` asks anew what the name of the image means, and shows what changed."
+    "`update` asks anew what the name of the image means, and shows what changed. `course` shows "
+    "the chapters of the course and what you have done; `check` looks whether an exercise is done."
 )
 
 

@@ -40,6 +40,7 @@ VERBS = {
     "events": ("listing", "print what happens to containers, as it happens"),
     "sbom": ("materials", "list what is installed in an image, as SPDX"),
     "pool": ("pool", "show, warm or stop what is kept ready between kernels"),
+    "course": ("course", "copy the notebooks of the course into a folder"),
     "install": ("kernelspecs", "install a Jupyter kernel"),
     "uninstall": ("kernelspecs", "remove a Jupyter kernel that `install` made"),
     "doctor": ("doctor", "say what this machine can do, and how to mend what it can't"),

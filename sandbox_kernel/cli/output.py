@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,12 +30,24 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The lines of a table whose columns are padded with blanks."""
     listed = [tuple(clean(cell) for cell in row) for row in rows]
-    widths = [max(len(row[i]) for row in (tuple(headings), *listed)) for i in range(len(headings))]
+    widths = [
+        max(_width(row[number]) for row in (tuple(headings), *listed))
+        for number in range(len(headings))
+    ]
     lines = []
     for row in (tuple(heading.upper() for heading in headings), *listed):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        cells = (
+            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+        )
         lines.append("  ".join(cells).rstrip() + "\n")
     return "".join(lines)
+
+
+def _width(cell: str) -> int:
+    """Columns of a terminal: a Chinese character takes two."""
+    if cell.isascii():
+        return len(cell)
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in cell)
 
 
 def data(value: Any) -> None:

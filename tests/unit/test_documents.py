@@ -74,6 +74,8 @@ def test_every_magic_of_a_page_is_one(page: str) -> None:
             arguments.parse(arguments.words(rest)[1:], verbs()["build"].all_flags())
         elif magic == "%%container":
             grammar.read_cell(rest)
+        elif magic == "%sandbox" and rest.split()[:1] in (["course"], ["check"]):
+            continue  # the course runs in a plain kernel
         elif magic == "%sandbox":
             cells.read(rest)  # knows all that the other kernel knows, and more
 

@@ -1,0 +1,1 @@
+"""The checks: one module for each chapter, one function for each exercise."""
