@@ -51,6 +51,8 @@ NETWORKS = ("none", "bridge", "host")
 BRIDGE = "bridge"
 RUNTIMES = ("embedded",)
 MODES = ("fresh", "carry")
+OUTPUT_LEVELS = ("text", "safe", "trusted")
+"""From the narrowest to the widest."""
 SECURITY_OPTIONS = ("no-new-privileges", "seccomp=unconfined")
 
 

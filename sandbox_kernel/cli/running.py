@@ -56,7 +56,7 @@ def run(found: Parsed) -> int:
     ready = _readiness(found, detach=detach)
     if detach:
         return _run_detached(plan, argv, ready)
-    with streams.pipes(interactive=interactive) as pipes:
+    with streams.pipes(interactive=interactive, output=plan.output) as pipes:
         spec = ProcessSpec(argv=argv, descriptors=pipes.inside, timeout=plan.timeout)
         held = plan.keep or bool(patterns)
         made = _make(plan, None if held else spec, detached=plan.keep)
@@ -143,7 +143,9 @@ def execute(found: Parsed) -> int:
     reference, *argv = found.rest
     given = settings.read_options(found.options, settings.COMMAND_LINE)
     live = container.find(reference)
-    with streams.pipes(interactive=bool(found.own.get("interactive"))) as pipes:
+    level = given.get("output") or "safe"
+    interactive = bool(found.own.get("interactive"))
+    with streams.pipes(interactive=interactive, output=level) as pipes:
         spec = ProcessSpec(
             argv=tuple(argv),
             env={
@@ -188,7 +190,7 @@ VERBS = {
         "Run a program in a container that is there. The exit status is as that of `run`.",
         execute,
         (_INTERACTIVE,),
-        options=("env", "workdir", "user", "timeout"),
+        options=("env", "workdir", "user", "timeout", "output"),
         command=True,
         least=2,
     ),

@@ -25,6 +25,7 @@ import msgspec
 import zmq
 
 from sandbox_kernel import errors
+from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.runtime import cgroups
 
 from . import commands, contents, info, usage
@@ -266,6 +267,7 @@ class Relay:
         self._outgoing = Outgoing(
             self._voice, self._ledger, self._inner_signer,
             limit=inside.plan.output_limit, hooks=self, widgets=self._widgets,
+            policy=OutputPolicy(inside.plan.output),
         )  # fmt: skip
         self._interrupts = Interrupts(
             self._ledger, inside.process,

@@ -64,6 +64,7 @@ TRIED: dict[str, list[tuple[list[str], str, str]]] = {
         (["--security-opt=no-new-privileges"], "sed -n 's/^NoNewPrivs:.//p' /proc/self/status",
             "1\n"),
     ],
+    "output": [(["--output=text"], "echo hi", "hi\n")],
     "runtime": [(["--runtime=embedded"], "echo hi", "hi\n")],
 }  # fmt: skip
 ELSEWHERE = {

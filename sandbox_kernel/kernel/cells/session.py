@@ -26,7 +26,7 @@ from .fresh import Fresh
 if TYPE_CHECKING:
     from sandbox_kernel.container.carry import Carried
 
-OF_A_RUN = ("timeout", "output_limit", "interrupt_grace")
+OF_A_RUN = ("timeout", "output_limit", "output", "interrupt_grace")
 """Options that hold for a cell, whatever container it runs in."""
 
 
@@ -46,6 +46,11 @@ class Session:
         self._lock = threading.Lock()
         self._interrupts = 0
         self._told_lacking = False
+
+    @property
+    def output(self) -> str:
+        """What the outputs of its cells may do."""
+        return self.plan.output
 
     def warm(self) -> None:
         """What the first cell would wait for."""
