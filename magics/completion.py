@@ -12,6 +12,7 @@ from magics.verbs import VERBS
 from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.grammar import (
+    AUDIT_LEVELS,
     IMAGES_OF_FILES,
     IMAGES_OF_PACKAGES,
     NETWORKS,
@@ -36,6 +37,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "storage_size": SIZES,
     "output_limit": ("1m", "16m", "128m"),
     "output": OUTPUT_LEVELS,
+    "audit": AUDIT_LEVELS,
     "cpus": ("0.5", "1", "2"),
     "pids_limit": ("32", "64", "512"),
     "timeout": (*TIMES, "none"),

@@ -97,6 +97,7 @@ class Runner:
             outputs=read.outputs,
             program=read.program,
             files_out=read.files_out,
+            by=settings.MAGIC,
         )
 
     def _hand_over(

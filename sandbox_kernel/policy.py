@@ -87,6 +87,7 @@ class ContainerPlan:
     interrupt_grace: float = 5.0
     output_limit: int = 128 << 20
     output: str = "safe"
+    audit: str = "off"
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
@@ -652,6 +653,7 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "allow": _check_allow,
     "publish": _check_publish,
     "output": _check_output,
+    "audit": _of_the_user("audit"),
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
     "device_read_bps": _check_devices("device_read_bps"),

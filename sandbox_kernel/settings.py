@@ -367,6 +367,13 @@ class Sandbox(HasTraits):
         "in a frame with no way out, widgets are those of ipywidgets. text: plain text only. "
         "trusted: all, as in Jupyter; then the code can do in the page what its reader can.",
     )
+    audit = Option(
+        Kind("LEVEL", grammar.one_of(*grammar.AUDIT_LEVELS)),
+        grammar.AUDIT_OFF,
+        group="container",
+        help="Write down what runs and what is refused, for `sandbox-kernel audit`: off, on, or "
+        "content, with the text of the cells; in your own settings only.",
+    )
     cap_add = Option(
         _CAPABILITY,
         (),

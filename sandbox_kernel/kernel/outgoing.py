@@ -167,6 +167,7 @@ class Outgoing:
                 fields["payload"] = msgspec.Raw(contents.encode(self._payloads(fields["payload"])))
             if status == "error":
                 told = self._failure(request, contents.failure.decode(content))
+                request.failed = str(told["ename"])[:200]
                 fields.update({k: msgspec.Raw(contents.encode(v)) for k, v in told.items()})
             if "user_expressions" in fields:
                 fields["user_expressions"] = self._expressions(fields["user_expressions"])

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from sandbox_kernel import errors
+from sandbox_kernel import audit, errors
 from sandbox_kernel.container import events as e
 from sandbox_kernel.output_policy import OutputPolicy
 
@@ -337,6 +337,7 @@ class CellsKernel:
                 else:
                     self._outputs.show(event, publish, count, policy)
         except Exception as error:  # whatever it is, this thread must live to say it
+            audit.refused(error, by="cells")
             told = failure(error)
         return told, used
 
