@@ -19,11 +19,12 @@ PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils binutils binutils-aarch64-l
 	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc \
 	skopeo strace umoci user-mode-linux util-linux
 
-.PHONY: help demo lab test check bench format docs clean packages packages-to-test
+.PHONY: help demo lab test hostile check bench format docs clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
+	@echo "make hostile run the corpus of attacks, and print a table of its entries"
 	@echo "make bench   measure speed and size beside runc, bwrap and ipykernel"
 	@echo "make format  put the code into its one format"
 	@echo "make docs    make the reference pages of what the program declares"
@@ -47,6 +48,10 @@ check: .venv/.ready-to-test
 test: packages-to-test check
 	UV=$(UV) $(BIN)/python -m pytest tests/unit --numprocesses 2
 	UV=$(UV) $(BIN)/python tests/lanes.py
+
+# Each entry of the corpus as root and as an ordinary user, with control groups v1 and v2.
+hostile: .venv/.ready-to-test packages-to-test
+	UV=$(UV) $(BIN)/python tests/hostile_table.py $(COLUMNS)
 
 # Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
 bench: .venv/.ready-to-test packages-to-test

@@ -14,6 +14,7 @@ from sandbox_kernel.container import events as e
 from sandbox_kernel.container import files
 from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.grammar import shown_seconds
+from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.policy import ContainerPlan
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Background:
         running: engine.Run,
         plan: ContainerPlan,
         kept: Kept | None,
+        policy: OutputPolicy,
     ) -> None:
         self.id = running.container.id
         self.name = running.container.name
@@ -43,6 +45,7 @@ class Background:
         self._running = running
         self._plan = plan
         self._kept = kept
+        self._policy = policy
         self._began = time.monotonic()
         self._events: list[e.Event] = []
         self._files: list[tuple[str, bytes]] = []
@@ -102,7 +105,7 @@ class Background:
 
     def show(self) -> None:
         """Shows what it put out since the last time: text, displays, the result, the error."""
-        outlet = shown.Outlet(self._shell)
+        outlet = shown.Outlet(self._shell, self._policy)
         events, self._shown = self._events[self._shown :], len(self._events)
         for event in events:
             if isinstance(event, e.Error):

@@ -10,7 +10,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from magics import grammar, oneline, verbs
 from magics.notebook import Notebook
-from sandbox_kernel import arguments
+from sandbox_kernel import arguments, audit, settings
 from sandbox_kernel.errors import InvalidOption
 
 
@@ -24,7 +24,7 @@ class ContainerMagics(Magics):
 
     @line_cell_magic
     def container(self, line: str, cell: str | None = None) -> None:
-        with oneline.one_line():
+        with oneline.one_line(), audit.refusals(settings.MAGIC):
             if cell is None:
                 verbs.run(self.notebook, line)
                 return

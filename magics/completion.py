@@ -13,9 +13,11 @@ from sandbox_kernel import arguments
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.course import contents
 from sandbox_kernel.grammar import (
+    AUDIT_LEVELS,
     IMAGES_OF_FILES,
     IMAGES_OF_PACKAGES,
     NETWORKS,
+    OUTPUT_LEVELS,
     RLIMITS,
     RUNTIMES,
     SECURITY_OPTIONS,
@@ -35,6 +37,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "memory_swap": SIZES,
     "storage_size": SIZES,
     "output_limit": ("1m", "16m", "128m"),
+    "output": OUTPUT_LEVELS,
+    "audit": AUDIT_LEVELS,
     "cpus": ("0.5", "1", "2"),
     "pids_limit": ("32", "64", "512"),
     "timeout": (*TIMES, "none"),

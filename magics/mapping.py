@@ -41,7 +41,7 @@ def run(
         raise InvalidOption(option, value, "not with `--map`: each item has a fresh container")
     progress = Progress(len(items))
     waiting: dict[int, Result] = {}
-    outlet = shown.Outlet(shell)
+    outlet = shown.Outlet(shell, notebook.policy(plan.output))
     following = 0
 
     def on_result(index: int, result: Result) -> None:

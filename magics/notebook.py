@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sandbox_kernel import image, policy, settings
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.kernel.pinning import Pinning
+from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS, Settings
 
@@ -74,6 +75,7 @@ class Notebook:
         self.last: Last | None = None
         self.told: set[str] = set()
         self.pinning = Pinning()
+        self._policies: dict[str, OutputPolicy] = {}
         atexit.register(self.close)
 
     def settings(self) -> Settings:
@@ -86,6 +88,10 @@ class Notebook:
     def plan(self, options: Mapping[str, Any]) -> ContainerPlan:
         """The plan of a cell with these options."""
         return policy.plan(settings.MAGIC, within=self.settings(), **options)
+
+    def policy(self, level: str) -> OutputPolicy:
+        """What outputs may do at that level; it remembers what was told."""
+        return self._policies.setdefault(level, OutputPolicy(level))
 
     def set_defaults(self, options: Mapping[str, Any]) -> None:
         """Takes the options as defaults if a plan can be made with them; else changes nothing."""
@@ -127,7 +133,7 @@ class Notebook:
         for name in options:
             wanted, have = getattr(plan, name), getattr(container.plan, name)
             have = kept.image if name == "image" else have
-            if wanted == have or name in ("name", "keep", "timeout"):
+            if wanted == have or name in ("name", "keep", "timeout", "output"):
                 continue
             if name not in policy.LIVE:
                 why = f"`{OPTIONS[name].show(have)}` in `{container.name}`, which is kept: "

@@ -18,6 +18,7 @@ from sandbox_kernel.container import Container, files
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.errors import InvalidOption, StepFailed
+from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.policy import ContainerPlan
 
 if TYPE_CHECKING:
@@ -58,16 +59,17 @@ class Runner:
         self._record(named)
         self.notebook.tell(running.container.not_in_force)
         self._show_published(running.container)
+        policy = self.notebook.policy(named.output)
         if read.background:
-            self._hand_over(running, plan, kept, read)
+            self._hand_over(running, plan, kept, read, policy)
             return
         view = self._show_live(running) if "limits" in read.show else None
-        error, finished = self._follow(running, kept)
+        error, finished = self._follow(running, kept, policy)
         if view is not None:
             view.stop(finished.usage, "the cell ended")
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
-            raise shown.raised(error)
+            raise shown.raised(error, policy)
 
     def _show_published(self, container: Container) -> None:
         """Where its ports are, once for each container."""
@@ -95,15 +97,21 @@ class Runner:
             outputs=read.outputs,
             program=read.program,
             files_out=read.files_out,
+            by=settings.MAGIC,
         )
 
     def _hand_over(
-        self, running: engine.Run, plan: ContainerPlan, kept: Kept | None, read: CellLine
+        self,
+        running: engine.Run,
+        plan: ContainerPlan,
+        kept: Kept | None,
+        read: CellLine,
+        policy: OutputPolicy,
     ) -> None:
         """The run goes on by itself, and the notebook gets a handle."""
         from magics.background import Background
 
-        handle = Background(self.shell, running, plan, kept)
+        handle = Background(self.shell, running, plan, kept, policy)
         self.notebook.background = [one for one in self.notebook.background if not one.done]
         self.notebook.background.append(handle)
         for name in ("_container", *([read.handle] if read.handle else [])):
@@ -133,9 +141,11 @@ class Runner:
             running.close()
             raise
 
-    def _follow(self, running: engine.Run, kept: Kept | None) -> tuple[e.Error | None, e.Finished]:
+    def _follow(
+        self, running: engine.Run, kept: Kept | None, policy: OutputPolicy
+    ) -> tuple[e.Error | None, e.Finished]:
         """Shows what comes, until the end; the first error is raised after it."""
-        outlet = shown.Outlet(self.shell)
+        outlet = shown.Outlet(self.shell, policy)
         error: e.Error | None = None
         finished = e.Finished(0, {})
         try:

@@ -9,39 +9,48 @@ from typing import TYPE_CHECKING, Any
 from magics.oneline import colored, shown_as
 from sandbox_kernel import errors
 from sandbox_kernel.container import events as e
+from sandbox_kernel.output_policy import OutputPolicy
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
 class Outlet:
-    """Where a shell shows things."""
+    """Where a shell shows things, as far as the `output` of the plan lets it."""
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    def __init__(self, shell: InteractiveShell, policy: OutputPolicy) -> None:
         self.shell = shell
+        self.policy = policy
 
     def show(self, event: e.Event) -> None:
         """Shows one event. Errors and values are the caller's."""
+        self._show(event)
+        for line in self.policy.news():
+            print(f"container: {line}", file=sys.stderr)
+
+    def _show(self, event: e.Event) -> None:
         match event:
             case e.Stdout():
-                sys.stdout.write(event.text)
+                sys.stdout.write(self.policy.text(event.text))
                 sys.stdout.flush()
             case e.Stderr():
-                sys.stderr.write(event.text)
+                sys.stderr.write(self.policy.text(event.text))
                 sys.stderr.flush()
             case e.Notice():
                 print(f"container: {event.text}", file=sys.stderr)
             case e.Display():
                 self._flush()
+                data, metadata = self.policy.bundle(e.portable(event.data), event.metadata)
                 self.shell.display_pub.publish(
-                    data=e.portable(event.data),
-                    metadata=dict(event.metadata),
+                    data=data,
+                    metadata=metadata,
                     transient=dict(event.transient),
                     update=event.update,
                 )
             case e.Result():
                 self._flush()
-                self.shell.displayhook(Shown(e.portable(event.data), event.metadata))
+                data, metadata = self.policy.bundle(e.portable(event.data), event.metadata)
+                self.shell.displayhook(Shown(data, metadata))
             case e.Clear():
                 self._flush()
                 self.shell.display_pub.clear_output(wait=event.wait)  # type: ignore[no-untyped-call]
@@ -67,15 +76,17 @@ class Shown:
         return self._data, self._metadata
 
 
-def raised(error: e.Error) -> Exception:
+def raised(error: e.Error, policy: OutputPolicy | None = None) -> Exception:
     """The exception for the notebook: named as inside, shown as the traceback from inside."""
+    clean = policy.text if policy else str
     if error.failure is not None:
         problem: Exception = error.failure
     else:
         name = error.name if error.name.isidentifier() else "CellRaised"
+        value = clean(error.value)
         kind = type(name, (errors.CellRaised,), {"__module__": "container"})
-        problem = kind(error.name, error.value, error.traceback)
-        problem.args = (error.value,)
-    lines = error.traceback.rstrip().split("\n")
+        problem = kind(error.name, value, error.traceback)
+        problem.args = (value,)
+    lines = clean(error.traceback).rstrip().split("\n")
     lines[-1] = colored(lines[-1])
     return shown_as(problem, lines)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from sandbox_kernel import errors, image, policy, settings
+from sandbox_kernel import audit, errors, image, policy, settings
 from sandbox_kernel.container import Container, Process, ProcessSpec, learning
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container import files as f
@@ -104,8 +104,19 @@ class Run:
     one that was ready is over then, and the launcher removes what is left of it.
     """
 
-    def __init__(self, cell: Cell, container: Container, process: Process, *, single: bool) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        container: Container,
+        process: Process,
+        *,
+        single: bool,
+        entry: audit.Entry | None = None,
+    ) -> None:
         self.container = container
+        self._entry = entry
+        self._error: str | None = None
+        self._end = e.Finished(-9, {})
         self._cell = cell
         self._process = process
         self._single = single
@@ -115,8 +126,8 @@ class Run:
     def __iter__(self) -> Iterator[e.Event]:
         try:
             for event in self._cell.events(self._process):
-                if isinstance(event, e.Finished):
-                    self._finished = True
+                self._note(event)
+                if self._finished:
                     yield from self.files()
                 yield event
         finally:
@@ -129,8 +140,14 @@ class Run:
         call `files` when it has finished, and `close` after it.
         """
         for event in self._cell.steps(self._process):
-            self._finished = self._finished or isinstance(event, e.Finished)
+            self._note(event)
             yield event
+
+    def _note(self, event: e.Event | Idle) -> None:
+        if isinstance(event, e.Finished):
+            self._finished, self._end = True, event
+        elif isinstance(event, e.Error):
+            self._error = self._error or event.name
 
     def files(self) -> list[e.Event]:
         """The files asked for as events; an error and notices where some can't be had."""
@@ -177,6 +194,12 @@ class Run:
         if not self._open:
             return
         self._open = False
+        if self._entry is not None:
+            error = self._error if self._finished else self._error or "ended before its end"
+            self._entry.end(
+                status=self._end.status, error=error, usage=self._end.usage,
+                container=self.container.id, limits=self.container.limits_at_start,
+            )  # fmt: skip
         self._process.close()
         if self._single and self._finished and self.container.was_ready:
             self.container.close()  # the launcher ends it while the caller goes on
@@ -260,6 +283,10 @@ def _start(
     interpreter = plan.entrypoint or resolved.interpreter or "python3"
     if container is None and request.program is None and not plan.cold:
         learning.learn(request.code)
+    entry = audit.begin(
+        plan, by=request.by, digest=resolved.digest, code=request.code,
+        argv=(request.program,) if request.program else (),
+    )  # fmt: skip
     cell = Cell(request, bounds, single=single)
     try:
         spec = ProcessSpec(
@@ -272,10 +299,12 @@ def _start(
             assert made.process is not None
             process = made.process
         cell.handed_over()
-    except BaseException:
+    except BaseException as problem:
         cell.close()
+        if entry is not None:
+            entry.refuse(problem)
         raise
-    return Run(cell, container or made, process, single=single)
+    return Run(cell, container or made, process, single=single, entry=entry)
 
 
 def run(
@@ -313,10 +342,11 @@ def run(
     Raises InvalidOption, NotAllowed, LimitNotEnforceable, ImageError, ValueNotTransferable,
     ContainerError.
     """
-    plan = policy.plan(settings.PROGRAM, image=image, **options)
-    request = cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
-    plan = declared(plan, request)
-    result = gather(start(plan, request), plan)
+    with audit.refusals(settings.PROGRAM):
+        plan = policy.plan(settings.PROGRAM, image=image, **options)
+        request = cell_request(code, inputs, outputs, program, files=files, files_out=files_out)
+        plan = declared(plan, request)
+        result = gather(start(plan, request), plan)
     return result.check() if check else result
 
 
@@ -382,8 +412,9 @@ class Sandbox:
     """
 
     def __init__(self, image: str | None = None, **options: Any) -> None:
-        self.plan = policy.plan(settings.PROGRAM, image=image, **options)
-        self.container = Container.create(self.plan)
+        with audit.refusals(settings.PROGRAM):
+            self.plan = policy.plan(settings.PROGRAM, image=image, **options)
+            self.container = Container.create(self.plan)
 
     @property
     def id(self) -> str:

@@ -51,6 +51,9 @@ NETWORKS = ("none", "bridge", "host")
 BRIDGE = "bridge"
 RUNTIMES = ("embedded",)
 MODES = ("fresh", "carry")
+OUTPUT_LEVELS = ("text", "safe", "trusted")
+"""From the narrowest to the widest."""
+AUDIT_OFF, AUDIT_ON, AUDIT_CONTENT = AUDIT_LEVELS = ("off", "on", "content")
 SECURITY_OPTIONS = ("no-new-privileges", "seccomp=unconfined")
 
 

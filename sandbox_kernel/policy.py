@@ -86,6 +86,8 @@ class ContainerPlan:
     stop_timeout: float = 5.0
     interrupt_grace: float = 5.0
     output_limit: int = 128 << 20
+    output: str = "safe"
+    audit: str = "off"
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
@@ -582,6 +584,18 @@ def _fit_network(values: dict[str, Any], asked: Mapping[str, Any]) -> None:
                 raise InvalidOption(option.flags[0], option.show(values[name]), allowed)
 
 
+def _check_output(value: str, layer: Layer, within: Settings) -> str:
+    """Who does not speak for the user may not widen what the user's own word is."""
+    if layer.bound:
+        own = [each.values["output"] for each in within.layers if not each.bound and
+               each.values.get("output")]  # fmt: skip
+        ceiling = within.ceilings.get("output")
+        widest = ceiling.value if ceiling and ceiling.value else (own or ["safe"])[-1]
+        if grammar.OUTPUT_LEVELS.index(value) > grammar.OUTPUT_LEVELS.index(widest):
+            _not_allowed("output", value, f"at most {widest}", within)
+    return value
+
+
 def _check_environment(value: tuple[tuple[str, str | None], ...], layer: Layer, _: Settings) -> Any:
     """`--env KEY` takes the value from outside; only the user may: it could be a secret."""
     known = []
@@ -638,6 +652,8 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "network_hardware": _of_the_user("network_hardware"),
     "allow": _check_allow,
     "publish": _check_publish,
+    "output": _check_output,
+    "audit": _of_the_user("audit"),
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
     "device_read_bps": _check_devices("device_read_bps"),

@@ -71,6 +71,7 @@ _ENTRY = Kind("ENTRY", allowing.entry, identity=str)
 _BITS = Kind("RATE", grammar.bits_per_second, grammar.shown_bits)
 _RUNTIME = Kind("RUNTIME", grammar.one_of(*grammar.RUNTIMES))
 _IMAGE = Kind("IMAGE", grammar.image)
+_OUTPUT_LEVEL = Kind("LEVEL", grammar.one_of(*grammar.OUTPUT_LEVELS))
 _MODE = Kind("MODE", grammar.one_of(*grammar.MODES))
 
 
@@ -358,6 +359,21 @@ class Sandbox(HasTraits):
         group="container",
         help="How much output of one run is passed on before it is cut.",
     )
+    output = Option(
+        _OUTPUT_LEVEL,
+        "safe",
+        group="isolation",
+        help="What outputs may do in the page that shows them. safe: HTML is cleaned, scripts run "
+        "in a frame with no way out, widgets are those of ipywidgets. text: plain text only. "
+        "trusted: all, as in Jupyter; then the code can do in the page what its reader can.",
+    )
+    audit = Option(
+        Kind("LEVEL", grammar.one_of(*grammar.AUDIT_LEVELS)),
+        grammar.AUDIT_OFF,
+        group="container",
+        help="Write down what runs and what is refused, for `sandbox-kernel audit`: off, on, or "
+        "content, with the text of the cells; in your own settings only.",
+    )
     cap_add = Option(
         _CAPABILITY,
         (),
@@ -443,6 +459,11 @@ class SandboxCeiling(HasTraits):
         help="Addresses of this machine on which ports may be published.",
     )
     bandwidth = Option(_BITS, unit="bits per second", help="The highest `bandwidth`.")
+    output = Option(
+        _OUTPUT_LEVEL,
+        default_text="your own `output`, else safe",
+        help="The widest `output`: text, safe or trusted.",
+    )
     runtime = Option(
         Kind("RUNTIME", _RUNTIME.parse, identity=str),
         ("embedded",),

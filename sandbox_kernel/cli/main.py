@@ -39,6 +39,7 @@ VERBS = {
     "image": ("images", "check, repair or inspect what is stored"),
     "events": ("listing", "print what happens to containers, as it happens"),
     "sbom": ("materials", "list what is installed in an image, as SPDX"),
+    "audit": ("audit", "print the record of what ran and what was refused"),
     "pool": ("pool", "show, warm or stop what is kept ready between kernels"),
     "course": ("course", "copy the notebooks of the course into a folder"),
     "install": ("kernelspecs", "install a Jupyter kernel"),
@@ -72,6 +73,9 @@ def _guarded(name: str, words: list[str]) -> int:
     try:
         return _run(name, words)
     except SandboxError as error:
+        from sandbox_kernel import audit
+
+        audit.refused(error, by="command line")
         return _complain(f"{name}: {error}")
     except BrokenPipeError:
         # the reader of our output went away: what is still buffered must not raise again

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 
-from sandbox_kernel import container, image, policy, settings
+from sandbox_kernel import audit, container, errors, image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed, words
 from sandbox_kernel.cli import output, streams, transfers
 from sandbox_kernel.cli.verb import Verb
-from sandbox_kernel.container import Container, Process, ProcessSpec, copying, files, readiness
+from sandbox_kernel.container import (
+    Container,
+    Exit,
+    Process,
+    ProcessSpec,
+    copying,
+    files,
+    readiness,
+)
 from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.errors import InvalidOption, shown
 from sandbox_kernel.image import Image
@@ -54,14 +63,32 @@ def run(found: Parsed) -> int:
     if plan.name and (detach or plan.keep):
         container.refuse_taken(plan.name)
     ready = _readiness(found, detach=detach)
-    if detach:
-        return _run_detached(plan, argv, ready)
-    with streams.pipes(interactive=interactive) as pipes:
+    entry = audit.begin(plan, by=settings.COMMAND_LINE, digest=resolved.digest, argv=argv)
+    try:
+        if detach:
+            return _run_detached(plan, argv, ready, entry)
+        return _run_here(plan, argv, patterns, entry, interactive=interactive)
+    except errors.SandboxError as problem:
+        if entry is not None:
+            entry.refuse(problem)
+        raise
+
+
+def _run_here(
+    plan: ContainerPlan,
+    argv: tuple[str, ...],
+    patterns: tuple[str, ...],
+    entry: audit.Entry | None,
+    *,
+    interactive: bool,
+) -> int:
+    """Passes its output on until it has ended."""
+    with streams.pipes(interactive=interactive, output=plan.output) as pipes:
         spec = ProcessSpec(argv=argv, descriptors=pipes.inside, timeout=plan.timeout)
         held = plan.keep or bool(patterns)
         made = _make(plan, None if held else spec, detached=plan.keep)
         with made if not plan.keep else contextlib.closing(made):
-            status = _pass_on(pipes, made.process or made.run(spec))
+            status = _pass_on(pipes, made.process or made.run(spec), made, entry)
             if patterns:
                 _bring_out(made, patterns, plan)
             return status
@@ -90,7 +117,9 @@ def _readiness(found: Parsed, *, detach: bool) -> Readiness:
     )
 
 
-def _run_detached(plan: ContainerPlan, argv: tuple[str, ...], ready: Readiness) -> int:
+def _run_detached(
+    plan: ContainerPlan, argv: tuple[str, ...], ready: Readiness, entry: audit.Entry | None
+) -> int:
     """Prints the id when the program runs and is ready; its output goes to the container's log."""
     spec = ProcessSpec(argv=argv, timeout=plan.timeout, logged=True)
     made = _make(plan, None if plan.keep else spec, detached=True)
@@ -98,8 +127,10 @@ def _run_detached(plan: ContainerPlan, argv: tuple[str, ...], ready: Readiness) 
         process = made.process or made.run(spec, outlives=True)
         if not process.started():
             made.remove()
-            return streams.status(process.wait())
+            return _ended(process.wait(), made, entry)
         _wait_ready(made, process, ready)
+        if entry is not None:
+            entry.end(error="detached: it goes on", container=made.id, limits=made.limits_at_start)
         print(made.id)
         return 0
 
@@ -132,10 +163,24 @@ def _make(plan: ContainerPlan, spec: ProcessSpec | None, *, detached: bool) -> C
     return made
 
 
-def _pass_on(pipes: streams.Pipes, process: Process) -> int:
+def _pass_on(
+    pipes: streams.Pipes, process: Process, made: Container, entry: audit.Entry | None
+) -> int:
     pipes.handed_over()
     with streams.forwarded(process):
-        return streams.status(pipes.copy(process))
+        return _ended(pipes.copy(process), made, entry)
+
+
+def _ended(exit_: Exit, made: Container, entry: audit.Entry | None) -> int:
+    """The status to end with, which is in the record now."""
+    status = streams.status(exit_)
+    if entry is not None:
+        failure = exit_.error()
+        entry.end(
+            status=status, error=type(failure).__name__ if failure else None, usage=exit_.usage,
+            container=made.id, limits=made.limits_at_start,
+        )  # fmt: skip
+    return status
 
 
 def execute(found: Parsed) -> int:
@@ -143,7 +188,9 @@ def execute(found: Parsed) -> int:
     reference, *argv = found.rest
     given = settings.read_options(found.options, settings.COMMAND_LINE)
     live = container.find(reference)
-    with streams.pipes(interactive=bool(found.own.get("interactive"))) as pipes:
+    level = given.get("output") or "safe"
+    interactive = bool(found.own.get("interactive"))
+    with streams.pipes(interactive=interactive, output=level) as pipes:
         spec = ProcessSpec(
             argv=tuple(argv),
             env={
@@ -156,7 +203,12 @@ def execute(found: Parsed) -> int:
             descriptors=pipes.inside,
         )
         with contextlib.closing(live):
-            return _pass_on(pipes, live.run(spec))
+            plan = dataclasses.replace(live.plan, audit=audit.level())
+            entry = audit.begin(
+                plan, by=settings.COMMAND_LINE, digest=live.image.digest, argv=tuple(argv),
+                container=live.id,
+            )  # fmt: skip
+            return _pass_on(pipes, live.run(spec), live, entry)
 
 
 def command_of(plan: ContainerPlan, resolved: Image, command: list[str]) -> tuple[str, ...]:
@@ -188,7 +240,7 @@ VERBS = {
         "Run a program in a container that is there. The exit status is as that of `run`.",
         execute,
         (_INTERACTIVE,),
-        options=("env", "workdir", "user", "timeout"),
+        options=("env", "workdir", "user", "timeout", "output"),
         command=True,
         least=2,
     ),

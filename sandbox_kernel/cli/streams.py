@@ -13,10 +13,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from sandbox_kernel import errors
 from sandbox_kernel.cli.verb import FAILED
 from sandbox_kernel.container import Exit, Process
+
+if TYPE_CHECKING:
+    from sandbox_kernel.output_policy.terminal import Stream
 
 CHUNK = 1 << 16
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -25,12 +29,13 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 class Pipes:
     """The pipes of one program: `inside` for its ProcessSpec, the other ends are ours."""
 
-    def __init__(self, *, interactive: bool) -> None:
+    def __init__(self, *, interactive: bool, output: str) -> None:
         self._read_in, self._write_in = os.pipe2(os.O_CLOEXEC) if interactive else (-1, -1)
         self._read_out, self._write_out = os.pipe2(os.O_CLOEXEC)
         self._read_err, self._write_err = os.pipe2(os.O_CLOEXEC)
         self._poll = select.poll()
         self._waiting = b""
+        self._cleaners = _cleaners(output)
 
     @property
     def inside(self) -> Mapping[int, int]:
@@ -83,7 +88,8 @@ class Pipes:
         data = os.read(source, CHUNK)
         if not data:
             self._poll.unregister(source)
-        view = memoryview(data)
+        cleaner = self._cleaners.get(sink)
+        view = memoryview(cleaner.clean(data) if cleaner else data)
         while view:
             view = view[os.write(sink, view) :]
         return bool(data)
@@ -120,10 +126,20 @@ class Pipes:
         self._write_in = -1
 
 
+def _cleaners(output: str) -> Mapping[int, Stream]:
+    """For those of our outputs that are a terminal, unless the user trusts what is written."""
+    numbers = [number for number in (1, 2) if output != "trusted" and os.isatty(number)]
+    if not numbers:
+        return {}
+    from sandbox_kernel.output_policy.terminal import Stream
+
+    return {number: Stream() for number in numbers}
+
+
 @contextmanager
-def pipes(*, interactive: bool) -> Iterator[Pipes]:
-    """Pipes that are closed with the block."""
-    made = Pipes(interactive=interactive)
+def pipes(*, interactive: bool, output: str = "safe") -> Iterator[Pipes]:
+    """Pipes that are closed with the block. `output`: the level of what a terminal gets."""
+    made = Pipes(interactive=interactive, output=output)
     try:
         yield made
     finally:

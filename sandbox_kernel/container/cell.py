@@ -63,6 +63,7 @@ class CellRequest:
     files_out: tuple[str, ...] = ()
     shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
     shows: bool = True  # the value of a last expression
+    by: str = "program"  # who asks, for the record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,15 +167,11 @@ Frame = (
 BUNDLES = (DisplayFrame, UpdateFrame, ResultFrame)
 
 
-SCRIPTS = ("application/javascript", "text/javascript")
-
-
 def portable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A mime bundle as Jupyter sends it: bytes in base64, no scripts."""
+    """A mime bundle as Jupyter sends it: bytes in base64. Nothing is decided here."""
     return {
         mime: base64.b64encode(item).decode("ascii") if isinstance(item, bytes) else item
         for mime, item in data.items()
-        if mime not in SCRIPTS
     }
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from sandbox_kernel import errors
+from sandbox_kernel.output_policy import Models, OutputPolicy
+from sandbox_kernel.output_policy.terminal import has_escapes
 
 from . import contents
 from .requests import Ledger, Request
@@ -48,6 +50,7 @@ class Outgoing:
         limit: int,
         hooks: Any,
         widgets: Widgets,
+        policy: OutputPolicy,
     ) -> None:
         self._voice = voice
         self._ledger = ledger
@@ -55,6 +58,8 @@ class Outgoing:
         self._limit = limit
         self._hooks = hooks
         self._widgets = widgets
+        self._policy = policy
+        self._models = Models(policy)
         self._comms: OrderedDict[str, bool] = OrderedDict()  # whether it tells all states
         self._displays: OrderedDict[str, None] = OrderedDict()
         self._orphans = 0  # bytes of outputs without a parent
@@ -147,9 +152,8 @@ class Outgoing:
         ):
             self.drop("question not allowed")
             return
-        self._voice.ask(
-            request, {"prompt": message.found.prompt, "password": message.found.password}
-        )
+        prompt = self._policy.text(message.found.prompt)
+        self._voice.ask(request, {"prompt": prompt, "password": message.found.password})
 
     # -- replies ----------------------------------------------------------------------------------
 
@@ -160,12 +164,13 @@ class Outgoing:
             fields = contents.fields.decode(content)
             status = msgspec.json.decode(fields.get("status", b""), type=str)
             if "payload" in fields:
-                fields["payload"] = msgspec.Raw(contents.encode(_payloads(fields["payload"])))
+                fields["payload"] = msgspec.Raw(contents.encode(self._payloads(fields["payload"])))
             if status == "error":
-                failed = contents.failure.decode(content)
-                renamed = self._hooks.renamed(request, failed)
-                if renamed:
-                    fields.update({k: msgspec.Raw(contents.encode(v)) for k, v in renamed.items()})
+                told = self._failure(request, contents.failure.decode(content))
+                request.failed = str(told["ename"])[:200]
+                fields.update({k: msgspec.Raw(contents.encode(v)) for k, v in told.items()})
+            if "user_expressions" in fields:
+                fields["user_expressions"] = self._expressions(fields["user_expressions"])
             content = contents.encode(fields)
             metadata = self._hooks.with_usage(request, metadata)
             self._voice.reply(request, content, metadata)
@@ -173,6 +178,10 @@ class Outgoing:
         else:
             if request.kind == "comm_info_request":
                 content = self._widgets.in_comm_info(request, content)
+            elif request.kind == "inspect_request":
+                content = self._with_bundle(content)
+            elif request.kind == "debug_request":
+                content = self._debug_reply(content)
             self._voice.reply(request, content, metadata, message.buffers)
         self._after_reply(request)
 
@@ -229,7 +238,11 @@ class Outgoing:
         if bytes(memoryview(message.found.text)[:1]) != b'"':
             self.drop("content malformed")
             return
-        self._output(kind, message, request)
+        content = message.content
+        if not self._policy.shows_all and has_escapes(message.found.text):
+            text = self._policy.text(msgspec.json.decode(message.found.text))
+            content = contents.encode({"name": message.found.name, "text": text})
+        self._output(kind, message, request, content)
 
     def _display(self, kind: str, message: Message, request: Request | None) -> None:
         transient = message.found.transient
@@ -243,16 +256,27 @@ class Outgoing:
         ):
             self.drop("result out of turn")
             return
-        if self._output(kind, message, request) and display_id is not None:
+        content = message.content
+        if not self._policy.shows_all:
+            content = self._with_bundle(content, ("transient", "execution_count"))
+        if self._output(kind, message, request, content) and display_id is not None:
             self._displays[display_id] = None
             if len(self._displays) > MOST_DISPLAYS:
                 self._displays.popitem(last=False)
 
-    def _output(self, kind: str, message: Message, request: Request | None) -> bool:
+    def _output(
+        self, kind: str, message: Message, request: Request | None, content: Buffer
+    ) -> bool:
         if not self._within_limit(request, message.size):
             return False
-        self._voice.publish(kind, message.content, request, message.metadata, message.buffers)
+        self._voice.publish(kind, content, request, message.metadata, message.buffers)
+        self._tell_left_out(request)
         return True
+
+    def _tell_left_out(self, request: Request | None) -> None:
+        for line in self._policy.news():
+            content = {"name": "stderr", "text": f"[sandbox: {line}]\n"}
+            self._voice.publish("stream", content, request)
 
     def _clear(self, kind: str, message: Message, request: Request | None) -> None:
         if self._within_limit(request, 0):
@@ -262,21 +286,88 @@ class Outgoing:
         if message.size > ERROR_SIZE:
             self._voice.publish(kind, failure(self._cut(message.size)), request)
             return
-        found = contents.failure.decode(message.content)
-        renamed = self._hooks.renamed(request, found) if request else None
+        told = self._failure(request, contents.failure.decode(message.content))
         if not self._within_limit(request, 0) and (request is None or request.replied):
             return
-        self._voice.publish(kind, renamed or message.content, request)
+        self._voice.publish(kind, told, request)
+
+    def _failure(self, request: Request | None, found: contents.Failure) -> dict[str, Any]:
+        """An error as it is told: by another name if the relay caused it."""
+        renamed = self._hooks.renamed(request, found) if request else None
+        if renamed:
+            return dict(renamed)
+        clean = self._policy.text
+        lines = [clean(line) for line in found.traceback]
+        return {"ename": clean(found.ename), "evalue": clean(found.evalue), "traceback": lines}
+
+    # -- mime bundles -----------------------------------------------------------------------------
+
+    def _with_bundle(self, content: Buffer, others: tuple[str, ...] = ("status", "found")) -> Any:
+        """A content with `data` and `metadata` as the policy shows them, and those other fields."""
+        if self._policy.shows_all:
+            return content
+        fields = contents.fields.decode(content)
+        data, metadata = self._policy.bundle(
+            contents.fields.decode(fields.get("data", b"{}")),
+            contents.fields.decode(fields.get("metadata", b"{}")),
+            self._models,
+        )
+        kept = {name: fields[name] for name in others if name in fields}
+        return contents.encode({**kept, "data": data, "metadata": metadata})
+
+    def _expressions(self, raw: Buffer) -> Any:
+        """`user_expressions` of a reply: each a bundle or an error."""
+        if self._policy.shows_all:
+            return raw
+        kept = {}
+        for name, item in contents.fields.decode(raw).items():
+            if bytes(contents.fields.decode(item).get("status", b"")) == b'"error"':
+                failed = self._failure(None, contents.failure.decode(item))
+                kept[name] = msgspec.Raw(contents.encode({"status": "error", **failed}))
+            else:
+                kept[name] = msgspec.Raw(self._with_bundle(item))
+        return msgspec.Raw(contents.encode(kept))
+
+    def _debug_reply(self, content: Buffer) -> Any:
+        """What the debugger says of a variable may be a bundle, in its body."""
+        fields = contents.fields.decode(content)
+        body = fields.get("body")
+        if self._policy.shows_all or body is None or bytes(body)[:1] != b"{":
+            return content
+        inner = contents.fields.decode(body)
+        if "data" not in inner or "metadata" not in inner:
+            return content
+        return contents.encode({**fields, "body": msgspec.Raw(self._with_bundle(body))})
+
+    def _payloads(self, raw: Any) -> list[contents.Payload]:
+        """Those of the payloads that may come out, and nothing else that stands in them."""
+        kept = []
+        for item in contents.raw_list.decode(raw)[:64]:
+            try:
+                found = contents.payload.decode(item)
+            except (msgspec.MsgspecError, UnicodeError):
+                continue
+            if isinstance(found, contents.Page):
+                found.data, _ = self._policy.bundle(found.data, {})
+            kept.append(found)
+        return kept
+
+    # -- comms ------------------------------------------------------------------------------------
 
     def _comm(self, kind: str, message: Message, request: Request | None) -> None:
         comm_id = message.found.comm_id
         if not self._within_limit(request, message.size):
             return
-        content = message.content
+        content, buffers = message.content, message.buffers
         if kind == "comm_open":
             taken = comm_id in self._comms or self._widgets.owns(comm_id)
             if taken or len(self._comms) >= MOST_COMMS:
                 self.drop("comm not allowed")
+                return
+            content = self._models.opened(comm_id, content)
+            self._tell_left_out(request)
+            if content is None:
+                self.drop("widget not shown")
                 return
             self._comms[comm_id] = False
         elif comm_id not in self._comms:
@@ -284,9 +375,17 @@ class Outgoing:
             return
         elif kind == "comm_close":
             del self._comms[comm_id]
-        elif self._comms[comm_id]:
-            content = self._widgets.in_all_states(content)
-        self._voice.publish(kind, content, request, message.metadata, message.buffers)
+            self._models.closed(comm_id)
+        else:
+            of_all = self._comms[comm_id]
+            said = self._models.said(comm_id, content, buffers, of_all=of_all)
+            if said is None:
+                self.drop("widget not shown")
+                return
+            content, buffers = said
+            if of_all:
+                content = self._widgets.in_all_states(content)
+        self._voice.publish(kind, content, request, message.metadata, buffers)
 
     def client_comm(self, kind: str, content: Any) -> None:
         """A client opened or closed a comm."""
@@ -348,17 +447,6 @@ _HANDLERS: dict[str, Callable[[Outgoing, str, Message, Request | None], None]] =
     "debug_event": Outgoing._debug_event,
 }
 _WITHOUT_PARENT = frozenset(_HANDLERS) - {"execute_input", "execute_result", "status"}
-
-
-def _payloads(raw: Any) -> list[contents.Payload]:
-    """Those of the payloads that may come out, decoded and so without anything else in them."""
-    kept = []
-    for item in contents.raw_list.decode(raw)[:64]:
-        try:
-            kept.append(contents.payload.decode(item))
-        except (msgspec.MsgspecError, UnicodeError):
-            continue
-    return kept
 
 
 def _parent_of(received: Received) -> str:

@@ -24,7 +24,8 @@ from typing import Any
 import msgspec
 import zmq
 
-from sandbox_kernel import errors
+from sandbox_kernel import audit, errors
+from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.runtime import cgroups
 
 from . import commands, contents, info, usage
@@ -34,7 +35,7 @@ from .outer import AGAIN_SECONDS, Outer, receive
 from .outgoing import Outgoing
 from .pinning import PIN_SECONDS, moves
 from .requests import Ledger, Request
-from .start import Inside
+from .start import BY, Inside
 from .updating import Update
 from .voice import Voice, failure
 from .widgets import Widgets
@@ -266,6 +267,7 @@ class Relay:
         self._outgoing = Outgoing(
             self._voice, self._ledger, self._inner_signer,
             limit=inside.plan.output_limit, hooks=self, widgets=self._widgets,
+            policy=OutputPolicy(inside.plan.output),
         )  # fmt: skip
         self._interrupts = Interrupts(
             self._ledger, inside.process,
@@ -354,6 +356,7 @@ class Relay:
             running = self._ledger.head_cell() or running
         told = failure(error, tail.decode("utf-8", "replace").strip())
         if running is not None:
+            running.failed = running.failed or type(error).__name__
             self._voice.status(running, "busy")
             self._voice.error(running, told)
             self._voice.status(running, "idle")
@@ -373,6 +376,7 @@ class Relay:
 
     def _abort(self, request: Request) -> None:
         """A request that will not run, answered as ipykernel does after an error."""
+        request.failed = request.failed or "aborted"
         if not request.is_comm:
             self._voice.status(request, "busy")
             self._voice.reply(request, {"status": "aborted"})
@@ -492,7 +496,27 @@ class Relay:
                 request.comm_target = contents.comm_opened.decode(message.content).target_name
         elif request.kind == "debug_request" and self._outgoing:
             self._outgoing.debugging = True
+        elif request.is_cell and not self._in_the_record(request):
+            return
         self._to_inside(request.channel, message)
+
+    def _in_the_record(self, request: Request) -> bool:
+        """Writes that a cell is about to run; one that can't be written does not."""
+        inside = self._inside
+        assert inside.plan and inside.container
+        try:
+            request.entry = audit.begin(
+                inside.plan, by=BY, digest=inside.container.image.digest, code=request.code,
+                container=inside.container.id, limits=inside.container.limits_at_start,
+            )  # fmt: skip
+        except errors.StepFailed as error:
+            self._voice.status(request, "busy")
+            self._voice.error(request, failure(error))
+            self._voice.status(request, "idle")
+            self._ledger.close(request)
+            self._abort_held(request)
+            return False
+        return True
 
     def _to_inside(self, channel: str, message: Message) -> None:
         assert self._inside.channels
@@ -748,6 +772,7 @@ class Relay:
                 after = cgroups.usage(self._inside.container.cgroup_paths())
                 told = usage.of_cell(self._before, after)
                 self._before = after
+                request.used = told
                 fields["sandbox_kernel"] = msgspec.Raw(contents.encode({"usage": told}))
         return contents.encode(fields)
 
@@ -756,6 +781,9 @@ class Relay:
     def _close(self) -> None:
         """The container first, then what clients still have to get."""
         inside = self._inside
+        for request in self._ledger.open():
+            request.failed = request.failed or "the kernel ended"
+            self._ledger.close(request)
         self._widgets.close()
         if inside.settled.is_set() and inside.container:
             with suppress(errors.SandboxError, OSError, TimeoutError):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .wire import Message
+
+if TYPE_CHECKING:
+    from sandbox_kernel.audit import Entry
 
 REMEMBERED = 2048
 
@@ -22,6 +26,8 @@ class Request:
         "code",
         "comm_target",
         "cut",
+        "entry",
+        "failed",
         "header",
         "identities",
         "idle",
@@ -34,6 +40,7 @@ class Request:
         "stop_on_error",
         "subshell",
         "synthesise_at",
+        "used",
     )  # fmt: skip
 
     def __init__(self, message: Message, channel: str) -> None:
@@ -50,6 +57,9 @@ class Request:
         self.stop_on_error = True
         self.bytes_out = 0
         self.cut = False
+        self.entry: Entry | None = None  # of the record of what ran
+        self.failed: str | None = None
+        self.used: dict[str, Any] = {}
         self.started: float | None = None
         self.synthesise_at: float | None = None
 
@@ -103,6 +113,8 @@ class Ledger:
     def close(self, request: Request) -> None:
         """It is done; its outputs may still come."""
         request.code = None
+        if request.entry is not None:
+            request.entry.end(error=request.failed, usage=request.used)
         if self._open.pop(request.msg_id, None) is not None:
             self._past[request.msg_id] = request
             if len(self._past) > REMEMBERED:

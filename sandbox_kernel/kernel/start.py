@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sandbox_kernel.policy import ContainerPlan
 
 PROGRAM, CONFIGURATION = 3, 4
+BY = "kernel"
+"""Who asks, for the record."""
 NUMBERS = {"shell": 5, "control": 6, "stdin": 7, "iopub": 8}
 """As `inside/kernel.py` and `inside/application.py` have them."""
 
@@ -133,6 +135,9 @@ class Inside:
             self.pinning.record(self.named)
         except (errors.SandboxError, OSError) as error:
             self.failure = error
+            from sandbox_kernel import audit
+
+            audit.refused(error, by=BY)
             _end_launcher()
         finally:
             if handed >= 0:

@@ -125,6 +125,7 @@ def test_a02_no_walk_out_of_the_root(inside):
 # 3
 
 
+@pytest.mark.cve("CVE-2024-21626")
 def test_a03_only_declared_descriptors_are_open(inside, canaries):
     read, write = os.pipe()
     secret = os.open(canaries.file, os.O_RDONLY)
@@ -219,6 +220,7 @@ def test_a05_proc_self_exe_is_not_writable(inside):
     assert len(found) > 8
 
 
+@pytest.mark.cve("CVE-2019-5736")
 def test_a05_the_entering_process_can_t_be_caught(inside, held):
     """CVE-2019-5736: a process inside waits for others to enter and opens their exe for writing."""
     read, write = os.pipe()
@@ -269,6 +271,7 @@ def test_a05_the_entering_process_can_t_be_caught(inside, held):
 # 6
 
 
+@pytest.mark.cve("CVE-2025-52881")
 def test_a06_no_switch_of_the_kernel_can_be_moved(inside):
     paths = [
         "/proc/sys/kernel/core_pattern",
@@ -315,6 +318,7 @@ def test_a06_no_switch_of_the_kernel_can_be_moved(inside):
 # 7
 
 
+@pytest.mark.cve("CVE-2025-31133")
 def test_a07_masked_entries_are_empty_and_stay_masked(inside):
     found = inside.tell(
         """
@@ -379,6 +383,7 @@ def test_a08_no_new_namespace(inside):
     assert found == [["EPERM"] * 5, ["EPERM"] * 5, "ENOSYS", "EPERM"]
 
 
+@pytest.mark.cve("CVE-2022-0185", "CVE-2021-41133")
 def test_a09_every_mount_call_is_refused(inside, held):
     before = mounts_of(held.pid)
     group = next(g for g in seccomp_profile.REFUSED if g.name == "mounts")
@@ -399,6 +404,7 @@ def test_a09_every_mount_call_is_refused(inside, held):
 # 10
 
 
+@pytest.mark.cve("CVE-2022-0492")
 def test_a10_the_cgroup_is_out_of_reach(inside, held):
     before = Path(f"/proc/{held.pid}/cgroup").read_text()
     assert held.id in before
@@ -574,6 +580,7 @@ def test_a14_a_setuid_program_gains_nothing(inside, held):
     assert ran.output == none * 2 + "refused\n" * 3 + "(1000, 1000, 1000)\n"
 
 
+@pytest.mark.cve("CVE-2021-3493", "CVE-2023-0386")
 def test_a14_every_mount_ignores_setuid_and_device_nodes(tmp_path):
     """Whoever could make such a file, in an image or a folder, gains nothing by it."""
     options = {}
@@ -628,6 +635,7 @@ def test_a14_a_crash_writes_no_core(inside):
 # 15
 
 
+@pytest.mark.cve("CVE-2017-5226", "CVE-2019-7303", "CVE-2019-10063", "CVE-2023-28100")
 def test_a15_nothing_is_typed_into_a_terminal_of_the_host(inside):
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
@@ -659,6 +667,7 @@ def test_a15_nothing_is_typed_into_a_terminal_of_the_host(inside):
 # 16, 17, 18
 
 
+@pytest.mark.cve("CVE-2020-15257")
 def test_a16_abstract_sockets_of_the_host_are_not_there(inside, canaries):
     found = inside.tell(
         """
@@ -823,6 +832,7 @@ print(os.read(read, 65536).decode())
 """
 
 
+@pytest.mark.cve("CVE-2024-22421")
 def test_a20_no_secret_of_the_server_is_inside(tmp_path):
     file = tmp_path / "kernel-canary-of-connection.json"
     file.write_text('{"key": "canary-of-key"}')
@@ -991,6 +1001,7 @@ while True:
 """
 
 
+@pytest.mark.cve("CVE-2021-30465", "CVE-2024-45310")
 def test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else(
     inside, canaries, tmp_path
 ):

@@ -51,6 +51,7 @@ def root(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.cve("CVE-2019-14271")
 def test_a25_poisoned_files_are_opened_by_no_process_of_the_host(
     root: Path, tmp_path: Path
 ) -> None:

@@ -405,6 +405,7 @@ def test_b41_a_cell_that_blows_itself_up_fails_alone(inside, held, code):
 # 42
 
 
+@pytest.mark.cve("CVE-2025-52565")
 def test_b42_there_is_no_terminal_to_write_to_and_nothing_of_a_pty_reaches_the_host(inside):
     told = inside.tell(
         """

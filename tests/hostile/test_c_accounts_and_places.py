@@ -60,6 +60,7 @@ def traps(outside: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.cve("CVE-2024-9676")
 def test_c54_an_account_file_that_is_a_trap_finds_nobody(store: Store, tmp_path: Path) -> None:
     outside = tmp_path / "passwd"
     outside.write_bytes(GOOD)
@@ -75,6 +76,7 @@ def test_c54_an_account_file_that_is_a_trap_finds_nobody(store: Store, tmp_path:
     assert run("somebody").status == 0
 
 
+@pytest.mark.cve("CVE-2019-19921", "CVE-2023-27561", "CVE-2023-28642")
 def test_c55_a_link_or_file_at_a_place_of_the_kernel_is_refused(store: Store) -> None:
     """CVE-2019-19921, CVE-2023-28642."""
     for made in (symlink(b"proc", b"/tmp"), symlink(b"sys", b"../../sys"), member(b"dev", b"x")):

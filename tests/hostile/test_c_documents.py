@@ -87,6 +87,7 @@ def test_the_documents_that_the_others_are_made_of_are_read() -> None:
         b"null", b"[]", b"", b"<html>",
     ],
 )  # fmt: skip
+@pytest.mark.cve("CVE-2021-41190")
 def test_50_a_document_that_can_be_read_in_two_ways_or_none_is_refused(data: bytes) -> None:
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(ImageError, match="read the image's"):
@@ -110,6 +111,7 @@ def test_50_a_document_must_be_what_its_giver_calls_it() -> None:
 @pytest.mark.parametrize(
     "digest", ["sha256:../..", A.upper(), A[:-1], "md5:" + "a" * 32, "sha512:" + "a" * 64, "", 5],
 )  # fmt: skip
+@pytest.mark.cve("CVE-2024-3727")
 def test_51_a_digest_is_whole_before_anything_is_made_of_it(digest: object, store: Store) -> None:
     with pytest.raises(ImageError, match=r"read the image's|digest"):
         documents.decode(described(digest=digest))
@@ -119,6 +121,7 @@ def test_51_a_digest_is_whole_before_anything_is_made_of_it(digest: object, stor
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, 1 << 45, 1.5, 2.0, "7", None, True])
+@pytest.mark.cve("CVE-2021-21272")
 def test_52_a_size_is_a_number_of_bytes(size: object) -> None:
     with pytest.raises(ImageError, match="read the image's"):
         documents.decode(described(size=size))
@@ -249,6 +252,7 @@ def test_53_volumes_hooks_and_loader_variables_have_no_effect_outside(store: Sto
 
 
 @everybody
+@pytest.mark.cve("CVE-2024-21626")
 def test_53_a_link_as_working_folder_stays_inside(store: Store) -> None:
     put(
         store, "link:1", [layer({"says": program(), "out": "../../../../etc", "etc": None,

@@ -75,6 +75,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 REFUSED_NAMES = (b"../x", b"a/../../x", b"a/../x", b"..", b"/../../outside/canary", b"")
 
 
+@pytest.mark.cve("CVE-2007-4559", "CVE-2021-21272", "CVE-2025-4435")
 def test_c43_a_name_that_leads_out_is_refused(unpack: Unpack, root: Path) -> None:
     for name in REFUSED_NAMES:
         with pytest.raises(ImageError, match="member"):
@@ -93,6 +94,7 @@ def test_c43_an_absolute_name_is_one_below_the_layer(unpack: Unpack, root: Path)
     assert sorted(os.listdir(root / "etc")) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.cve("CVE-2021-29136")
 def test_c43_the_root_stays_a_directory(unpack: Unpack, root: Path) -> None:
     """CVE-2021-29136."""
     for name, kind in ((b".", b"0"), (b"/", b"2"), (b"./", b"1"), (b"././/", b"3"), (b"/.", b"6")):
@@ -118,6 +120,7 @@ def test_c43_a_name_need_not_be_utf_8(unpack: Unpack, root: Path) -> None:
 
 
 @everybody
+@pytest.mark.cve("CVE-2025-4517", "CVE-2025-4330")
 def test_c44_writing_through_a_link_stays_in_the_layer(unpack: Unpack, root: Path) -> None:
     for name, target in ((b"1", b"../../outside"), (b"2", b"/outside"), (b"3", b"../" * 9)):
         layer = archive(symlink(b"to" + name, target), member(b"to%s/x%s" % (name, name), b"evil"))
@@ -144,6 +147,7 @@ def test_c44_a_hard_link_to_what_the_layer_does_not_have_is_refused(
 
 
 @everybody
+@pytest.mark.cve("CVE-2024-12718")
 def test_c44_a_hard_link_through_a_link_stays_in_the_layer(unpack: Unpack, root: Path) -> None:
     with pytest.raises(ImageError, match="not there"):
         unpack(archive(symlink(b"out", b"../../outside"), hard_link(b"x", b"out/canary")), root)
@@ -166,6 +170,7 @@ def test_c44_a_hard_link_to_a_directory_or_to_itself_makes_nothing(
     assert (root / "same").read_bytes() == b"kept"
 
 
+@pytest.mark.cve("CVE-2025-4138")
 def test_c44_a_chain_of_links_ends(unpack: Unpack, root: Path) -> None:
     """Each link doubles the way; written out it would be longer than any path."""
     links = [symlink(b"l0", b".")]

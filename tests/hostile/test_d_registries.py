@@ -102,6 +102,7 @@ def works_again(store: Store, server: Server, settings: Configuration = PLAIN) -
 
 
 @pytest.mark.everybody
+@pytest.mark.cve("CVE-2014-8178", "CVE-2014-8179")
 def test_57_right_length_wrong_bytes(store: Store, server: Server) -> None:
     blob = server.image.layers[0]
     wrong = blob[:-9] + bytes(9 * [0])
@@ -354,6 +355,7 @@ def test_59_redirected_to_this_machine_or_its_link(store: Store, server: Server)
 
 
 @pytest.mark.root
+@pytest.mark.cve("CVE-2020-15157")
 def test_59_row_26_a_redirect_is_followed_without_credentials(store: Store, tmp_path: Path) -> None:
     """What a good registry does, to a store of blobs elsewhere; but not to where it is nearer."""
     made = certificates(tmp_path / "tls", names=f"DNS:registry.test,DNS:blobs.test,IP:{OTHER}")

@@ -301,6 +301,7 @@ MOUNTS = {
 }
 
 
+@pytest.mark.cve("CVE-2024-9407", "CVE-2024-9675")
 def test_e65_a_mount_that_is_not_of_the_listed_kind_is_refused(store: Store, context: Path) -> None:
     for mount, said in MOUNTS.items():
         text = f"FROM {BASE} AS base\nRUN --mount={mount} true"
@@ -317,6 +318,7 @@ def test_e65_a_mount_source_that_is_a_link_out_of_the_context_is_refused(
 
 
 @pytest.mark.everybody
+@pytest.mark.cve("CVE-2024-1753")
 def test_cve_2024_1753_a_mount_source_is_looked_up_in_its_stage_alone(
     store: Store, context: Path, canary: Path
 ) -> None:
@@ -334,6 +336,7 @@ def test_cve_2024_1753_a_mount_source_is_looked_up_in_its_stage_alone(
     assert "No such file" in refusal(store, text, context)
 
 
+@pytest.mark.cve("CVE-2024-23651")
 def test_cve_2024_23651_steps_that_share_a_cache_see_each_other_and_nothing_of_the_host(
     store: Store, context: Path, canary: Path
 ) -> None:
@@ -350,6 +353,7 @@ def test_cve_2024_23651_steps_that_share_a_cache_see_each_other_and_nothing_of_t
     assert os.listdir(canary) == ["secret"]
 
 
+@pytest.mark.cve("CVE-2024-23652")
 def test_cve_2024_23652_a_mount_place_swapped_for_a_link_removes_nothing_outside(
     store: Store, context: Path, canary: Path
 ) -> None:
@@ -368,6 +372,7 @@ def test_cve_2024_23652_a_mount_place_swapped_for_a_link_removes_nothing_outside
 @pytest.mark.parametrize(
     "line", ["RUN --security=insecure true", "RUN --network=host true", "RUN --device=x true"]
 )
+@pytest.mark.cve("CVE-2024-23653")
 def test_cve_2024_23653_a_containerfile_asks_for_more_rights_in_vain(
     store: Store, context: Path, line: str
 ) -> None:
@@ -384,6 +389,7 @@ RIGHTS = (
 )
 
 
+@pytest.mark.cve("CVE-2024-23653")
 def test_cve_2024_23653_a_magic_asks_for_more_rights_in_vain(
     context: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -551,6 +557,7 @@ def test_e67_a_trigger_runs_once_and_makes_no_chain(store: Store, context: Path)
 
 
 @pytest.mark.everybody
+@pytest.mark.cve("CVE-2026-55686")
 def test_cve_2026_55686_workdir_through_a_link_makes_nothing_on_the_host(
     store: Store, context: Path, canary: Path
 ) -> None:

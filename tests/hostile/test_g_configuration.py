@@ -149,6 +149,7 @@ def test_g82_a_target_through_a_link_is_refused(project: Path, target: str) -> N
     assert os.listdir(outside) == []
 
 
+@pytest.mark.cve("CVE-2025-24965")
 def test_g82_a_target_through_a_link_of_the_image_is_refused(project: Path) -> None:
     image, outside = project / "image", project / "outside"
     for folder in (image / "etc", outside):
@@ -204,6 +205,7 @@ def test_g83_there_is_no_word_for_a_privileged_container(project: Path, option: 
 # 84
 
 
+@pytest.mark.cve("CVE-2022-21699", "CVE-2022-39286")
 def test_g84_nothing_of_the_notebooks_folder_is_code(project: Path, tmp_path: Path) -> None:
     canary = tmp_path / "imported"
     poisoned(project, canary)
@@ -347,6 +349,7 @@ def test_g87_a_strange_environment_changes_nothing(
     assert inside["PATH"].startswith("/")
 
 
+@pytest.mark.cve("CVE-2025-53000")
 def test_g87_helpers_are_never_looked_for_in_the_folder(project: Path, tmp_path: Path) -> None:
     canary = tmp_path / "executed"
     for name in ("newuidmap", "newgidmap", "mount", "runc", "ip", "nft", "python3", "sh", "env"):
@@ -360,6 +363,7 @@ def test_g87_helpers_are_never_looked_for_in_the_folder(project: Path, tmp_path:
     assert not canary.exists()
 
 
+@pytest.mark.cve("CVE-2021-21261")
 def test_g87_the_launcher_gets_nothing_of_the_environment(project: Path, tmp_path: Path) -> None:
     canary = tmp_path / "imported"
     code = (

@@ -208,6 +208,7 @@ def test_the_way_out_is_open_where_it_should_be(open_way: Outcome, listed: Outco
     assert got(listed).keys() >= {"good"}
 
 
+@pytest.mark.cve("host loopback through the gateway")
 def test_90_no_listener_of_the_host_is_reached(outcome: Outcome) -> None:
     assert outcome.canaries == {}
     for what in ("the host", "the gateway", "an abstract socket", "loopback 127.0.0.1"):

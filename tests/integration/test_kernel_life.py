@@ -11,6 +11,7 @@ from pathlib import Path
 
 import kernels
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from kernels import Kernel, text_of
 
@@ -219,3 +220,40 @@ def test_sandbox_shows_and_changes_the_live_limits(kernel: Kernel) -> None:
     assert reply["content"]["ename"] == "InvalidOption"
     assert "banana" in error_of(outputs)["evalue"]
     assert len(error_of(outputs)["traceback"]) == 1
+
+
+def another_client(kernel: Kernel) -> BlockingKernelClient:
+    """Of somebody else: with a session of its own, and so another identity on the sockets."""
+    client = BlockingKernelClient(connection_file=kernel.manager.connection_file)
+    client.load_connection_file()
+    client.start_channels()
+    return client
+
+
+def test_80_storms_and_clients_that_vanish_never_wedge_it() -> None:
+    starting = kernels.Starting()
+    for _ in range(3):  # before it answers for the first time
+        starting.manager.interrupt_kernel()
+        starting.manager.restart_kernel(now=True)
+    with starting.ready() as kernel:
+        gone = another_client(kernel)
+        gone.execute("while True: print('x' * 1000)")
+        kernel.wait_for("stream")
+        gone.stop_channels()  # in the middle of its output
+        for _ in range(20):
+            kernel.client.session.send(
+                kernel.client.control_channel.socket,
+                kernel.client.session.msg("interrupt_request", {}),
+            )
+        reply, _ = kernel.run("1 + 1")
+        assert reply["content"]["status"] in ("ok", "aborted")
+        kernel.manager.restart_kernel(now=True)
+        kernel.client.wait_for_ready(timeout=kernels.SECONDS)
+        other = another_client(kernel)
+        try:
+            asked = [client.execute("print(6 * 7)") for client in (kernel.client, other)]
+            assert text_of(kernel.finish(asked[0])[1]) == "42\n"
+            reply = other.get_shell_msg(timeout=kernels.SECONDS)
+            assert reply["parent_header"]["msg_id"] == asked[1]
+        finally:
+            other.stop_channels()

@@ -64,9 +64,11 @@ TRIED: dict[str, list[tuple[list[str], str, str]]] = {
         (["--security-opt=no-new-privileges"], "sed -n 's/^NoNewPrivs:.//p' /proc/self/status",
             "1\n"),
     ],
+    "output": [(["--output=text"], "echo hi", "hi\n")],
     "runtime": [(["--runtime=embedded"], "echo hi", "hi\n")],
 }  # fmt: skip
 ELSEWHERE = {
+    "audit": "tests/integration/test_audit.py: writes to the user's folder",
     "device_read_bps": "tests/integration/test_cgroups_v1.py: needs a block device",
     "device_write_bps": "tests/integration/test_cgroups_v1.py: needs a block device",
     "mode": "tests/integration/test_cells_carry.py: is of kernels",

@@ -73,6 +73,8 @@ WRONG: dict[str, list[str]] = {
     "cap_drop": ["banana", ""],
     "security_opt": ["seccomp=/my/profile.json", "label=disable", "apparmor=unconfined", ""],
     "runtime": ["banana", "runc;id", ""],
+    "audit": ["banana", "true", "ON", ""],
+    "output": ["banana", "Safe", "safe,text", ""],
     "warm": ["", "num py", "1st", "os;system", "../os"],
     "holder": ["maybe"],
     "cold": ["maybe"],

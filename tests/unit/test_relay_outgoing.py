@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from sandbox_kernel.kernel.requests import Ledger, Request
 from sandbox_kernel.kernel.voice import Voice
 from sandbox_kernel.kernel.widgets import Shown, Widgets
 from sandbox_kernel.kernel.zmtp import Buffer, Received
+from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.widgets.view import View
 
 INNER, OUTER = wire.Signer(b"inner"), wire.Signer(b"outer")
@@ -45,7 +47,7 @@ class Heard:
 class Outside:
     """A relay's checks, with one cell that runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: str = "safe") -> None:
         self.heard = Heard()
         self.ledger = Ledger()
         voice = Voice(self.heard, OUTER)  # type: ignore[arg-type]
@@ -60,7 +62,7 @@ class Outside:
         )
         self.outgoing = Outgoing(
             voice, self.ledger, INNER,
-            limit=LIMIT, hooks=hooks, widgets=self.widgets,
+            limit=LIMIT, hooks=hooks, widgets=self.widgets, policy=OutputPolicy(level),
         )  # fmt: skip
         self.cell = self.request("cell", "execute_request")
         self.say("status", {"execution_state": "busy"})
@@ -106,6 +108,15 @@ class Outside:
 @pytest.fixture
 def outside() -> Outside:
     return Outside()
+
+
+LABEL = {
+    "_model_module": "@jupyter-widgets/controls",
+    "_view_module": "@jupyter-widgets/controls",
+    "_model_name": "LabelModel",
+    "_view_name": "LabelView",
+    "value": "hello",
+}
 
 
 def stream(text: str = "hello") -> dict[str, str]:
@@ -211,7 +222,8 @@ def test_what_a_client_says_to_a_comm_of_the_relay_stays_here(outside: Outside) 
 
 
 def test_74_a_comm_lives_from_its_opening_to_its_closing(outside: Outside) -> None:
-    comm = {"comm_id": "c", "target_name": "t", "data": {}}
+    comm = {"comm_id": "c", "target_name": "jupyter.widget", "data": {"state": LABEL}}
+    comm["data"]["method"] = "update"
     heard = [outside.say(kind, comm) for kind in ("comm_open", "comm_msg", "comm_close")]
     assert heard == [["comm_open"], ["comm_msg"], ["comm_close"]]
     assert outside.say("comm_msg", comm) == []
@@ -263,3 +275,167 @@ def test_70_forged_frames_of_the_inside_are_counted_and_dropped(outside: Outside
         outside.outgoing.published(Received(list(frames), True, 1 << 40))
     assert outside.heard.messages == []
     assert outside.say("stream", stream()) == ["stream"]
+
+
+# -- the output policy ----------------------------------------------------------------------------
+
+SCRIPT = "<script>steal()</script>"
+COMM = {"comm_id": "c", "target_name": "jupyter.widget"}
+
+
+def in_the_page(html: str) -> str:
+    """What of HTML stands in the page itself: frames are closed to it."""
+    return re.sub(r"<iframe sandbox=\"allow-scripts\" [^>]*></iframe>", "", html)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "channel", "shown"),
+    [
+        ("display_data", {"data": {"text/html": SCRIPT}}, "iopub", ("data", "text/html")),
+        ("execute_result", {"data": {"text/html": SCRIPT}}, "iopub", ("data", "text/html")),
+        (
+            "execute_reply",
+            {"status": "ok", "payload": [{"source": "page", "data": {"text/html": SCRIPT}}]},
+            "shell",
+            ("payload", 0, "data", "text/html"),
+        ),
+        (
+            "execute_reply",
+            {
+                "status": "ok",
+                "user_expressions": {"x": {"status": "ok", "data": {"text/html": SCRIPT}}},
+            },
+            "shell",
+            ("user_expressions", "x", "data", "text/html"),
+        ),
+    ],
+)
+def test_76_78_a_script_in_a_bundle_stands_only_in_a_frame(
+    outside: Outside, kind: str, content: Any, channel: str, shown: tuple[Any, ...]
+) -> None:
+    outside.say(kind, content, channel=channel)
+    found = outside.heard.messages[-1][1]
+    for step in shown:
+        found = found[step]
+
+    assert found.startswith("<iframe sandbox=")
+    assert in_the_page(found) == ""
+
+
+def test_76_what_help_and_the_debugger_show_is_cleaned(outside: Outside) -> None:
+    for kind, content in (
+        ("inspect", {"status": "ok", "found": True, "data": {"text/html": SCRIPT}, "metadata": {}}),
+        ("debug", {"success": True, "body": {"data": {"text/html": SCRIPT}, "metadata": {}}}),
+    ):
+        outside.request(kind, f"{kind}_request")
+        assert outside.say(f"{kind}_reply", content, kind, "shell") == [f"{kind}_reply"]
+        body = outside.heard.messages[-1][1]
+        assert in_the_page(body.get("body", body)["data"]["text/html"]) == ""
+
+
+def test_76_an_update_is_cleaned_as_what_it_updates(outside: Outside) -> None:
+    shown = {"data": {"text/plain": "x"}, "metadata": {}, "transient": {"display_id": "mine"}}
+    outside.say("display_data", shown)
+    shown["data"] = {"application/javascript": "steal()", "text/plain": "x"}
+    shown["metadata"] = {"isolated": True}
+
+    assert outside.say("update_display_data", shown) == ["update_display_data", "stream"]
+    _, content, _ = outside.heard.messages[-2]
+    assert content == {
+        "data": {"text/plain": "x"}, "metadata": {}, "transient": {"display_id": "mine"},
+    }  # fmt: skip
+    assert "application/javascript" in outside.heard.messages[-1][1]["text"]
+    assert outside.say("update_display_data", shown) == ["update_display_data"]  # told once
+
+
+def test_77_escapes_in_text_are_gone_and_colours_stay(outside: Outside) -> None:
+    evil = "\x1b[31mred\x1b[0m\x1b]52;c;c3RlYWw=\x07\x1b[2J\x9b2Jend"
+    clean = "\x1b[31mred\x1b[0mend"
+    outside.say("stream", stream(evil))
+    assert outside.heard.messages[-1][1]["text"] == clean
+    outside.say("display_data", {"data": {"text/plain": evil}})
+    assert outside.heard.messages[-1][1]["data"] == {"text/plain": clean}
+    outside.say("error", {"ename": evil, "evalue": evil, "traceback": [evil]})
+    told = {"ename": clean, "evalue": clean, "traceback": [clean]}
+    assert outside.heard.messages[-1][1] == told
+    outside.cell.allow_stdin = True
+    outside.say("input_request", {"prompt": evil, "password": False}, channel="stdin")
+    assert outside.heard.messages[-1][1]["prompt"] == clean
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"_view_module": "anywidget", "_esm": "export default {}"},
+        {"_model_module": "anywidget"},
+        {"_model_module": "https://evil.example/x.js"},
+        {"_view_name": "HTMLView"},  # would put the text of a label into the page as HTML
+    ],
+)
+def test_74_76_a_widget_with_code_of_its_own_is_not_opened(
+    outside: Outside, change: dict[str, str]
+) -> None:
+    opened = outside.say("comm_open", {**COMM, "data": {"state": {**LABEL, **change}}})
+    assert "comm_open" not in opened
+    assert outside.say("comm_msg", {**COMM, "data": {"method": "custom"}}) == []
+
+
+def test_74_76_a_widget_does_not_change_into_another(outside: Outside) -> None:
+    assert outside.say("comm_open", {**COMM, "data": {"state": LABEL}}) == ["comm_open"]
+    for change in ({"_view_name": "HTMLView"}, {"_view_module": "anywidget"}, {"_model_name": "X"}):
+        said = outside.say("comm_msg", {**COMM, "data": {"method": "update", "state": change}})
+        assert "comm_msg" not in said
+
+
+def test_76_the_html_of_widgets_is_cleaned(outside: Outside) -> None:
+    html = {**LABEL, "_model_name": "HTMLModel", "_view_name": "HTMLView", "value": SCRIPT + "<b>b"}
+    output = {
+        **LABEL, "_model_module": "@jupyter-widgets/output", "_model_name": "OutputModel",
+        "_view_name": "OutputView",
+        "outputs": [{"output_type": "display_data", "data": {"text/html": SCRIPT}}],
+    }  # fmt: skip
+    outside.say("comm_open", {**COMM, "data": {"state": html}})
+    assert outside.heard.messages[-1][1]["data"]["state"]["value"] == "<b>b</b>"
+    outside.say("comm_open", {**COMM, "comm_id": "o", "data": {"state": output}})
+    kept = outside.heard.messages[-1][1]["data"]["state"]["outputs"][0]
+    assert in_the_page(kept["data"]["text/html"]) == ""
+
+
+def test_76_a_view_is_shown_only_of_a_widget_that_was_opened(outside: Outside) -> None:
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "c", "version_major": 2}}
+    both = {"data": {**view, "text/plain": "Label()"}}
+    outside.say("display_data", both)
+    assert outside.heard.messages[-1][1]["data"] == {"text/plain": "Label()"}
+    outside.say("comm_open", {**COMM, "data": {"state": LABEL}})
+    outside.say("display_data", both)
+    assert outside.heard.messages[-1][1]["data"] == both["data"]
+
+
+def test_76_all_states_are_told_without_those_that_are_not_shown(outside: Outside) -> None:
+    outside.say("comm_open", {**COMM, "data": {"state": LABEL}})
+    control = {"comm_id": "control", "target_name": "jupyter.widget.control"}
+    outside.outgoing.client_comm("comm_open", msgspec.json.encode(control))
+    told = {
+        "method": "update_states",
+        "states": {
+            "c": {"model_module": "@jupyter-widgets/controls", "model_name": "L", "state": LABEL},
+            "evil": {"model_module": "anywidget", "state": {"_esm": "steal()"}},
+        },
+        "buffer_paths": [],
+    }
+    outside.say("comm_msg", {"comm_id": "control", "data": told})
+    assert list(outside.heard.messages[-1][1]["data"]["states"]) == ["c"]
+
+
+def test_trusted_shows_what_jupyter_shows_and_text_only_text() -> None:
+    data = {"text/html": SCRIPT, "application/javascript": "x()", "text/plain": "x"}
+    content = {"data": data, "metadata": {"isolated": True}}
+    trusted, text = Outside("trusted"), Outside("text")
+    trusted.say("display_data", content)
+    text.say("display_data", content)
+
+    assert trusted.heard.messages[-1][1] == content
+    assert text.heard.messages[-1][1] == {"data": {"text/plain": "x"}, "metadata": {}}
+    any_comm = {"comm_id": "c", "target_name": "mine", "data": {}}
+    assert trusted.say("comm_open", any_comm) == ["comm_open"]
+    assert "comm_open" not in text.say("comm_open", {**COMM, "data": {"state": LABEL}})

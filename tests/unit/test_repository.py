@@ -80,6 +80,7 @@ def test_no_tracked_file_names_a_place_of_one_machine() -> None:
 # -- what the code never does ---------------------------------------------------------------------
 
 
+@pytest.mark.cve("CVE-2023-24816")
 def test_no_host_command_is_ever_built_from_a_string() -> None:
     found = []
     for path in shipped_modules():

@@ -41,7 +41,9 @@ class Fresh:
         shared = () if carried else self.shared
         given = {key: self.values[key] for key in (*inputs, *shared) if key in self.values}
         wanted = tuple(dict.fromkeys((*outputs, *self.shared)))
-        return CellRequest(code=code, name=name, inputs=given, outputs=wanted, shell_lines=True)
+        return CellRequest(
+            code=code, name=name, inputs=given, outputs=wanted, shell_lines=True, by="cells"
+        )
 
     def take(self, running: Iterable[e.Event], outputs: tuple[str, ...]) -> Iterator[e.Event]:
         """The events of a run; values are kept, and what was shared and deleted is forgotten."""

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 import zmq
 
-from sandbox_kernel import errors
+from sandbox_kernel import audit, errors
 from sandbox_kernel.container import events as e
+from sandbox_kernel.output_policy import OutputPolicy
 
 from .. import commands as lines
 from .. import contents, info, usage
@@ -323,19 +324,20 @@ class CellsKernel:
                 self._later(self._voice.publish, kind, content, request)
 
         try:
-            events = (
-                self._ready_session(asked.code).cell(asked.code, count)
-                if asked.code.strip()
-                else ()
-            )
+            if not asked.code.strip():
+                return None, used
+            session = self._ready_session(asked.code)
+            events = session.cell(asked.code, count)
             for event in events:
+                policy = self._outputs.policy(session.output)
                 if isinstance(event, e.Error):
-                    told = told or error_content(event)
+                    told = told or error_content(event, policy)
                 elif isinstance(event, e.Finished):
                     used = usage.of_cell(None, event.usage)
                 else:
-                    self._outputs.show(event, publish, count)
+                    self._outputs.show(event, publish, count, policy)
         except Exception as error:  # whatever it is, this thread must live to say it
+            audit.refused(error, by="cells")
             told = failure(error)
         return told, used
 
@@ -368,7 +370,7 @@ class CellsKernel:
 
 
 _INTERRUPTED: dict[str, Any] | None = error_content(
-    e.Error("KeyboardInterrupt", "", "KeyboardInterrupt\n")
+    e.Error("KeyboardInterrupt", "", "KeyboardInterrupt\n"), OutputPolicy("safe")
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandbox_kernel.container import events as e
+from sandbox_kernel.output_policy import OutputPolicy
 
 Publish = Callable[[str, dict[str, Any]], None]
 MOST_DISPLAYS = 100_000
@@ -16,25 +17,36 @@ class Outputs:
 
     def __init__(self) -> None:
         self._displays: dict[str, None] = {}
+        self._policies: dict[str, OutputPolicy] = {}
 
-    def show(self, event: e.Event, publish: Publish, count: int) -> None:
+    def policy(self, level: str) -> OutputPolicy:
+        """The one of that level: it remembers what was told."""
+        return self._policies.setdefault(level, OutputPolicy(level))
+
+    def show(self, event: e.Event, publish: Publish, count: int, policy: OutputPolicy) -> None:
         """One event as a message. Errors, values and the end are the caller's."""
+        self._show(event, publish, count, policy)
+        for line in policy.news():
+            publish("stream", {"name": "stderr", "text": f"[sandbox: {line}]\n"})
+
+    def _show(self, event: e.Event, publish: Publish, count: int, policy: OutputPolicy) -> None:
         match event:
             case e.Stdout():
-                publish("stream", {"name": "stdout", "text": event.text})
+                publish("stream", {"name": "stdout", "text": policy.text(event.text)})
             case e.Stderr():
-                publish("stream", {"name": "stderr", "text": event.text})
+                publish("stream", {"name": "stderr", "text": policy.text(event.text)})
             case e.Notice():
                 publish("stream", {"name": "stderr", "text": f"[sandbox: {event.text}]\n"})
             case e.Display():
-                self._display(event, publish)
+                self._display(event, publish, policy)
             case e.Result():
-                content = {"data": e.portable(event.data), "metadata": dict(event.metadata)}
-                publish("execute_result", {**content, "execution_count": count})
+                data, metadata = policy.bundle(e.portable(event.data), event.metadata)
+                content = {"data": data, "metadata": metadata, "execution_count": count}
+                publish("execute_result", content)
             case e.Clear():
                 publish("clear_output", {"wait": event.wait})
 
-    def _display(self, event: e.Display, publish: Publish) -> None:
+    def _display(self, event: e.Display, publish: Publish, policy: OutputPolicy) -> None:
         transient: Mapping[str, Any] = event.transient
         known = transient.get("display_id")
         if event.update and known not in self._displays:
@@ -42,14 +54,16 @@ class Outputs:
         if isinstance(known, str) and len(self._displays) < MOST_DISPLAYS:
             self._displays[known] = None
         kind = "update_display_data" if event.update else "display_data"
-        content = {"data": e.portable(event.data), "metadata": dict(event.metadata)}
-        publish(kind, {**content, "transient": dict(transient)})
+        data, metadata = policy.bundle(e.portable(event.data), event.metadata)
+        content = {"data": data, "metadata": metadata, "transient": dict(transient)}
+        publish(kind, content)
 
 
-def error_content(event: e.Error) -> dict[str, Any]:
+def error_content(event: e.Error, policy: OutputPolicy) -> dict[str, Any]:
     """The content of `error`."""
-    lines = event.traceback.rstrip().split("\n")
+    lines = policy.text(event.traceback).rstrip().split("\n")
     name, colon, text = lines[-1].partition(":")
     if name.replace(".", "").isidentifier():
         lines[-1] = f"\x1b[31m{name}\x1b[39m{colon}{text}"
-    return {"ename": event.name, "evalue": event.value, "traceback": lines}
+    told = {"ename": policy.text(event.name), "evalue": policy.text(event.value)}
+    return {**told, "traceback": lines}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sandbox_kernel import engine, errors, image, policy, settings
+from sandbox_kernel import audit, engine, errors, image, policy, settings
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.errors import InvalidOption
@@ -26,7 +26,7 @@ from .fresh import Fresh
 if TYPE_CHECKING:
     from sandbox_kernel.container.carry import Carried
 
-OF_A_RUN = ("timeout", "output_limit", "interrupt_grace")
+OF_A_RUN = ("timeout", "output_limit", "output", "interrupt_grace")
 """Options that hold for a cell, whatever container it runs in."""
 
 
@@ -46,6 +46,11 @@ class Session:
         self._lock = threading.Lock()
         self._interrupts = 0
         self._told_lacking = False
+
+    @property
+    def output(self) -> str:
+        """What the outputs of its cells may do."""
+        return self.plan.output
 
     def warm(self) -> None:
         """What the first cell would wait for."""
@@ -100,9 +105,14 @@ class Session:
     def _run_carried(self, request: CellRequest, asked: commands.Line) -> Iterator[e.Event]:
         carried = self._states()
         yield from self._told(carried.container.not_in_force)
+        held = carried.container
+        entry = audit.begin(
+            self.plan, by=request.by, digest=held.image.digest, code=request.code,
+            container=held.id, limits=held.limits_at_start,
+        )  # fmt: skip
         self._set_running(carried)
         try:
-            yield from self._fresh.take(carried.run(request), asked.outputs)
+            yield from self._fresh.take(_noted(carried.run(request), entry), asked.outputs)
         except errors.ContainerError as error:
             if not carried.is_lost():
                 raise
@@ -299,6 +309,25 @@ class Session:
             ).rstrip()
             for row in rows
         )
+
+
+def _noted(running: Iterator[e.Event], entry: audit.Entry | None) -> Iterator[e.Event]:
+    """The events of a run, and its end in the record."""
+    error: str | None = None
+    finished = e.Finished(-9, {})
+    try:
+        for event in running:
+            if isinstance(event, e.Error):
+                error = error or event.name
+            elif isinstance(event, e.Finished):
+                finished = event
+            yield event
+    except errors.SandboxError as problem:
+        error = error or type(problem).__name__
+        raise
+    finally:
+        if entry is not None:
+            entry.end(status=finished.status, error=error, usage=finished.usage)
 
 
 _MODES = {
