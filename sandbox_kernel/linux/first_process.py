@@ -183,9 +183,15 @@ def image(machine: str) -> bytes:
 
 @functools.cache
 def program() -> int:
+    """The descriptor of one such file, for all containers that the caller makes."""
+    return new_program()
+
+
+def new_program() -> int:
     """A descriptor of the sealed memory file, which is read-only and nobody's to read.
 
-    It can be executed and not read, so a process of it is not dumpable: /proc/1 is closed.
+    It can be executed and not read, so a process of it is not dumpable: /proc/1 is closed to all
+    but who holds CAP_SYS_PTRACE in the user namespace that the file was made in.
     Raises OSError.
     """
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
