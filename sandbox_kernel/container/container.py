@@ -19,7 +19,7 @@ from typing import Any
 
 from sandbox_kernel import bundle, errors, image, policy, settings
 from sandbox_kernel.bundle import Bundle
-from sandbox_kernel.container import networking, warm
+from sandbox_kernel.container import networking, program, warm
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
@@ -471,10 +471,17 @@ def _wall(
     """
     if plan.runtime == "embedded":
         return None
+    walls.refuse(plan)
     # Of runtime-spec 1.1, which not every runtime has; nothing of the plan is in it.
     linux = config["linux"]
     linux["namespaces"] = [kind for kind in linux["namespaces"] if kind["type"] != "time"]
-    return {"name": plan.runtime, "program": walls.find(plan.runtime), "seccomp": profile}
+    return {
+        "name": plan.runtime,
+        "program": walls.find(plan.runtime),
+        "seccomp": profile,
+        "namespaces": plan.runtime not in walls.OWN_KERNEL,
+        "carrier": program.source("carrier") if plan.runtime in walls.OWN_KERNEL else "",
+    }
 
 
 def _digest(data: Mapping[str, Any]) -> str:

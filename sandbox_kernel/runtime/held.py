@@ -441,8 +441,10 @@ class Held:
                 os.close(descriptor)
 
     def needs_agent(self, process: Mapping[str, Any]) -> bool:
-        """Whether an agent has to start such a run: a keeper can't start our own copying."""
-        return self.keeper is None or "transfer" in process
+        """Whether an agent has to start such a run: most keepers can't start our own copying."""
+        if self.keeper is None:
+            return True
+        return "transfer" in process and bool(self.order["wall"]["namespaces"])
 
     def _ask_for(self, run: Run, process: dict[str, Any], numbers: dict[int, int]) -> None:
         channel = self.agent if self.needs_agent(process) else self.keeper

@@ -16,6 +16,7 @@ Requests of the launcher (`do`): run. Answers (`at`): made, failed, forked, exit
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -32,7 +33,7 @@ from sandbox_kernel.runtime.rootfs import step, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 # In the keeper's own mount namespace, over a folder that every machine has.
@@ -45,12 +46,16 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "XDG_RUNTIME_DIR": STATE,
 }
-OPTIONS = {"runc": ("--rootless", "true"), "crun": ()}
+OPTIONS = {
+    "runc": ("--rootless", "true"),
+    "crun": ("--cgroup-manager", "disabled"),
+    "runsc": ("--ignore-cgroups", "--network", "none", "--file-access", "shared"),
+}
 """What it has to be told of where it is: root of a user namespace, and of no control group."""
 PROGRAM = first_process.RESULT + 1
 """The number at which pid 1 is executed from."""
-LEFT_OUT = ("user",)
-"""The namespace that the bundle does not ask for: the keeper is in it already."""
+VERSION = "1.0.2"
+"""Of the specification: nothing newer is in the bundle, and some runtimes refuse newer ones."""
 _SIGNS = (
     ("executable file not found", errno.ENOENT),
     ("no such file or directory", errno.ENOENT),
@@ -66,6 +71,7 @@ def serve(
     entrances: list[int],
     life: int,
     network: int | None,
+    kind: type[Keeper],
 ) -> None:
     """Make the container and run what is asked for in it, until the launcher lets go."""
     processes.set_name("sandbox-keeper")
@@ -75,33 +81,41 @@ def serve(
     joined = () if network is None else (network,)
     kept = (channel.fileno(), life, *joined, *trees.values(), *entrances)
     processes.close_all_but(kept)
-    keeper = _Keeper(channel, order, entrances)
+    keeper = kind(channel, order, entrances)
     try:
         pid = keeper.make(trees, life, network)
-        pidfd = processes.pidfd_open(pid)
+        keeper.first = processes.pidfd_open(pid)
         said = {"at": "made", "leader": False, "kinds": []}
-        messages.send(channel, said, [keeper.base, pidfd])
-        os.close(pidfd)
+        messages.send(channel, said, [keeper.base, keeper.first])
     except BaseException as error:
         messages.send(channel, {"at": "failed", **told(error, order["id"])})
         return
     keeper.serve()
+    with contextlib.suppress(ProcessLookupError):  # it ends with the launcher by itself
+        processes.send_signal(keeper.first, signal.SIGKILL)
 
 
-class _Keeper:
+class Keeper:
+    """What is kept of one container, and how its runtime is called."""
+
+    left_out: tuple[str, ...] = ("user",)
+    """Namespaces that the bundle does not ask for: the keeper is in the user namespace already."""
+
     def __init__(
         self, channel: socket.socket, order: Mapping[str, Any], entrances: list[int]
     ) -> None:
         self._channel = channel
-        self._order = order
-        self._entrances = entrances
+        self.order = order
+        self.entrances = entrances
         """Of the container's control group; a run that has none of its own is started in it."""
-        self._root = self.base = -1
+        self.root = self.base = self.first = -1
         self._runs: dict[int, int] = {}
         """Process -> number of the run."""
+        self.reports: dict[int, int] = {}
+        """Process -> where it says why it did not start, if it is ours."""
         wall = order["wall"]
         self._name: str = wall["name"]
-        self._runtime = [
+        self.runtime = [
             wall["program"], *OPTIONS[self._name],
             "--root", STATE, "--log", LOG, "--log-format", "json",
         ]  # fmt: skip
@@ -120,24 +134,25 @@ class _Keeper:
         with step("make private", "/"):
             mounts.make_private()
         self._set_stage()
-        self.base, self._root = rootfs.begin(self._order, trees, BASE)
+        self.base, self.root = rootfs.begin(self.order, trees, BASE)
         config = self._bundle(trees, connected=network is not None)
-        rootfs.put_files(self._root, self._order, trees)
+        rootfs.put_files(self.root, self.order, trees)
         os.umask(0o022)
         os.chdir("/")
-        _write(f"{BUNDLE}/config.json", config)
+        write(f"{BUNDLE}/config.json", config)
+        pid = self.start_first(life)
+        kept = (self._channel.fileno(), self._children, self.base, self.root, *self.entrances)
+        processes.close_all_but(kept)
+        return pid
+
+    def start_first(self, life: int) -> int:
+        """Start pid 1 by the runtime; returns its pid. Raises StepFailed, OSError."""
         result = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         # Of our own user namespace, in which the runtime has to reach into pid 1 later.
         program = first_process.new_program()
-        numbers = {
-            first_process.LIFE: life, first_process.RESULT: result, PROGRAM: program
-        }  # fmt: skip
-        entrances = [os.dup(entrance) for entrance in self._entrances]
-        words = ["run", "--detach", "--bundle", BUNDLE]
-        pid = self._start(words, numbers, entrances, self._order["id"])
-        kept = (self._channel.fileno(), self._children, self.base, self._root, *self._entrances)
-        processes.close_all_but(kept)
-        return pid
+        numbers = {first_process.LIFE: life, first_process.RESULT: result, PROGRAM: program}
+        entrances = [os.dup(entrance) for entrance in self.entrances]
+        return self.call(["run", "--detach", "--bundle", BUNDLE], numbers, entrances)
 
     def _set_stage(self) -> None:
         with step("mount tmpfs", "the folder of the bundle"):
@@ -157,7 +172,7 @@ class _Keeper:
         What the image has of this machine is in the root already. What the caller mounts lies
         beside it and is bound by the runtime, in the order of the plan.
         """
-        order = self._order
+        order = self.order
         config = order["config"]
         listed = []
         for index, mount in enumerate(config.get("mounts", ())):
@@ -167,8 +182,8 @@ class _Keeper:
                 continue
             destination = mount["destination"]
             directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-            if "idmap" not in mount["options"]:
-                rootfs.put(self._root, destination, tree, directory=directory)
+            if not self.binds_beside(mount):
+                rootfs.put(self.root, destination, tree, directory=directory)
                 continue
             place = os.open(MOUNTS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             rootfs.put(place, f"/{index}", tree, directory=directory)
@@ -181,16 +196,17 @@ class _Keeper:
                     "options": ["rbind", "rprivate"],
                 }
             )
-        gone = (*LEFT_OUT, "network") if connected else LEFT_OUT
+        gone = (*self.left_out, "network") if connected else self.left_out
         namespaces = [n for n in config["linux"]["namespaces"] if n["type"] not in gone]
         linux = {name: part for name, part in config["linux"].items() if name != "resources"}
         profile = order["wall"]["seccomp"]
         return {
             **config,
+            "ociVersion": VERSION,
             "root": {**config["root"], "path": f"{BASE}/root" if order.get("layers") else BASE},
             "hostname": order["hostname"],
             "mounts": listed,
-            "process": self._holding(),
+            "process": self.holding(),
             "linux": {
                 **linux,
                 "namespaces": namespaces,
@@ -198,7 +214,11 @@ class _Keeper:
             },
         }
 
-    def _holding(self) -> dict[str, Any]:
+    def binds_beside(self, mount: Mapping[str, Any]) -> bool:
+        """Whether the runtime makes this mount, and not we: what the caller asked for."""
+        return "idmap" in mount["options"]
+
+    def holding(self) -> dict[str, Any]:
         """Pid 1: it needs nothing but two descriptors, and has no right at all."""
         none: dict[str, list[str]] = {
             name: [] for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
@@ -242,10 +262,9 @@ class _Keeper:
         entrances: list[int],
     ) -> None:
         """Start one run and say so, or why it could not be started. Closes its descriptors."""
-        entrances = entrances or [os.dup(entrance) for entrance in self._entrances]
+        entrances = entrances or [os.dup(entrance) for entrance in self.entrances]
         try:
-            _write(PROCESS, self._process(process))
-            pid = self._start(["exec", "--detach", "--process", PROCESS], numbers, entrances)
+            pid = self.start_run(process, numbers, entrances)
             pidfd = processes.pidfd_open(pid)
         except (StepFailed, OSError) as error:
             failure = told(error, process["args"][0])
@@ -259,7 +278,17 @@ class _Keeper:
         for descriptor in numbers.values():
             os.close(descriptor)
 
-    def _process(self, process: Mapping[str, Any]) -> dict[str, Any]:
+    def start_run(
+        self, process: Mapping[str, Any], numbers: Mapping[int, int], entrances: list[int]
+    ) -> int:
+        """Start a run; returns a process that is a child of ours. Closes `entrances`.
+
+        Raises StepFailed, OSError.
+        """
+        write(PROCESS, self.process(process))
+        return self.call(["exec", "--detach", "--process", PROCESS], numbers, entrances)
+
+    def process(self, process: Mapping[str, Any]) -> dict[str, Any]:
         """The process in the words of the specification, with numbers for names."""
         environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
         uid, gid, groups, home = self._identity(process.get("user", {}), "HOME" not in environment)
@@ -282,33 +311,34 @@ class _Keeper:
         self, user: Mapping[str, Any], needs_home: bool
     ) -> tuple[int, int, list[int], str]:
         """As `becoming.identity`, asked by a fork whose root is the container's."""
+        said = self.in_root(lambda: list(becoming.identity(user, needs_home=needs_home)))
+        uid, gid, groups, home = said
+        return uid, gid, groups, home
+
+    def in_root(self, ask: Callable[[], Any]) -> Any:
+        """What a fork finds whose root is the container's. Raises StepFailed."""
         answer, end = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
             try:
-                os.fchdir(self._root)
+                os.fchdir(self.root)
                 os.chroot(".")
-                os.write(end, json.dumps(becoming.identity(user, needs_home=needs_home)).encode())
-            except StepFailed as error:
-                os.write(end, json.dumps(told(error, "")).encode())
+                said: dict[str, Any] = {"found": ask()}
+            except BaseException as error:
+                said = {"failed": told(error, self.order["id"])}
+            try:
+                os.write(end, json.dumps(said).encode())
             finally:
                 os._exit(0)
         os.close(end)
         with open(answer, "rb") as file:
-            said = json.loads(file.read() or b"null")
+            heard = json.loads(file.read() or b"{}")
         os.waitpid(child, 0)
-        if not isinstance(said, list):
-            raise StepFailed(**(said or told(OSError("a helper ended"), "the accounts")))
-        uid, gid, groups, home = said
-        return uid, gid, groups, home
+        if "found" not in heard:
+            raise StepFailed(**heard.get("failed", told(OSError("a helper ended"), "look")))
+        return heard["found"]
 
-    def _start(
-        self,
-        words: Sequence[str],
-        numbers: Mapping[int, int],
-        entrances: list[int],
-        name: str | None = None,
-    ) -> int:
+    def call(self, words: list[str], numbers: Mapping[int, int], entrances: list[int]) -> int:
         """Call the runtime to start a process with these descriptors; returns its pid.
 
         Closes `entrances`. Raises StepFailed with what the runtime said.
@@ -318,8 +348,8 @@ class _Keeper:
         if os.path.exists(PID):
             os.unlink(PID)
         argv = [
-            *self._runtime, *words, "--pid-file", PID,
-            "--preserve-fds", str(last - 2), name or self._order["id"],
+            *self.runtime, *words, "--pid-file", PID, *self.descriptors_words(last),
+            self.order["id"],
         ]  # fmt: skip
         child = os.fork()
         if child == 0:
@@ -335,11 +365,15 @@ class _Keeper:
             os.close(entrance)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status:
-            why = _said_last() or f"it ended with status {status}"
+            why = said_last() or f"it ended with status {status}"
             number = next((number for sign, number in _SIGNS if sign in why.lower()), 0)
             raise StepFailed(self._name, words[0], why, number)
         with open(PID, "rb") as file:
             return int(file.read())
+
+    def descriptors_words(self, last: int) -> list[str]:
+        """How the runtime is told to hand descriptors on, up to this one."""
+        return ["--preserve-fds", str(last - 2)]
 
     def _reap(self) -> None:
         while True:
@@ -351,15 +385,17 @@ class _Keeper:
                 return
             if pid in self._runs:
                 said = {"at": "exited", "run": self._runs.pop(pid)}
-                messages.send(self._channel, {**said, **agent.how_it_ended(state, -1)})
+                messages.send(
+                    self._channel, {**said, **agent.how_it_ended(state, self.reports.pop(pid, -1))}
+                )
 
 
-def _write(path: str, data: Mapping[str, Any]) -> None:
+def write(path: str, data: Mapping[str, Any]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(data, file)
 
 
-def _said_last() -> str:
+def said_last() -> str:
     """The last error in the runtime's log, in its own words."""
     said = ""
     with open(LOG, encoding="utf-8", errors="replace") as file:

@@ -37,7 +37,7 @@ import sys
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import first_process, interfaces, libc, messages, processes
-from sandbox_kernel.runtime import agent, becoming, keeper, payload, rootfs
+from sandbox_kernel.runtime import agent, becoming, keeper, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step, told
 
@@ -56,7 +56,8 @@ RECIPE = (
 KEPT = (
     "id", "hostname", "wall", "config", "entries", "trees", "layers", "storage_size", "files"
 )  # fmt: skip
-"""What of an order a keeper needs."""
+"""What of an order a keeper needs, beside `program`."""
+KEEPERS = {"runc": keeper.Keeper, "crun": keeper.Keeper, "runsc": sentry.Sentry}
 # What Python and the launcher handle or ignore, and what whoever started us ignores: a program
 # would ignore it too.
 HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -141,7 +142,8 @@ class Maker:
         `channel`. Else as `make`. Raises OSError."""
         message = {
             "do": "keeper",
-            "order": {name: order.get(name) for name in KEPT},
+            "order": {name: order.get(name) for name in KEPT}
+            | {"program": encoded(order["program"])},
             "trees": list(trees),
             "connected": network is not None,
         }
@@ -539,9 +541,11 @@ def _fork_keeper(message: dict[str, Any], given: list[int]) -> None:
         channel, life, *rest = given
         network = rest.pop(0) if message["connected"] else None
         count = len(message["trees"])
+        order = message["order"]
         keeper.serve(
             socket.socket(fileno=channel),
-            message["order"],
+            {**order, "program": decoded(order["program"])},
+            kind=KEEPERS[order["wall"]["name"]],
             trees=dict(zip(message["trees"], rest[:count], strict=True)),
             entrances=rest[count:],
             life=life,

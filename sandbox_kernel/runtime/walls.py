@@ -9,11 +9,19 @@ from __future__ import annotations
 import os
 import stat
 
-from sandbox_kernel.errors import HostLacks
+from sandbox_kernel.errors import HostLacks, InvalidOption
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel import policy
 
 FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-PACKAGES = {"runc": "runc", "crun": "crun"}
+PACKAGES = {"runc": "runc", "crun": "crun", "runsc": "runsc"}
 """A runtime that is a program, and the package of it."""
+OWN_KERNEL = ("runsc",)
+"""Those whose processes are none of this machine."""
+FEWEST_OF_A_SENTRY = 96
+"""Threads of gVisor's kernel and of who serves its files count as processes."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -28,6 +36,21 @@ def found() -> dict[str, str]:
         else:
             walls[name] = ""
     return walls
+
+
+def refuse(plan: policy.ContainerPlan) -> None:
+    """Raises InvalidOption for what the plan asks of a runtime that can't enforce it."""
+    if plan.runtime not in OWN_KERNEL:
+        return
+    runtime = f"`--runtime {plan.runtime}`"
+    if plan.network != "none":
+        allowed = f"none with {runtime}, whose kernel has a network of its own"
+        raise InvalidOption("--network", plan.network, allowed)
+    if plan.pids_limit is not None and plan.pids_limit < FEWEST_OF_A_SENTRY:
+        allowed = f"at least {FEWEST_OF_A_SENTRY} with {runtime}, whose own threads count too"
+        raise InvalidOption("--pids-limit", plan.pids_limit, allowed)
+    if plan.mode == "carry":
+        raise InvalidOption("mode", "carry", f"fresh with {runtime}: it can't move a process")
 
 
 def find(name: str) -> str:
