@@ -16,7 +16,7 @@ PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 # a registry, and who else makes and reads images; assemblers for the code of pid 1.
 PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils binutils binutils-aarch64-linux-gnu bubblewrap \
 	buildah busybox-static chromium docker-registry docker.io fonts-noto-cjk gcc git iperf3 iproute2 \
-	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc \
+	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc runsc \
 	skopeo strace umoci user-mode-linux util-linux
 
 .PHONY: help demo lab test hostile check bench format docs clean packages packages-to-test

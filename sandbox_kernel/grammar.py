@@ -49,7 +49,7 @@ RLIMITS = (
 NETWORKS = ("none", "bridge", "host")
 """Those that are no names of networks of the user's. `container:NAME` is that of another one."""
 BRIDGE = "bridge"
-RUNTIMES = ("embedded",)
+RUNTIMES = ("embedded", "runc", "crun", "runsc")
 MODES = ("fresh", "carry")
 OUTPUT_LEVELS = ("text", "safe", "trusted")
 """From the narrowest to the widest."""

@@ -104,6 +104,11 @@ class ContainerPlan:
         # Of those in which plans that are alike differ: it is asked for with each container.
         return hash((self.image, self.memory, self.mount, self.env))
 
+    @property
+    def from_holder(self) -> bool:
+        """Whether a kernel of this plan may be one that the warm holder has ready."""
+        return self.holder and not self.cold and self.runtime == "embedded"
+
     def options(self) -> dict[str, Any]:
         """Option name -> value, in the order of the reference."""
         return {name: getattr(self, name) for name in OPTIONS}

@@ -64,6 +64,7 @@ def examine() -> Iterator[Check]:
     yield _landlock()
     yield from _groups()
     yield _networks()
+    yield from _walls()
     yield from _kept()
     yield _settings()
     yield from _jupyter()
@@ -230,6 +231,37 @@ def _networks() -> Check:
         return Check("networks", "good", f"{found}; a way out {out}", "`--network` can be had")
     return Check("networks", "weak", f"{found}; no `pasta` in /usr/bin", "`--network bridge` and "
         "`--allow` are refused", "as root: apt-get install passt")  # fmt: skip
+
+
+def _walls() -> Iterator[Check]:
+    """Each runtime of others that is here makes a container for real."""
+    from sandbox_kernel import policy, settings
+    from sandbox_kernel.container import Container, ProcessSpec
+    from sandbox_kernel.runtime import walls
+
+    for name, why in walls.found().items():
+        if name == "embedded":
+            continue
+        asked = f"`--runtime {name}`"
+        mend = why.rpartition(": ")[2]
+        if why:
+            yield Check(f"runtime {name}", "weak", why.partition(": ")[2].rpartition(": ")[0],
+                f"{asked} is refused; others work", mend)  # fmt: skip
+            continue
+        try:
+            plan = policy.plan(settings.COMMAND_LINE, image="host", runtime=name)
+            with Container.create(plan, process=ProcessSpec(argv=("/bin/true",))) as made:
+                assert made.process is not None
+                ended = made.process.wait(PROBE_SECONDS)
+            problem = ended.message or (f"status {ended.status}" if ended.status else "")
+        except (OSError, SandboxError) as error:
+            problem = str(error)
+        if problem:
+            yield Check(f"runtime {name}", "weak", problem, f"{asked} fails so; others work",
+                "see the text, which is the runtime's own")  # fmt: skip
+        else:
+            yield Check(f"runtime {name}", "good", f"{walls.find(name)} made a container",
+                f"{asked} can be had")  # fmt: skip
 
 
 def _kept() -> Iterator[Check]:

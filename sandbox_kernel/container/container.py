@@ -19,11 +19,11 @@ from typing import Any
 
 from sandbox_kernel import bundle, errors, image, policy, settings
 from sandbox_kernel.bundle import Bundle
-from sandbox_kernel.container import networking, warm
+from sandbox_kernel.container import networking, program, warm
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
 from sandbox_kernel.policy import ContainerPlan
-from sandbox_kernel.runtime import client
+from sandbox_kernel.runtime import client, walls
 from sandbox_kernel.runtime.client import Channel, Holder, Launcher
 
 CREATE_SECONDS = 60.0
@@ -442,9 +442,10 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     program = made.seccomp_program()
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     # The launcher takes the compiled program; the rules are three quarters of the configuration.
-    config["linux"].pop("seccomp", None)
+    profile = config["linux"].pop("seccomp", None)
     recipe: dict[str, Any] = {
         "config": config,
+        "wall": _wall(plan, config, profile),
         "plan": policy.record(plan),
         "layers": list(made.layers),
         "leases": list(resolved.leases),
@@ -459,6 +460,28 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     linux = {name: value for name, value in config["linux"].items() if name != "resources"}
     kind = {**recipe, "config": {**config, "linux": linux}, "plan": None}
     return {**recipe, "recipe": _digest(recipe), "kind": _digest(kind)}
+
+
+def _wall(
+    plan: ContainerPlan, config: dict[str, Any], profile: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """The runtime of others that makes it, if one does; it gets the rules as they are written.
+
+    Raises HostLacks.
+    """
+    if plan.runtime == "embedded":
+        return None
+    walls.refuse(plan)
+    # Of runtime-spec 1.1, which not every runtime has; nothing of the plan is in it.
+    linux = config["linux"]
+    linux["namespaces"] = [kind for kind in linux["namespaces"] if kind["type"] != "time"]
+    return {
+        "name": plan.runtime,
+        "program": walls.find(plan.runtime),
+        "seccomp": profile,
+        "namespaces": plan.runtime not in walls.OWN_KERNEL,
+        "carrier": program.source("carrier") if plan.runtime in walls.OWN_KERNEL else "",
+    }
 
 
 def _digest(data: Mapping[str, Any]) -> str:

@@ -30,16 +30,18 @@ START_CARRY = _START % "carry"
 CARRY_MODULES = (*MODULES, "carry")
 
 
+def source(name: str) -> str:
+    """The text of a module of `sandbox_kernel/inside`."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "inside")
+    with open(os.path.join(folder, f"{name}.py"), encoding="utf-8") as file:
+        return file.read()
+
+
 @functools.cache
 def program(modules: tuple[str, ...] = MODULES) -> int:
     """The descriptor of the memory file; made once, good for any number of containers at once."""
-    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "inside")
-    sources = {PACKAGE: ""}
-    for name in modules:
-        with open(os.path.join(folder, f"{name}.py"), encoding="utf-8") as file:
-            sources[f"{PACKAGE}.{name}"] = file.read()
-    with open(os.path.join(folder, "boot.py"), "rb") as start:
-        boot = start.read()
+    sources = {PACKAGE: ""} | {f"{PACKAGE}.{name}": source(name) for name in modules}
+    boot = source("boot").encode()
     # For a Python with the same byte code, compiled; for any other, also as source.
     codes = {
         name: compile(text, f"<sandbox {name}>", "exec", dont_inherit=True)

@@ -78,7 +78,7 @@ def run_for(face: socket.socket, words: list[str]) -> NoReturn:
         inside.plan = plan()
     except (SandboxError, OSError):
         pass  # the same again, where it is told
-    if inside.plan and not (inside.plan.holder and not inside.plan.cold):
+    if inside.plan and not inside.plan.from_holder:
         face.sendall(stub.DECLINED)
         os._exit(0)
     face.sendall(stub.ACCEPTED)

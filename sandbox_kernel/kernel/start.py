@@ -55,7 +55,7 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
         argv=(interpreter, "-c", START_KERNEL),
         descriptors={**descriptors, PROGRAM: program(KERNEL)},
     )
-    holder = client.find_holder() if plan.holder and not plan.cold else None
+    holder = client.find_holder() if plan.from_holder else None
     try:
         container = Container.create(plan, process=spec, launcher=holder, resolved=resolved)
     except errors.LauncherGone:
@@ -147,6 +147,6 @@ class Inside:
                 self.channels.handed_over()
             self.settled.set()
             os.eventfd_write(self.wake, 1)
-        if self.container and self.plan and self.plan.holder and not self.plan.cold:
+        if self.container and self.plan and self.plan.from_holder:
             self.answers.wait()  # the next kernel can wait, this one's user does
             keep_one_ready(self.plan)

@@ -162,15 +162,25 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr
 _PF_R_X = 5
 
 
-def image(machine: str) -> bytes:
+_LIFE = {"x86_64": ("bf03000000", "bf%02x000000"), "aarch64": ("600080d2", "%02x0080d2")}
+"""The instruction that says which descriptor is read: `mov $3, %edi` and `mov x0, #3`."""
+
+
+def image(machine: str, life: int = LIFE) -> bytes:
     """The file that is executed: a header, one segment, the code.
+
+    `life` is the descriptor that it reads from, where it can't be the usual one: 0 or 3.
 
     Raises OSError(ENOSYS) on a machine for which there is none.
     """
     if machine not in MACHINES:
         raise OSError(38, f"hold namespaces: there is no program for `{machine}`")
     kind = MACHINES[machine]
-    code = bytes.fromhex(kind.code)
+    text = kind.code
+    if life != LIFE:
+        before, after = _LIFE[machine]
+        text = text.replace(before, after % life)
+    code = bytes.fromhex(text)
     start = _HEADER.size + _SEGMENT.size
     header = _HEADER.pack(
         b"\x7fELF", 2, 1, 1, 0, 2, kind.elf, 1, _ADDRESS + start, _HEADER.size, 0, 0,
@@ -183,9 +193,15 @@ def image(machine: str) -> bytes:
 
 @functools.cache
 def program() -> int:
+    """The descriptor of one such file, for all containers that the caller makes."""
+    return new_program()
+
+
+def new_program() -> int:
     """A descriptor of the sealed memory file, which is read-only and nobody's to read.
 
-    It can be executed and not read, so a process of it is not dumpable: /proc/1 is closed.
+    It can be executed and not read, so a process of it is not dumpable: /proc/1 is closed to all
+    but who holds CAP_SYS_PTRACE in the user namespace that the file was made in.
     Raises OSError.
     """
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING

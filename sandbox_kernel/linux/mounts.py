@@ -104,17 +104,25 @@ def place(mount: int, target: int) -> None:
 
 def set_attributes(mount: int, attributes: int, *, recursive: bool = True) -> None:
     """Add attributes (read-only, ...) to a mount and those below it."""
-    change = MountAttr(attr_set=attributes)
+    change(mount, wanted=attributes, recursive=recursive)
+
+
+def change(
+    mount: int, *, wanted: int = 0, cleared: int = 0, propagation: int = 0, recursive: bool = False
+) -> None:
+    """Set and clear attributes of a mount, or say how mounts below it go on (MS_SHARED, ...)."""
+    attributes = MountAttr(attr_set=wanted, attr_clr=cleared, propagation=propagation)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, ctypes.byref(change), ctypes.sizeof(change))
+    size = ctypes.sizeof(attributes)
+    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, ctypes.byref(attributes), size)
 
 
-def map_identities(mount: int, user_namespace: int) -> None:
+def map_identities(mount: int, user_namespace: int, *, recursive: bool = False) -> None:
     """Show the files of a detached mount with the ids of a user namespace (Linux 5.12)."""
-    change = MountAttr(attr_set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
-    c.syscall(
-        c.MOUNT_SETATTR, mount, b"", AT_EMPTY_PATH, ctypes.byref(change), ctypes.sizeof(change)
-    )
+    attributes = MountAttr(attr_set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    size = ctypes.sizeof(attributes)
+    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, ctypes.byref(attributes), size)
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:

@@ -33,8 +33,10 @@ class SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def install(program: bytes) -> None:
+def install(program: bytes, *, no_new_privs: bool = True) -> None:
     """Put the filter on this thread, after setting no_new_privs; it stays for every descendant.
+
+    Without no_new_privs the thread needs CAP_SYS_ADMIN.
 
     JUSTIFICATION: the last wall between the payload and the kernel. SAFETY: `buffer` lives until
     the call is over, the kernel copies it; the length is checked against the instruction size, so
@@ -46,7 +48,8 @@ def install(program: bytes) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     header = SockFprog(count, ctypes.cast(buffer, ctypes.c_void_p))
     try:
-        processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+        if no_new_privs:
+            processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
         check(_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0))
     except OSError as error:
         why = str(error.strerror)

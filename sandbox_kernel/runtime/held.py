@@ -229,6 +229,8 @@ class Held:
         self.cells: dict[int, cells.Cell] = {}
         self.agent: socket.socket | None = None
         """To its agent, when there is one."""
+        self.keeper: socket.socket | None = None
+        """To its keeper, when it is made by a runtime of others."""
         self._next_run = 1
         self.namespaces: dict[str, int] = {}
         """Descriptors of its namespaces, where they were asked for; ours until `end`."""
@@ -284,6 +286,9 @@ class Held:
         StepFailed or HostLacks; everything made so far is taken back then by `end`.
         """
         given: list[int] = []
+        walled = self.order.get("wall") is not None
+        if walled:  # its program is started when it is there
+            self.waiting, descriptors = descriptors, {}
         try:
             self._keep_layers()
             trees = self._open_trees(self.order["config"])
@@ -295,7 +300,13 @@ class Held:
             given.append(life)
             with step("ask", "the maker of the slot"):
                 maker = self.slots.maker_of(self.slot)
-                maker.make(self.order, trees, entrances, life, descriptors, network)
+                if walled:
+                    self.keeper, theirs = messages.pair()
+                    self.keeper.setblocking(False)
+                    with theirs:
+                        maker.start_keeper(self.order, theirs, trees, entrances, life, network)
+                else:
+                    maker.make(self.order, trees, entrances, life, descriptors, network)
         finally:
             for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)
@@ -408,27 +419,46 @@ class Held:
         numbers: dict[int, int],
         timeout: float | None,
     ) -> Run:
-        """Ask the agent to fork one more run, in a cgroup of its own. Closes the descriptors."""
-        assert self.agent is not None
+        """Have one more run forked, in a cgroup of its own. Closes the descriptors."""
         number = self._next_run
         self._next_run += 1
         try:
             run = Run(number, client, self.group.child(f"run-{number}"), timeout)
             self.runs[number] = run
-            entrances = run.group.entrances() if run.group else []
-            try:
-                messages.send(
-                    self.agent,
-                    {"do": "run", "run": number, "process": process, "numbers": list(numbers)},
-                    [*numbers.values(), *entrances],
-                )
-            finally:
-                for entrance in entrances:
-                    os.close(entrance)
+            self._ask_for(run, process, numbers)
         finally:
             for descriptor in numbers.values():
                 os.close(descriptor)
         return run
+
+    def start_first(self) -> None:
+        """The keeper has made it: have the program started that it was made for. Raises OSError."""
+        numbers, self.waiting = self.waiting, {}
+        try:
+            self._ask_for(self.runs[0], self.order["process"], numbers)
+        finally:
+            for descriptor in numbers.values():
+                os.close(descriptor)
+
+    def needs_agent(self, process: Mapping[str, Any]) -> bool:
+        """Whether an agent has to start such a run: most keepers can't start our own copying."""
+        if self.keeper is None:
+            return True
+        return "transfer" in process and bool(self.order["wall"]["namespaces"])
+
+    def _ask_for(self, run: Run, process: dict[str, Any], numbers: dict[int, int]) -> None:
+        channel = self.agent if self.needs_agent(process) else self.keeper
+        assert channel is not None
+        entrances = run.group.entrances() if run.group else []
+        try:
+            messages.send(
+                channel,
+                {"do": "run", "run": run.number, "process": process, "numbers": list(numbers)},
+                [*numbers.values(), *entrances],
+            )
+        finally:
+            for entrance in entrances:
+                os.close(entrance)
 
     def kill(self, reason: str) -> None:
         """End every process of the container; its end is seen on the pidfd."""
@@ -499,8 +529,9 @@ class Held:
                 processes.send_signal(self.pidfd, signal.SIGKILL)
             processes.wait_ended(self.pidfd)  # a child of the maker, who reaps it
             os.close(self.pidfd)
-        if self.agent:
-            self.agent.close()
+        for channel in (self.agent, self.keeper):
+            if channel:
+                channel.close()
         if self.writable >= 0:
             os.close(self.writable)
         for run in self.runs.values():
@@ -521,6 +552,8 @@ class Held:
 
     def _leaves_no_trace(self) -> bool:
         """Whether the user namespace is as new: nothing in it could have changed it."""
+        if self.keeper is not None:
+            return False
         held = self.order["config"]["process"].get("capabilities", {}).get("bounding")
         return not held and self.order["program"] is not None and "ranges" not in self.order
 

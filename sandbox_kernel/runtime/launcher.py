@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 RECIPE = (
     "config", "plan", "layers", "leases", "entries", "trees", "storage_size", "seccomp_program",
-    "files", "network",
+    "files", "network", "wall",
 )  # fmt: skip
 MOST_RECIPES = 32
 # How much is kept for those who ask later: bytes of a container's output, events of the launcher.
@@ -414,13 +414,19 @@ class Launcher:
             slots=slots,
         )
 
+    def let_go(self, held: Held, numbers: dict[int, int], network: int | None = None) -> None:
+        """Have it made; see `Held.let_go`."""
+        held.let_go(numbers, network)
+        if keeper := held.keeper:
+            self.watch(keeper.fileno(), lambda: self._hear_inner(held, keeper))
+
     def _let_go(self, held: Held, numbers: dict[int, int]) -> None:
         try:
             if held.order.get("network"):
                 held.waiting = numbers
                 held.slots.maker_of(held.slot).make_network(held.id)
             else:
-                held.let_go(numbers)
+                self.let_go(held, numbers)
         except BaseException:
             held.end()
             raise
@@ -461,11 +467,14 @@ class Launcher:
         elif "made" in said:
             self._made(held, said, descriptors)
         elif "failed" in said:
-            held.order["failed"] = said
-            held.reason = held.reason or f"{said['step']} {said['subject']}: {said['why']}"
-            self._end(held)
+            self._not_made(held, said)
         else:
             self._on_exit(held, {**said, "run": 0})
+
+    def _not_made(self, held: Held, said: dict[str, Any]) -> None:
+        held.order["failed"] = said
+        held.reason = held.reason or f"{said['step']} {said['subject']}: {said['why']}"
+        self._end(held)
 
     def _made(self, held: Held, said: dict[str, Any], descriptors: list[int]) -> None:
         writable, pidfd, *rest = descriptors
@@ -483,6 +492,8 @@ class Launcher:
         else:
             held.slots.spare(held.slot)
             self._answer(owner, _created(held))
+        if held.keeper and 0 in held.runs:
+            held.start_first()
         if "failure" in said:
             self._on_exit(held, {"run": 0, "failure": said["failure"], "status": said["status"]})
 
@@ -495,7 +506,7 @@ class Launcher:
             if held.pidfd < 0:
                 held.reason = held.reason or "the maker of it ended"
                 self._end(held)
-            elif held.agent or (0 in held.runs and held.slots is self._slots):
+            elif held.agent or (0 in held.runs and not held.keeper and held.slots is self._slots):
                 held.kill("the maker of it ended")
         else:
             self._slots.rest(slot)
@@ -525,12 +536,11 @@ class Launcher:
     def start_template(self, held: Held, process: dict[str, Any], numbers: dict[int, int]) -> None:
         """Run the program of a template in its nest. Closes the descriptors."""
         try:
-            agent = held.open_agent(adopts=True)
+            self._open_agent(held, adopts=True)
         except BaseException:
             for descriptor in numbers.values():
                 os.close(descriptor)
             raise
-        self.watch(agent.fileno(), lambda: self._hear_agent(held))
         held.start(None, process, numbers, None)
 
     def bind(self, held: Held, client: Client, run: Run) -> None:
@@ -570,9 +580,8 @@ class Launcher:
         owned.clear()
         if message.get("logged"):
             self._log_outputs(held, numbers)
-        if held.agent is None:
-            agent = held.open_agent()
-            self.watch(agent.fileno(), lambda: self._hear_agent(held))
+        if held.agent is None and held.needs_agent(message["process"]):
+            self._open_agent(held)
         run = held.start(client, message["process"], numbers, message.get("timeout"))
         if not message.get("outlives"):
             client.run = (held, run)
@@ -589,9 +598,15 @@ class Launcher:
         held = self._find(message["container"])
         self._answer(client, {"event": "usage", "usage": held.usage()})
 
+    def _open_agent(self, held: Held, *, adopts: bool = False) -> None:
+        agent = held.open_agent(adopts=adopts)
+        self.watch(agent.fileno(), lambda: self._hear_inner(held, agent))
+
     def _begin_cell(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """Answered when its process, the pidfd that came with this, is in its group."""
         held = self._find(message["container"])
+        if held.keeper and held.agent is None:
+            self._open_agent(held)
         (leader,) = owned
         owned.clear()
         cells.begin(held, client, message["cell"], leader)
@@ -826,16 +841,18 @@ class Launcher:
 
     # --- what containers say
 
-    def _hear_agent(self, held: Held) -> None:
-        assert held.agent is not None
+    def _hear_inner(self, held: Held, channel: socket.socket) -> None:
+        """Its agent, or its keeper, says something."""
         try:
-            received = _receive(held.agent)
+            received = _receive(channel)
         except BlockingIOError:
             return
         if received is None:
             # Without it nobody would tell how its runs end.
-            self.forget(held.agent.fileno())
-            held.kill("its agent ended")
+            self.forget(channel.fileno())
+            held.kill(f"its {'keeper' if channel is held.keeper else 'agent'} ended")
+            if held.pidfd < 0 and not held.ending:
+                self._end(held)
             return
         message, descriptors = received
         try:
@@ -846,7 +863,12 @@ class Launcher:
 
     def _on_agent(self, held: Held, message: dict[str, Any], descriptors: list[int]) -> None:
         at = message["at"]
-        if at == "forked":
+        if at == "made":
+            self._made(held, message, descriptors)
+            descriptors.clear()  # they are the container's
+        elif at == "failed":
+            self._not_made(held, message)
+        elif at == "forked":
             run = held.runs.get(message["run"])
             if run is not None:
                 self._on_start(held, run, descriptors[0])
@@ -915,9 +937,9 @@ class Launcher:
 
     def _hear_what_was_said(self, held: Held) -> None:
         """What its agent and its maker said last comes before its end."""
-        agent = held.agent
-        while agent and agent.fileno() in self._handlers and _readable(agent):
-            self._hear_agent(held)
+        for channel in (held.agent, held.keeper):
+            while channel and channel.fileno() in self._handlers and _readable(channel):
+                self._hear_inner(held, channel)
         maker = held.slot.maker
         while maker and maker is held.slot.maker and _readable(maker.channel):
             self._hear_maker(held.slot)
@@ -932,7 +954,9 @@ class Launcher:
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
-        for descriptor in (held.agent.fileno() if held.agent else -1, held.pidfd, held.oom_fd):
+        for channel in (held.agent, held.keeper):
+            self.forget(channel.fileno() if channel else -1)
+        for descriptor in (held.pidfd, held.oom_fd):
             self.forget(descriptor)
         self._end_outputs(held)
         if held.order.get("record") and held.ready:

@@ -15,10 +15,10 @@ shall be and starts it; the maker reaps that. For one more process in the contai
 A maker is not dumpable. The template sees in the nest that makers are there, and no more.
 
 Requests (`do`): make (a container of a recipe, and its first program if there is one), agent,
-network (a network namespace for the next container, which is connected before that is made).
-Answers: network (with the namespace), made (with `kinds`, and the descriptors: writable layer,
-pid 1, the program, namespaces; or with `failure`: the program could not be started), failed,
-exited.
+keeper (a container that a runtime of others makes, see `keeper`), network (a network namespace for
+the next container, which is connected before that is made). Answers: network (with the namespace),
+made (with `kinds`, and the descriptors: writable layer, pid 1, the program, namespaces; or with
+`failure`: the program could not be started), failed, exited.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ import signal
 import socket
 import sys
 
-from sandbox_kernel.errors import SandboxError, StepFailed
+from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import first_process, interfaces, libc, messages, processes
-from sandbox_kernel.runtime import agent, payload, rootfs
+from sandbox_kernel.runtime import agent, becoming, keeper, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.rootfs import step, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ RECIPE = (
     "network_namespace", "files",
 )  # fmt: skip
 """What of an order a maker needs, beside `program`, `hostname` and `process`."""
+KEPT = (
+    "id", "hostname", "wall", "config", "entries", "trees", "layers", "storage_size", "files"
+)  # fmt: skip
+"""What of an order a keeper needs, beside `program`."""
+KEEPERS = {"runc": keeper.Keeper, "crun": keeper.Keeper, "runsc": sentry.Sentry}
 # What Python and the launcher handle or ignore, and what whoever started us ignores: a program
 # would ignore it too.
 HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -122,6 +127,28 @@ class Maker:
             "adopts": adopts,
         }
         given = [channel.fileno(), *namespaces.values(), *entrances]
+        messages.send(self.channel, message, given)
+
+    def start_keeper(
+        self,
+        order: Mapping[str, Any],
+        channel: socket.socket,
+        trees: Mapping[str, int],
+        entrances: list[int],
+        life: int,
+        network: int | None = None,
+    ) -> None:
+        """Have a runtime of others make a container; the answer comes over the other end of
+        `channel`. Else as `make`. Raises OSError."""
+        message = {
+            "do": "keeper",
+            "order": {name: order.get(name) for name in KEPT}
+            | {"program": encoded(order["program"])},
+            "trees": list(trees),
+            "connected": network is not None,
+        }
+        connected = [] if network is None else [network]
+        given = [channel.fileno(), life, *connected, *trees.values(), *entrances]
         messages.send(self.channel, message, given)
 
     def close(self) -> None:
@@ -249,7 +276,7 @@ def _be_maker(
         # A change of identity clears the parent-death signal and may set dumpable again.
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
         processes.end_with_parent()
-        payload.may_set_groups()
+        becoming.may_set_groups()
         # A thread's own heap would be made and dropped with each container.
         libc.libc.mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
         _Loop(channel, program, home).serve()
@@ -285,6 +312,8 @@ class _Loop:
                 message, given = received
                 if message["do"] == "agent":
                     _fork_agent(message, given)
+                elif message["do"] == "keeper":
+                    _fork_keeper(message, given)
                 elif message["do"] == "network":
                     self._make_network(message["container"])
                 else:
@@ -330,7 +359,7 @@ class _Loop:
 
         _in_a_thread(work)
         if failures:
-            answer = {"failed": container, **_told(failures[0], container)}
+            answer = {"failed": container, **told(failures[0], container)}
         else:
             answer = {"network": container}
         messages.send(self._channel, answer, made)
@@ -357,12 +386,12 @@ class _Loop:
         name = message["container"]
         if making.error is not None:
             self._first = None
-            messages.send(self._channel, {"failed": name, **_told(making.error, name)})
+            messages.send(self._channel, {"failed": name, **told(making.error, name)})
             return
         said: dict[str, Any] = {"made": name, "leader": False, "kinds": []}
         descriptors = [making.writable, making.first]
         if making.failure is not None:
-            said["failure"] = _told(making.failure, name)
+            said["failure"] = told(making.failure, name)
             said["status"] = payload.status_of(said["failure"]["errno"])
         elif making.pid > 0:
             self._first = (making.pid, name, making.report)
@@ -380,15 +409,6 @@ def _in_a_thread(work: Callable[[Any], None]) -> None:
     over.acquire()
     _thread.start_new_thread(work, (over,))
     over.acquire()
-
-
-def _told(error: BaseException, name: str) -> dict[str, Any]:
-    """An error as the launcher tells it on."""
-    if isinstance(error, StepFailed):
-        kept = ("step", "subject", "why", "errno")
-        return {field: getattr(error, field) for field in kept}
-    why = str(error) if isinstance(error, SandboxError) else repr(error)
-    return {"step": "make", "subject": name, "why": why, "errno": 0}
 
 
 class _Making:
@@ -511,6 +531,28 @@ class _Making:
 FILE_OF = processes.FILE_OF_NAMESPACE | {
     "pid": "pid_for_children", "time": "time_for_children"
 }  # fmt: skip
+
+
+def _fork_keeper(message: dict[str, Any], given: list[int]) -> None:
+    """It outlives the maker, whom nobody in the container needs, and ends with the launcher."""
+    if os.fork():
+        return
+    try:
+        channel, life, *rest = given
+        network = rest.pop(0) if message["connected"] else None
+        count = len(message["trees"])
+        order = message["order"]
+        keeper.serve(
+            socket.socket(fileno=channel),
+            {**order, "program": decoded(order["program"])},
+            kind=KEEPERS[order["wall"]["name"]],
+            trees=dict(zip(message["trees"], rest[:count], strict=True)),
+            entrances=rest[count:],
+            life=life,
+            network=network,
+        )
+    finally:
+        os._exit(0)
 
 
 def _fork_agent(message: dict[str, Any], given: list[int]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     class Owner(Protocol):
         """What a launcher does when there is no network."""
 
+        def let_go(self, held: Held, numbers: dict[int, int], network: int | None) -> None: ...
         def not_connected(self, held: Held) -> None: ...
 
 
@@ -46,7 +47,7 @@ def connect(owner: Owner, wire: Wire, held: Held, network: int) -> None:
             else:
                 held.order["connected"] = _about(answer)
                 numbers, held.waiting = held.waiting, {}
-                held.let_go(numbers, network)
+                owner.let_go(held, numbers, network)
         except (SandboxError, OSError) as error:
             _refuse(owner, held, _told(error))
         finally:

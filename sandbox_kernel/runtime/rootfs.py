@@ -14,7 +14,7 @@ import contextlib
 import os
 import stat
 
-from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import first_process, mounts, paths
 
 TYPE_CHECKING = False
@@ -50,6 +50,14 @@ class step:  # noqa: N801 - reads as a statement: `with step("mount", "/proc"):`
             raise StepFailed(self.verb, self.subject, why, error.errno or 0) from error
 
 
+def told(error: BaseException, name: str) -> dict[str, Any]:
+    """An error on the way of a container, `name`, as a message has it."""
+    if isinstance(error, StepFailed):
+        return {field: getattr(error, field) for field in ("step", "subject", "why", "errno")}
+    why = str(error) if isinstance(error, SandboxError) else repr(error)
+    return {"step": "make", "subject": name, "why": why, "errno": 0}
+
+
 def lay_out(
     order: Mapping[str, Any],
     trees: Mapping[str, int],
@@ -66,18 +74,7 @@ def lay_out(
     with step("make private", "/"):
         # Nothing mounted from here on may be seen outside, nor the other way round.
         mounts.make_private()
-    # The modes of entries are meant as they are written.
-    os.umask(0)
-    base = _writable_layer(order.get("storage_size"))
-    layers = order.get("layers", ())
-    root = _overlay(base, len(layers), trees) if layers else os.dup(base)
-    with step("enter", "the new root"):
-        os.fchdir(root)
-    _refuse_links(root)
-    for entry in order.get("entries", ()):
-        make_entry(root, entry)
-    for index, tree in enumerate(order.get("trees", ())):
-        put(root, tree["destination"], trees[f"tree {index}"], directory=True)
+    base, root = begin(order, trees, STAGE)
     for index, mount in enumerate(config.get("mounts", ())):
         if mount_proc and mount.get("type") == "proc":
             _mount_by(mount_proc, root, mount)
@@ -90,8 +87,7 @@ def lay_out(
             mount_proc(place)
             os.close(place)
             os.fchdir(root)
-    for index, file in enumerate(order.get("files") or ()):
-        _put_file(root, file["path"], trees[f"file {index}"])
+    put_files(root, order, trees)
     # Masks come after every mount and before any code of the container (CVE-2025-52565), on
     # places that are looked up in the file systems just mounted, whose sources are the host's.
     linux = config.get("linux", {})
@@ -111,7 +107,34 @@ def lay_out(
     return base
 
 
-def _writable_layer(size: int | None) -> int:
+def begin(order: Mapping[str, Any], trees: Mapping[str, int], stage: str) -> tuple[int, int]:
+    """The writable layer, mounted on the folder `stage`, and the root over it: descriptors.
+
+    With the image's layers, entries and trees in it, and no mounts yet. The working directory is
+    the root then, and the umask 0.
+    """
+    # The modes of entries are meant as they are written.
+    os.umask(0)
+    base = _writable_layer(order.get("storage_size"), stage)
+    layers = order.get("layers", ())
+    root = _overlay(base, len(layers), trees) if layers else os.dup(base)
+    with step("enter", "the new root"):
+        os.fchdir(root)
+    _refuse_links(root)
+    for entry in order.get("entries", ()):
+        make_entry(root, entry)
+    for index, tree in enumerate(order.get("trees", ())):
+        put(root, tree["destination"], trees[f"tree {index}"], directory=True)
+    return base, root
+
+
+def put_files(root: int, order: Mapping[str, Any], trees: Mapping[str, int]) -> None:
+    """The files of ours that a container in a network has."""
+    for index, file in enumerate(order.get("files") or ()):
+        _put_file(root, file["path"], trees[f"file {index}"])
+
+
+def _writable_layer(size: int | None, place: str) -> int:
     options: list[tuple[str, str | None]] = [("mode", "0755")]
     if size is not None:
         inodes = min(max(int(size * INODES_FOR_EACH_BYTE), FEWEST_INODES), MOST_INODES)
@@ -120,7 +143,7 @@ def _writable_layer(size: int | None) -> int:
         base = mounts.new_filesystem(
             "tmpfs", tuple(options), mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
         )
-        stage = os.open(STAGE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stage = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             mounts.place(base, stage)
         finally:

@@ -44,7 +44,7 @@ def read() -> Mounts:
             fields = before.split(" ")
             kind, _, options = after.split(" ", 2)
             read_only = "ro" in fields[5].split(",")
-            mount = Mount(_unescape(fields[4]), _unescape(fields[3]), read_only)
+            mount = Mount(unescape(fields[4]), unescape(fields[3]), read_only)
             if kind == "cgroup2":
                 v2 = mount
             elif kind == "cgroup":
@@ -69,7 +69,7 @@ def own_v2(mount: Mount) -> str | None:
     return (mount.directory + path[len(root) :]).rstrip("/")
 
 
-def _unescape(field: str) -> str:
+def unescape(field: str) -> str:
     """A path as it is, from its form with octal escapes for space, tab, newline and backslash."""
     head, *rest = field.split("\\")
     return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)

@@ -1,0 +1,425 @@
+"""Making a container by its bundle, up to where its program waits to be started.
+
+The order, and who does it:
+
+    here    state folder, control group with its limits, all that comes from the host opened
+    child   born in its namespaces, waits
+    here    its ids are mapped, it is put into the group; then it is let go
+    child   root of its user namespace; mounts and devices
+    here    hooks prestart, createRuntime
+    child   hooks createContainer; pivot_root, masks, kernel parameters, terminal
+    here    the state is `created`
+    child   listens for the start; hooks startContainer; identity, filter, exec
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+
+from sandbox_kernel.linux import interfaces, messages, mounts, processes
+from sandbox_kernel.oci import births, hooks, mounting, payload, state
+from sandbox_kernel.oci.faults import StepFailed, doing, said
+from sandbox_kernel.oci.groups import Group
+from sandbox_kernel.oci.mounting import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
+
+
+STAGE = "/tmp"  # noqa: S108 - mounted over in a private namespace, never written to
+
+
+class Wish:
+    """What a caller of `create` and `run` may say beside the bundle."""
+
+    __slots__ = ("bundle", "console_socket", "name", "pid_file", "preserved", "root")
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        name: str,
+        bundle: str,
+        console_socket: str | None = None,
+        pid_file: str | None = None,
+        preserved: int = 0,
+    ) -> None:
+        self.root = root
+        self.name = name
+        self.bundle = os.path.abspath(bundle)
+        self.console_socket = console_socket
+        self.pid_file = pid_file
+        self.preserved = preserved
+
+
+def create(wish: Wish, config: Mapping[str, Any]) -> int:
+    """Make it; returns the pid of its first process, a child of ours. Raises SandboxError."""
+    folder = state.Folder.make(wish.root, wish.name)
+    making = _Making(wish, {**config, "linux": config.get("linux") or {}}, folder)
+    try:
+        making.make()
+        if wish.pid_file:
+            write_pid(wish.pid_file, making.pid)
+    except BaseException:
+        making.undo()
+        raise
+    folder.close()
+    return making.pid
+
+
+class _Making:
+    """A container on its way, and what has to be undone when it gets no further."""
+
+    def __init__(self, wish: Wish, config: Mapping[str, Any], folder: state.Folder) -> None:
+        self._wish = wish
+        self._config = config
+        self._folder = folder
+        self._group: Group | None = None
+        self._known: dict[str, Any] = {}
+        self.pid = 0
+
+    def make(self) -> None:
+        """Up to where its program waits. Raises SandboxError."""
+        config, linux = self._config, self._config["linux"]
+        program = _filter(config)
+        joined, made = births.namespaces(config)
+        has_user = "user" in joined or "user" in made
+        _check_devices(config, has_user=has_user)
+        resources = linux.get("resources") or {}
+        group = self._group = Group.make(linux.get("cgroupsPath"), self._wish.name, resources)
+        trees = mounting.sources(config, self._wish.bundle, new_user=has_user)
+        channel, theirs = messages.pair()
+        listening = _listen(self._folder)
+        path = self._wish.console_socket
+        birth = _Birth(
+            self._wish, self._folder, config, (channel, theirs), listening, trees, program,
+            connected(path) if path else None,
+        )  # fmt: skip
+        self.pid = births.born(config, birth.child)
+        theirs.close()
+        listening.close()
+        if "user" in made:
+            births.write_maps(self.pid, config)
+        group.enter(self.pid)
+        self._known = known = self._what_is_known(group)
+        _go(channel, "go", groups=group.directories)
+        _hear(channel, "mounted")
+        self._folder.write({**known, "creating": True})  # a hook may ask
+        shown = spoken(known, "creating")
+        hooks.run(config, "prestart", shown)
+        hooks.run(config, "createRuntime", shown)
+        _go(channel, "enter", state=shown)
+        _hear(channel, "ready")
+        channel.close()
+        self._folder.write(known)
+
+    def _what_is_known(self, group: Group) -> dict[str, Any]:
+        config, bundle = self._config, self._wish.bundle
+        return {
+            "ociVersion": config["ociVersion"],
+            "id": self._wish.name,
+            "pid": self.pid,
+            "started": state.started(self.pid),
+            "bundle": bundle,
+            "rootfs": os.path.join(bundle, config["root"]["path"]),
+            "annotations": config.get("annotations") or {},
+            "created": time.time(),
+            "groups": group.directories,
+            "owner": os.geteuid(),
+        }
+
+    def undo(self) -> None:
+        """Nothing of it stays."""
+        if self.pid:
+            end(self.pid)
+        if self._group is not None:
+            self._group.kill()
+            self._group.remove()
+        if self._known:
+            _run_last_hooks(self._config, self._known)
+        self._folder.remove()
+
+
+def end(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # it ended by itself
+
+
+def _run_last_hooks(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    try:
+        hooks.run(config, "poststop", spoken(known, "stopped"))
+    except StepFailed:
+        pass  # what made it end is what is told
+
+
+def spoken(known: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """The state of a container as the specification has it."""
+    told = {name: known[name] for name in ("ociVersion", "id", "bundle", "annotations")}
+    told["status"] = status
+    if status != "stopped":
+        told["pid"] = known["pid"]
+    return told
+
+
+def write_pid(path: str, pid: int) -> None:
+    """A pid file, whole or not there. Raises OSError."""
+    temporary = f"{os.path.dirname(os.path.abspath(path))}/.{os.path.basename(path)}.new"
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(str(pid))
+    os.rename(temporary, path)
+
+
+def _filter(config: Mapping[str, Any]) -> bytes | None:
+    profile = (config.get("linux") or {}).get("seccomp")
+    if not profile:
+        return None
+    from sandbox_kernel.linux import seccomp
+
+    return seccomp.program(profile)
+
+
+def _check_devices(config: Mapping[str, Any], *, has_user: bool) -> None:
+    """On cgroup v2 a list of devices would be a program of the kernel, which is not written here.
+
+    Who can make no device node needs no list: nothing but what the root has can be opened.
+    """
+    rules = (config["linux"].get("resources") or {}).get("devices")
+    bounding = ((config.get("process") or {}).get("capabilities") or {}).get("bounding") or ()
+    from sandbox_kernel.oci.groups import hierarchies
+
+    if rules and not has_user and "CAP_MKNOD" in bounding and not hierarchies()[0]:
+        raise StepFailed(
+            "enforce", "linux.resources.devices",
+            "cgroup v2 has no file for it: leave CAP_MKNOD out, or use a user namespace",
+        )  # fmt: skip
+
+
+def _listen(folder: state.Folder) -> socket.socket:
+    """Where the first process hears that it is to start; by a short name, as sun_path is short."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(folder.path)
+        listening.bind(state.SOCKET)
+        listening.listen(1)
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    return listening
+
+
+def connect(folder: state.Folder) -> socket.socket:
+    """To the first process, which waits. Raises OSError."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(folder.path)
+        channel.connect(state.SOCKET)
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    return channel
+
+
+def connected(path: str) -> socket.socket:
+    """To the caller's console socket. Raises StepFailed."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with doing("connect to the console socket", path):
+        channel.connect(path)
+    return channel
+
+
+def _go(channel: socket.socket, word: str, **more: Any) -> None:
+    try:
+        messages.send(channel, {"do": word, **more})
+    except OSError as error:
+        raise StepFailed("make", "the container", "its first process ended") from error
+
+
+def _hear(channel: socket.socket, wanted: str) -> None:
+    received = messages.receive(channel)
+    if received is None:
+        raise StepFailed("make", "the container", "its first process ended before it was ready")
+    if received[0].get("at") != wanted:
+        failed = received[0]
+        raise StepFailed(failed["step"], failed["subject"], failed["why"], failed["errno"])
+
+
+class _Birth:
+    """What the child does until its program is executed."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        folder: state.Folder,
+        config: Mapping[str, Any],
+        channels: tuple[socket.socket, socket.socket],
+        listening: socket.socket,
+        trees: Mapping[str, int],
+        program: bytes | None,
+        console: socket.socket | None,
+    ) -> None:
+        self._wish = wish
+        self._folder = folder
+        self._config = config
+        self._outer, self._channel = channels
+        self._console = console
+        self._state: dict[str, Any] = {}
+        self._listening = listening
+        self._trees = trees
+        self._program = program
+
+    def child(self) -> NoReturn:
+        """In the new process. Never returns."""
+        channel = self._channel
+        self._outer.close()
+        try:
+            self._folder.close()  # the lock is not ours, though a fork has it too
+            self._make(channel)
+            messages.send(channel, {"at": "ready"})
+            channel.close()
+            preserved = range(3 + self._wish.preserved)
+            processes.close_all_but((*preserved, self._listening.fileno()))
+            channel = self._wait()
+            self._start(channel)
+        except BaseException as error:
+            try:
+                messages.send(channel, {"at": "failed", **told(error)})
+            except OSError:
+                pass  # nobody hears why
+        finally:
+            os._exit(1)
+
+    def _make(self, channel: socket.socket) -> None:
+        config, linux = self._config, self._config["linux"]
+        joined, made = births.namespaces(config)
+        groups = self._expect(channel, "go")["groups"]
+        os.setsid()
+        os.umask(0)  # the modes of devices and mount points are meant as they are written
+        if "user" in made or "user" in joined:
+            with doing("become", "root of the user namespace"):
+                os.setresgid(0, 0, 0)
+                os.setresuid(0, 0, 0)
+        if "cgroup" in made:
+            with doing("make", "a cgroup namespace"):
+                processes.unshare(processes.CLONE_NEWCGROUP)
+        if config.get("hostname"):
+            with doing("set hostname", config["hostname"]):
+                socket.sethostname(config["hostname"])
+        if config.get("domainname"):
+            with doing("set domainname", config["domainname"]):
+                _write("/proc/sys/kernel/domainname", config["domainname"])
+        if "network" in made:
+            with doing("bring up", "lo"):
+                interfaces.switch_on_loopback()
+        own_mounts = "mount" in made or "mount" in joined
+        root = Root(config, self._place_root(own_mounts), self._trees)
+        root.make_mounts(groups)
+        root.make_devices()
+        messages.send(channel, {"at": "mounted"})
+        shown = self._expect(channel, "enter")["state"]
+        hooks.run(config, "createContainer", shown)
+        self._state = shown
+        parameters = linux.get("sysctl") or {}
+        opened = {name: _open_parameter(name) for name in parameters}
+        sys.meta_path.clear()  # an import from here on would run the container's code
+        root.enter(has_mount_namespace=own_mounts)
+        process = config.get("process")
+        if process and process.get("terminal"):
+            slave = payload.open_terminal(process, self._console)
+            if own_mounts:
+                # The root's descriptor is the old one's: the root is where we are now.
+                root.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                root.bind_console(slave)
+            os.close(slave)
+        for name, value in parameters.items():
+            with doing(f"set sysctl {name} to", str(value)):
+                os.write(opened[name], str(value).encode())
+                os.close(opened[name])
+        root.close_places()
+        if process:
+            _change_to(process)
+            payload.check(process)
+
+    def _place_root(self, own_mounts: bool) -> int:
+        """The root file system as a mount of its own; returns its descriptor.
+
+        It stands where hooks look for it, unless root of a user namespace can't walk to there.
+        """
+        path = os.path.join(self._wish.bundle, self._config["root"]["path"])
+        if not own_mounts:
+            with doing("open root file system", path):
+                return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with doing("make private", "/"):
+            mounts.make_private()
+        with doing("mount", path):
+            try:
+                place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except PermissionError:
+                place = os.open(STAGE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            mounts.place(self._trees["root"], place)
+            os.close(place)
+        return self._trees["root"]
+
+    def _expect(self, channel: socket.socket, word: str) -> dict[str, Any]:
+        received = messages.receive(channel)
+        if received is None or received[0].get("do") != word:
+            os._exit(1)  # who makes us has ended
+        return received[0]
+
+    def _wait(self) -> socket.socket:
+        """Until somebody starts the container; the channel to him closes itself at exec."""
+        channel, _ = self._listening.accept()
+        self._listening.close()
+        received = messages.receive(channel)
+        if received is None:
+            os._exit(1)
+        return channel
+
+    def _start(self, channel: socket.socket) -> NoReturn:
+        process = self._config.get("process")
+        if not process:
+            raise StepFailed("start", self._wish.name, "config.json has no `process`", 22)
+        hooks.run(self._config, "startContainer", {**self._state, "status": "created"})
+        payload.become(
+            process, self._config["linux"], self._program,
+            preserved=self._wish.preserved, keep=channel.fileno(),
+        )  # fmt: skip
+
+
+def _change_to(process: Mapping[str, Any]) -> None:
+    """The working directory is made when it is missing, as other runtimes do."""
+    path = process.get("cwd") or "/"
+    if not os.path.lexists(path):
+        with doing("make directory", path):
+            os.makedirs(path, exist_ok=True)
+
+
+def _open_parameter(name: str) -> int:
+    """A kernel parameter, in the host's /proc, which shows the namespaces that we are in."""
+    path = f"/proc/sys/{name.replace('.', '/') if '/' not in name else name}"
+    with doing("open kernel parameter", path):
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _write(path: str, text: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
+
+
+def told(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, StepFailed):
+        return {name: getattr(error, name) for name in ("step", "subject", "why", "errno")}
+    return {"step": "make", "subject": "the container", "why": said(error), "errno": 0}
