@@ -35,6 +35,9 @@ _QUIET_SECONDS = 0.6
 _MOST_NAMES = 8
 
 
+_NOT_READ: Fact[int] = Fact(None, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What one wall costs and hides. Without `start_seconds`, `reason` says why it is not here."""
@@ -48,7 +51,7 @@ class Measured:
     files_seen: int | None = None
     """Names in its root directory."""
     processes_seen: int | None = None
-    memory: Fact[int] = Fact(None, "")
+    memory: Fact[int] = _NOT_READ
     """Bytes of all processes on the host that are there for it, shared pages divided."""
     calls: int | None = None
     """System calls that reached the host's kernel while it made `workload.CALLS` of three kinds."""
@@ -148,7 +151,7 @@ def _is_open(pids: tuple[int, ...], name: str) -> bool | None:
     return any(name in each.path for opened in seen for each in opened or ())
 
 
-# -- the walls --------------------------------------------------------------------------------------
+# -- the walls ------------------------------------------------------------------------------------
 
 
 class _Lines:
