@@ -82,6 +82,8 @@ def measure(wall: str, image: str = "host") -> Measured:
             said = running.line()
             seconds = time.monotonic() - began
             return _looked_at(wall, running, said, seconds, mark)
+    except errors.InvalidOption:
+        return Measured(wall, f"this version has no `--runtime {RUNTIMES.get(wall)}`")
     except (errors.SandboxError, OSError, TimeoutError) as error:
         return Measured(wall, errors.shown(error))
 

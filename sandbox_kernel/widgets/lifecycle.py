@@ -179,13 +179,11 @@ class LifecycleView(View):
             stage = at[name]
             left = number * step
             known = name == "image" or stage.at is not None
-            state = "now" if number == place else "was" if known and number < place else "ahead"
-            if number < place and not known:
-                state = "passed"  # left out, as when a container ends without being asked to
+            # One that was left out, as when a container ends without being asked to, never was.
+            state = "now" if number == place else "was" if known else "ahead"
             drawn.append(self._state(life, stage, left, state))
             if number:
-                reached = number <= place and known
-                drawn.append(_arrow(left - step + BOX, left, "was" if reached else "ahead"))
+                drawn.append(_arrow(left - step + BOX, left, "was" if known else "ahead"))
         return element(
             "svg",
             *drawn,
