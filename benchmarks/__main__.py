@@ -22,6 +22,7 @@ from benchmarks import (
     networks,
     sizes,
     values,
+    widgets,
 )
 from benchmarks.pairs import Amounts, Pair, Size
 from sandbox_kernel.runtime import client
@@ -37,6 +38,7 @@ SETS: dict[str, Callable[[int], Iterator[Pair | Amounts | Size]]] = {
     "builds": builds.rows,
     "environments": environments.rows,
     "networks": networks.rows,
+    "widgets": widgets.rows,
 }
 HEADER = ("what", "ours", "peer", "ratio (quartiles)", "at most", "holds")
 

@@ -23,6 +23,7 @@ from sandbox_kernel.grammar import (
     SECURITY_OPTIONS,
 )
 from sandbox_kernel.linux.capabilities import NAMES as CAPABILITIES
+from sandbox_kernel.widgets.kinds import KINDS
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
@@ -61,7 +62,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "workers": ("1", "2", "4"),
 }
 OF_IMAGES = ("images", "history", "tag", "save", "rmi", "push", "inspect", "tree", "sbom")
-NAMED = ("inspect", "limits", "logs", "top", "stop", "rm", "diff", "net", "capture")
+NAMED = ("inspect", "limits", "logs", "top", "show", "stop", "rm", "diff", "net", "capture")
 
 
 MAGICS = ("%%container", "%container", "%sandbox")
@@ -106,6 +107,8 @@ class Completer:
         if magic == "%container":
             if not given:
                 return list(VERBS)
+            if given == ["show"]:
+                return list(KINDS)
             found = list(self.notebook.kept) if given[0] in NAMED else []
             stored = _stored() if given[0] in OF_IMAGES else []
             return [*found, *_after(last, token, stored)]

@@ -11,6 +11,7 @@ from sandbox_kernel.container import files, readiness
 from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ENVIRONMENTS
+from sandbox_kernel.widgets.kinds import KINDS, OF_ALL
 
 IN = Flag("in", ("--in",), "NAMES", "Variables of the notebook that the cell gets, such as a,b.",
     many=True)  # fmt: skip
@@ -23,8 +24,8 @@ FILES_OUT = Flag("files_out", ("--files-out",), "PATTERNS",
 PROGRAM = Flag("program", ("--program",), "COMMAND",
     "Give the cell to this program of the image, such as sh, instead of Python.")  # fmt: skip
 SHOW = Flag("show", ("--show",), "WHAT",
-    "After the cell, print usage, limits (read back) or plan. Several: a,b. In a notebook, "
-    "limits also shows what is used of them while the cell runs.")  # fmt: skip
+    "After the cell, print usage, limits (read back) or plan. In a notebook, live views while the "
+    "cell runs: limits and others, see `%container show`. Several: a,b.")  # fmt: skip
 MAP = Flag("map", ("--map",), "NAME",
     "Run the cell once for each item of this list of the notebook, each time in a fresh container; "
     "in the cell it is `item`. What `--out` names become lists in the same order.")  # fmt: skip
@@ -48,7 +49,8 @@ WAIT_TIME = Flag("wait_time", ("--wait-time",), "TIME",
 SERVICE = (WAIT_PORT, HEALTHCHECK, WAIT_TIME)
 CELL = (IN, OUT, FILES_OUT, MAP, WORKERS, BACKGROUND, HANDLE, *SERVICE, PROGRAM, SHOW)
 ITEM = "item"
-SHOWN = ("usage", "limits", "plan")
+VIEWS = tuple(name for name in KINDS if name not in OF_ALL)
+SHOWN = tuple(dict.fromkeys(("usage", "limits", "plan", *VIEWS)))
 RESET = "reset"
 UPDATE = "update"
 COURSE = "course"

@@ -1,14 +1,17 @@
-"""The live view of a container's use against its limits, where there is a notebook to show it."""
+"""Live views of containers, where there is a notebook to show them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from IPython.core.getipython import get_ipython
 
+from sandbox_kernel.widgets import kinds
+
 if TYPE_CHECKING:
     from sandbox_kernel.container import Container
-    from sandbox_kernel.widgets import Limits
+    from sandbox_kernel.widgets.notebook import Widget
 
 
 def in_a_notebook() -> bool:
@@ -16,12 +19,15 @@ def in_a_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def show(container: Container | str) -> Limits:
-    """Shows the view of a container, given or named; it ends with the container."""
+def show(container: Container | str | None, names: Iterable[str] = ("limits",)) -> list[Widget]:
+    """Shows views of a container, given or named; they end with the container."""
     from IPython.display import display
 
-    from sandbox_kernel.widgets import Limits  # takes a while, so only when one is asked for
+    from sandbox_kernel.widgets import notebook  # takes a while, so only when one is asked for
 
-    limits = Limits(container)
-    display(limits)  # type: ignore[no-untyped-call]
-    return limits
+    shown = []
+    for name in names:
+        made = notebook.CLASSES[name](None if name in kinds.OF_ALL else container)
+        shown.append(made)
+        display(made)  # type: ignore[no-untyped-call]
+    return shown

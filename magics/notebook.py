@@ -18,7 +18,7 @@ from sandbox_kernel.settings import OPTIONS, Settings
 if TYPE_CHECKING:
     from magics.background import Background
     from sandbox_kernel.container import Container
-    from sandbox_kernel.widgets import Limits
+    from sandbox_kernel.widgets.notebook import Widget
 
 MOST_LOG = 1 << 20
 LAST_STATE_SECONDS = 5.0
@@ -47,7 +47,7 @@ class Kept:
         self.container = container
         self.image = image
         """As it was named, before what the name meant was looked up."""
-        self.views: list[Limits] = []
+        self.views: list[Widget] = []
         self._log: deque[str] = deque()
         self._size = 0
 

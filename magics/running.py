@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from magics import live, oneline, shown, verbs
+from magics import grammar, live, oneline, shown, verbs
 from magics.grammar import CellLine
 from magics.notebook import Kept, Last, Notebook
 from sandbox_kernel import engine, settings
@@ -24,7 +24,7 @@ from sandbox_kernel.policy import ContainerPlan
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from sandbox_kernel.widgets import Limits
+    from sandbox_kernel.widgets.notebook import Widget
 
 
 class Runner:
@@ -63,9 +63,9 @@ class Runner:
         if read.background:
             self._hand_over(running, plan, kept, read, policy)
             return
-        view = self._show_live(running) if "limits" in read.show else None
+        views = self._show_live(running, read)
         error, finished = self._follow(running, kept, policy)
-        if view is not None:
+        for view in views:
             view.stop(finished.usage, "the cell ended")
         self._note(running.container, finished, plan, kept, read)
         if error is not None:
@@ -131,12 +131,13 @@ class Runner:
             found[name] = self.shell.user_ns[name]
         return found
 
-    def _show_live(self, running: engine.Run) -> Limits | None:
-        """What the cell uses against its limits, while it runs."""
-        if not live.in_a_notebook():
-            return None
+    def _show_live(self, running: engine.Run, read: CellLine) -> list[Widget]:
+        """The views that `--show` asks for, live while the cell runs."""
+        names = [what for what in read.show if what in grammar.VIEWS]
+        if not names or not live.in_a_notebook():
+            return []
         try:
-            return live.show(running.container)
+            return live.show(running.container, names)
         except BaseException:
             running.close()
             raise
@@ -189,7 +190,7 @@ class Runner:
                 print(oneline.usage_line(finished.usage))
             elif what == "plan":
                 verbs.print_plan(plan, limits)
-            else:
+            elif what == "limits":
                 verbs.print_limits(limits)
 
 

@@ -13,11 +13,12 @@ from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS
+from sandbox_kernel.widgets import kinds
 
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
     "images", "history", "tree", "commit", "tag", "save", "load", "rmi", "prune", "image",
-    "build", "pull", "push", "net", "capture",
+    "build", "pull", "push", "net", "capture", "show",
 )  # fmt: skip
 
 
@@ -103,7 +104,21 @@ def _top(notebook: Notebook, words: list[str]) -> bool:
     kept = notebook.find(words[0])
     shown = live.show(kept.container if kept else words[0])
     if kept:
-        kept.views.append(shown)
+        kept.views += shown
+    return True
+
+
+def _show(notebook: Notebook, words: list[str]) -> bool:
+    """`show limits,layers NAME`: live views, where there is a notebook to show them."""
+    if not 1 <= len(words) <= 2 or words[0].startswith("-") or not live.in_a_notebook():
+        return False
+    names = kinds.read(words[0], "%container show")
+    if len(words) == 1 and not all(name in kinds.ALONE for name in names):
+        return False
+    kept = notebook.find(words[1]) if len(words) == 2 else None
+    shown = live.show(kept.container if kept else words[1] if len(words) == 2 else None, names)
+    if kept:
+        kept.views += shown
     return True
 
 
@@ -201,7 +216,7 @@ def _capture(notebook: Notebook, words: list[str]) -> bool:
 
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
-    "top": _top, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
+    "top": _top, "show": _show, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
     "images": _images, "history": _history, "tree": _tree, "net": _net, "capture": _capture,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""

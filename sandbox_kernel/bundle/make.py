@@ -59,7 +59,7 @@ def make(
     the embedded runtime looks up inside, in the image's own files.
     """
     user, home = users.resolve(plan.user or str(image.config.get("User") or "0"), accounts)
-    held = _capabilities(plan)
+    held = capabilities_of(plan)
     linux: oci.Linux = {
         "namespaces": [
             {"type": kind}
@@ -138,7 +138,7 @@ def arguments(
     return [*first, *(str(word) for word in rest)]
 
 
-def _capabilities(plan: policy.ContainerPlan) -> list[str]:
+def capabilities_of(plan: policy.ContainerPlan) -> list[str]:
     """None but what was added. All five sets are this: no_new_privs keeps them from growing."""
     added: set[str] = set()
     for option, names in (("--cap-add", plan.cap_add), ("--cap-drop", plan.cap_drop)):

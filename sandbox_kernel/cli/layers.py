@@ -16,6 +16,7 @@ from sandbox_kernel.image.layers import comparing, summing
 from sandbox_kernel.image.layers.comparing import Difference
 from sandbox_kernel.image.layers.summing import Folder, ImageSum
 from sandbox_kernel.image.store import Store
+from sandbox_kernel.observe.layers import described
 
 _DEPTH = Flag("depth", ("--depth",), "N", "How many folders deep.", default="2")
 _FILES = Flag("files", ("--files",), "", "List each name: A added, C changed, D deleted.")
@@ -65,20 +66,13 @@ def tell(reference: str, *, names: bool = False) -> Told:
         raise errors.ImageError(
             f"look into image `{reference}`: it has no layers: name one that was pulled or built"
         )
-    stored = Store.open().lookup(resolved.digest)
-    known: list[Layer] = []
-    if stored is not None and len(stored.manifest.layers) == len(resolved.layers):
-        steps = [step for step in stored.config.history or () if not step.empty_layer]
-        made_by = [step.created_by or step.comment or "" for step in steps]
-        made_by += [""] * (len(resolved.layers) - len(made_by))
-        known = [
-            Layer(layer.digest, text)
-            for layer, text in zip(stored.manifest.layers, made_by, strict=False)
-        ]
+    known = [
+        Layer(each.digest, each.made_by) for each in described(resolved.digest, resolved.layers)
+    ]
     return Told(
         reference,
         resolved.digest,
-        tuple(known or (Layer("", "") for _ in resolved.layers)),
+        tuple(known),
         summing.image([layers.Tree(layer) for layer in resolved.layers], names=names),
     )
 

@@ -16,6 +16,7 @@ VERBS = {
     "limits": ("changing", "print or change the limits of a live container"),
     "logs": ("listing", "print what a container's program wrote"),
     "top": ("top", "show use against limits"),
+    "show": ("show", "print what a view of a notebook shows"),
     "stop": ("changing", "end a container's processes"),
     "rm": ("changing", "remove containers"),
     "net": ("net", "list, make and change networks; show what goes on in them"),

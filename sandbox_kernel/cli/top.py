@@ -1,119 +1,90 @@
-"""`sandbox-kernel top`: what containers use against their limits, live on a terminal."""
+"""`sandbox-kernel top`: all containers with what they use, live on a terminal.
+
+The rows are those of the view `Containers` of notebooks.
+"""
 
 from __future__ import annotations
 
-import os
-import select
 import sys
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
-from sandbox_kernel import container, errors, grammar
+from sandbox_kernel import container
 from sandbox_kernel.arguments import Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
-from sandbox_kernel.container import Container
-from sandbox_kernel.linux import processes
-from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
+from sandbox_kernel.observe.containers import Containers, Row
+from sandbox_kernel.observe.source import wait
+from sandbox_kernel.widgets.containers import HEADINGS, Cell, Cells, cells
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 INTERVAL = 1.0
-HEADINGS = ("id", "name", "memory", "processors", "held back", "processes", "written", "storage")
+HIGH, FULL = 80, 95
+FIRST_NUMBER = 4
 
 
 def top(found: Parsed) -> int:
     """One table over an interval; on a terminal it goes on until it is interrupted."""
-    before: dict[str, Reading] = {}
-    _let_pass(_look(found.rest, before))
-    if found.own.get("format") == "json":
-        seen = _look(found.rest, before)
-        output.data([{"id": live.id, "name": live.name, "use": use} for live, use in seen])
-    elif not sys.stdout.isatty():
-        output.table(HEADINGS, [_line(*pair) for pair in _look(found.rest, before)])
-    else:
-        _live(found.rest, before)
+    wanted = [container.match(reference).id for reference in found.rest]
+    source = Containers(INTERVAL, others=not wanted)
+    try:
+        telling = source.open()
+        _look(source, wanted)  # rates are between two looks
+        if sys.stdout.isatty() and found.own.get("format") != "json":
+            _live(source, telling, wanted)
+        wait(telling, INTERVAL)
+        if found.own.get("format") == "json":
+            seen = _look(source, wanted)
+            output.data([{"id": row.id, "name": row.name, "use": row.use} for row in seen])
+        else:
+            output.table(HEADINGS, [shown.texts() for shown in _cells(_look(source, wanted))])
+    finally:
+        source.close()
     return 0
 
 
-def _live(references: list[str], before: dict[str, Reading]) -> None:
+def _live(source: Containers, telling: Sequence[int], wanted: list[str]) -> NoReturn:
     from rich.live import Live
 
     with Live(auto_refresh=False) as live:
         while True:
-            seen = _look(references, before)
-            live.update(_view(seen), refresh=True)
-            _let_pass(seen)
+            live.update(_view(_cells(_look(source, wanted))), refresh=True)
+            wait(telling, INTERVAL)
 
 
-def _let_pass(seen: list[tuple[Container, Sample]]) -> None:
-    """The interval that is measured, or less when one of them ends in it."""
-    poll = select.poll()
-    opened = []
-    for live, _ in seen:
-        with suppress(ProcessLookupError):
-            opened.append(processes.pidfd_open(live.pid))
-            poll.register(opened[-1], select.POLLIN)
-    poll.poll(INTERVAL * 1000)
-    for descriptor in opened:
-        os.close(descriptor)
+def _look(source: Containers, wanted: list[str]) -> list[Row]:
+    return [row for row in source.look() or () if not wanted or row.id in wanted]
 
 
-def _view(seen: list[tuple[Container, Sample]]) -> Table:
+def _cells(rows: list[Row]) -> list[Cells]:
+    now = time.time()
+    return [cells(row, now) for row in rows]
+
+
+def _view(shown: list[Cells]) -> Table:
     from rich import box
     from rich.table import Table
 
-    view = Table(*HEADINGS, box=box.SIMPLE_HEAD, pad_edge=False)
-    for pair in seen:
-        view.add_row(*(output.clean(cell) for cell in _line(*pair)))
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, heading in enumerate(HEADINGS):
+        view.add_column(heading, justify="right" if at >= FIRST_NUMBER else "left")
+    for row in shown:
+        view.add_row(*(_coloured(cell) for cell in row))
     return view
 
 
-def _look(references: list[str], before: dict[str, Reading]) -> list[tuple[Container, Sample]]:
-    """A sample of each: of those that were named, else of all that live."""
-    named = references or [row.id for row in container.list_all() if row.state == "running"]
-    seen = []
-    for reference in named:
-        with suppress(*(() if references else (errors.NoSuchContainer, errors.LauncherGone))):
-            live = container.find(reference)
-            try:
-                usage, in_force = live.usage(), live.limits()
-            finally:
-                live.close()
-            now = Reading(time.monotonic(), usage)
-            limits = Limits.read(in_force, usage.get("storage_limit"))
-            seen.append((live, sample(before.get(live.id), now, limits, time.time())))
-            before[live.id] = now
-    return seen
+def _coloured(cell: str | Cell) -> Text:
+    """Near a limit in yellow, at it in red; the numbers say the same."""
+    from rich.text import Text
 
-
-def _line(live: Container, seen: Sample) -> tuple[str, ...]:
-    limits = seen.limits
-    processors = "-" if seen.processors is None else f"{seen.processors:.2f}"
-    return (
-        live.id,
-        "" if live.name == live.id else live.name,
-        _of(_size(seen.memory_bytes), _size(limits.memory)),
-        _of(processors, f"{limits.most_processors:g}"),
-        "-" if seen.throttled is None else f"{seen.throttled:.0%}",
-        _of(_count(seen.pids), _count(limits.pids)),
-        _size(seen.written_bytes),
-        _of(_size(seen.storage_bytes), _size(limits.storage)),
-    )
-
-
-def _of(used: str, limit: str) -> str:
-    return used if limit == "-" else f"{used} of {limit}"
-
-
-def _size(count: int | None) -> str:
-    return "-" if count is None else grammar.shown_size(count)
-
-
-def _count(count: int | None) -> str:
-    return "-" if count is None else str(count)
+    if isinstance(cell, str):
+        return Text(output.clean(cell))
+    percent = cell.percent or 0
+    return Text(cell.text, "red" if percent >= FULL else "yellow" if percent >= HIGH else "")
 
 
 VERBS = {

@@ -35,4 +35,9 @@ def writable(container: Container) -> Iterator[Tree]:
 
 def made(container: Container) -> frozenset[str]:
     """Absolute paths that the runtime put into the writable layer itself."""
-    return frozenset(finding.inspect(container.id)["made"])
+    return made_in(container.id)
+
+
+def made_in(container_id: str) -> frozenset[str]:
+    """The same for the container of an id."""
+    return frozenset(finding.inspect(container_id)["made"])

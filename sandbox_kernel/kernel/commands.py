@@ -1,7 +1,7 @@
 """Lines that the outside answers, as the first line of a cell of the sandbox kernel.
 
 `%sandbox` shows and changes the limits of the kernel's container; `%container top` shows what it
-uses of them, live.
+uses of them, live, and `%container show` other views of it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SANDBOX = "%sandbox"
 TOP = "%container top"
+SHOW = "%container show"
 UPDATE = "update"
 
 
@@ -40,7 +41,7 @@ class Command(NamedTuple):
 def find(code: str) -> Command | None:
     """The command that a cell begins with, or None."""
     first, newline, rest = code.partition("\n")
-    for name in (SANDBOX, TOP):
+    for name in (SANDBOX, TOP, SHOW):
         count = len(name.split())
         words = first.split(None, count)
         if words[:count] == name.split():
@@ -49,11 +50,24 @@ def find(code: str) -> Command | None:
     return None
 
 
-def check_top(command: Command, container: Container) -> None:
-    """Raises InvalidOption for a container that is not this kernel's: it knows no other."""
-    if command.line.strip() not in ("", container.name, container.id):
+def views(command: Command, container: Container) -> list[str]:
+    """The words of the views that are asked for.
+
+    Raises InvalidOption for a word that is none, and for a container that is not this kernel's: it
+    knows no other.
+    """
+    from sandbox_kernel.widgets import kinds
+
+    words = command.line.split()
+    shown = ["limits"]
+    if command.name == SHOW:
+        if not words:
+            raise InvalidOption(SHOW, "", f"one of {', '.join(kinds.KINDS)}; several: a,b")
+        shown = kinds.read(words.pop(0))
+    if words not in ([], [container.name], [container.id]):
         allowed = f"nothing, or `{container.name}`, the container of this kernel"
-        raise InvalidOption(TOP, command.line.strip(), allowed)
+        raise InvalidOption(command.name, " ".join(words), allowed)
+    return shown
 
 
 def is_update(command: Command) -> bool:

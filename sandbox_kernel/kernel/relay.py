@@ -596,9 +596,9 @@ class Relay:
             count = self._outgoing.execution_count + 1 if self._outgoing else 1
             self.show_input(request, count)
         try:
-            if command.name == commands.TOP:
-                commands.check_top(command, self._inside.container)
-                self._widgets.show(self._inside.container, request)
+            if command.name in (commands.TOP, commands.SHOW):
+                for view in commands.views(command, self._inside.container):
+                    self._widgets.show(view, self._inside.container, request)
             else:
                 shown = commands.run(command, self._inside.container)
                 content = {"data": shown, "metadata": {}, "transient": {}}

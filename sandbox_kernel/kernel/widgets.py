@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,67 +20,42 @@ from .voice import Voice
 from .wire import Message
 
 if TYPE_CHECKING:
-    from sandbox_kernel.observe import Observed, Observer, Sample
-    from sandbox_kernel.widgets.view import View
+    from sandbox_kernel.observe import Observed
+    from sandbox_kernel.widgets.live import Opened
 
 TARGET = "jupyter.widget"
 VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
 VERSION = {"version_major": 2, "version_minor": 1}
 METADATA = b'{"version":"2.1.0"}'
 MODULE = "anywidget"
+_CLASSES = "sandbox_kernel.widgets.notebook"
 MOST_LIVE = 8
+FIRST_SECONDS = 0.1
+"""How long the kernel waits for a view to have something to show: it is there at first paint."""
 
 
 class Shown:
-    """One view of a container. The observer's thread fills it; the loop sends what is new."""
+    """One view as an output of a cell; threads of its own fill it."""
 
-    def __init__(self, view: View, request: Request) -> None:
+    def __init__(self, opened: Opened, request: Request, wake: Callable[[], None]) -> None:
+        from sandbox_kernel.widgets.live import Live
+
         self.comm_id = secrets.token_hex(16)
         self.display_id = secrets.token_hex(16)
         self.request = request
-        self.view = view
-        self.observer: Observer | None = None
-        self._lock = threading.Lock()
-        self._markup = view.markup()
-        self._new = False
-
-    def add(self, sample: Sample) -> None:
-        """From the thread: one more sample."""
-        with self._lock:
-            if self.view.live:
-                self.view.add(sample)
-                self._markup, self._new = self.view.markup(), True
-
-    def end(self, why: str) -> None:
-        """No more samples. The first reason counts."""
-        with self._lock:
-            if self.view.live:
-                self.view.end(why)
-                self._markup, self._new = self.view.markup(), True
-
-    def news(self) -> str | None:
-        """How it looks now, if that was not asked before."""
-        with self._lock:
-            new, self._new = self._new, False
-            return self._markup if new else None
-
-    def bundle(self) -> dict[str, Any]:
-        """How it looks without a widget."""
-        with self._lock:
-            return dict(self.view.bundle())
+        self.live = Live(opened, wake)
 
     def state(self) -> dict[str, Any]:
         """The whole model, as a client needs it that does not know it yet."""
-        from sandbox_kernel.widgets import view
+        from sandbox_kernel.widgets import contract, kinds
 
-        with self._lock:
-            markup = self._markup
         return {
             **_MODEL,
-            "_anywidget_id": "sandbox_kernel.widgets.limits.Limits",
-            "_esm": view.script(),
-            "_css": view.style(),
-            "markup": markup,
+            "_anywidget_id": f"{_CLASSES}.{kinds.class_name(self.live.name)}",
+            "_esm": contract.script(),
+            "_css": contract.style(self.live.name),
+            "language": "",
+            **self.live.state(),
         }
 
 
@@ -106,14 +80,15 @@ class Widgets:
 
     # -- to clients -------------------------------------------------------------------------------
 
-    def show(self, container: Observed, request: Request) -> None:
-        """A live view of the container's use against its limits, as an output of a cell."""
-        from sandbox_kernel.observe import Observer
-        from sandbox_kernel.widgets.view import View
+    def show(self, name: str, container: Observed, request: Request) -> None:
+        """A live view of the container as an output of a cell. Raises InvalidOption."""
+        from sandbox_kernel.widgets import opening
 
+        opened = opening.open_view(name, container)
         while len(self._shown) >= MOST_LIVE:
             self._end(next(iter(self._shown.values())), "newer views took its place")
-        shown = Shown(View(container.name), request)
+        shown = Shown(opened, request, lambda: os.eventfd_write(self.wake, 1))
+        shown.live.wait_looked(FIRST_SECONDS)
         self._shown[shown.comm_id] = shown
         self._voice.publish(
             "comm_open",
@@ -125,20 +100,10 @@ class Widgets:
             request,
             METADATA,
         )
-        data = {**shown.bundle(), VIEW_TYPE: {**VERSION, "model_id": shown.comm_id}}
+        data = {**shown.live.bundle(), VIEW_TYPE: {**VERSION, "model_id": shown.comm_id}}
         transient = {"display_id": shown.display_id}
         content = {"data": data, "metadata": {}, "transient": transient}
         self._voice.publish("display_data", content, request)
-
-        def told(sample: Sample) -> None:
-            shown.add(sample)
-            os.eventfd_write(self.wake, 1)
-
-        def ended(why: str) -> None:
-            shown.end(why)
-            os.eventfd_write(self.wake, 1)
-
-        shown.observer = Observer(container, told, ended)
 
     def publish(self, *, congested: bool) -> None:
         """What is new, to all clients; where they don't keep up, only that a view has ended."""
@@ -147,10 +112,10 @@ class Widgets:
         except BlockingIOError:
             return
         for shown in list(self._shown.values()):
-            if not shown.view.live:
+            if not shown.live.live:
                 self._end(shown, "")
-            elif not congested and (markup := shown.news()) is not None:
-                self._update(shown, {"markup": markup}, shown.request)
+            elif not congested and (news := shown.live.news()):
+                self._update(shown, news, shown.request)
 
     def close(self) -> None:
         """Ends all views; their last state stays in the notebook."""
@@ -160,12 +125,10 @@ class Widgets:
     def _end(self, shown: Shown, why: str) -> None:
         """Its last state as an output without a widget, which a notebook can keep."""
         del self._shown[shown.comm_id]
-        shown.end(why)
-        if shown.observer:
-            shown.observer.stop(wait=False)
-        self._update(shown, {"markup": shown.news()}, shown.request)
+        shown.live.stop(why, wait=False)
+        self._update(shown, shown.live.state(), shown.request)
         content = {
-            "data": shown.bundle(),
+            "data": shown.live.bundle(),
             "metadata": {},
             "transient": {"display_id": shown.display_id},
         }
@@ -198,10 +161,11 @@ class Widgets:
         self._voice.status(request, "busy")
         if request.kind == "comm_close":
             del self._shown[shown.comm_id]
-            if shown.observer:
-                shown.observer.stop(wait=False)
+            shown.live.stop("stopped", wait=False)
         elif found.data.get("method") == "request_state":
             self._update(shown, shown.state(), request)
+        elif found.data.get("method") == "custom":
+            shown.live.hear(found.data.get("content"))
         self._voice.status(request, "idle")
         return True
 

@@ -38,3 +38,21 @@ def _watch(path: str, mask: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+IN_ATTRIB = 0x00000004
+IN_MOVED = 0x000000C0
+IN_DELETE = 0x00000200
+IN_ONLYDIR = 0x01000000
+IN_Q_OVERFLOW = 0x00004000
+
+
+def open_many() -> int:
+    """A descriptor for many watches, which does not block; `add` puts them there."""
+    return c.check(_inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
+
+
+def add_folder(descriptor: int, folder: int) -> None:
+    """Tell of names that come, go or change in a directory, given by its descriptor. OSError."""
+    mask = IN_CREATE | IN_DELETE | IN_MOVED | IN_MODIFY | IN_ATTRIB | IN_ONLYDIR
+    c.check(_inotify_add_watch(descriptor, f"/proc/self/fd/{folder}".encode(), mask))

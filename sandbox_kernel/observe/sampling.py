@@ -7,9 +7,12 @@ processor time only grows. A sample puts two readings and the limits together.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+PARTS = ("anon", "file", "shmem", "kernel")
+PRESSURES = ("cpu", "memory", "io")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ class Sample:
     written_bytes: int | None
     storage_bytes: int | None
     oom_kills: int | None
+    memory_parts: Mapping[str, int]
+    """Bytes of `anon`, `file`, `shmem` and `kernel`, as far as the machine counts them."""
+    forks_refused: int | None
+    pressure: Mapping[str, float]
+    """Percent of the last 10 s in which something waited for `cpu`, `memory` or `io`."""
 
 
 def sample(before: Reading | None, now: Reading, limits: Limits, taken: float) -> Sample:
@@ -100,7 +108,15 @@ def sample(before: Reading | None, now: Reading, limits: Limits, taken: float) -
         written_bytes=usage.get("written_bytes"),
         storage_bytes=usage.get("storage_bytes"),
         oom_kills=usage.get("oom_kills"),
+        memory_parts=_known(usage, "memory_{}", PARTS),
+        forks_refused=usage.get("forks_refused"),
+        pressure=_known(usage, "{}_pressure", PRESSURES),
     )
+
+
+def _known(usage: Mapping[str, Any], name: str, keys: Sequence[str]) -> dict[str, Any]:
+    found = {key: usage.get(name.format(key)) for key in keys}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _growth(before: Reading | None, now: Reading, name: str) -> float | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandbox_kernel.widgets.kinds import KINDS, class_name
+
 if TYPE_CHECKING:
-    from sandbox_kernel.widgets.limits import Limits
+    from sandbox_kernel.widgets.notebook import Widget
 
-__all__ = ["Limits"]
+__all__ = [class_name(name) for name in KINDS]
 
 
-def __getattr__(name: str) -> object:
-    """ipywidgets takes longer to load than all else here, and what only uses `view` needs none."""
-    if name != "Limits":
+def __getattr__(name: str) -> type[Widget]:
+    """ipywidgets takes longer to load than all else here, and what shows no widget needs none."""
+    if name not in __all__:
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    from sandbox_kernel.widgets.limits import Limits
+    from sandbox_kernel.widgets import notebook
 
-    return Limits
+    return {class_name(kind): made for kind, made in notebook.CLASSES.items()}[name]

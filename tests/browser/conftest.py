@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,15 @@ def browser(lab: Lab) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest) -> Iterator[LabPage]:
     """A fresh workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
+    with opened_page(lab, browser, request.node.name) as shown:
+        yield shown
+
+
+@contextmanager
+def opened_page(lab: Lab, browser: BrowserContext, name: str) -> Iterator[LabPage]:
+    """The same for as long as the block is."""
     tab = browser.new_page()
-    workspace = re.sub(r"\W+", "-", request.node.name)  # of another name there is no workspace
+    workspace = re.sub(r"\W+", "-", name)  # of another name there is no workspace
     tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
     tab.locator(".jp-Launcher").wait_for()

@@ -27,6 +27,8 @@ class LabPage:
     def __init__(self, page: Page, images: Path | None) -> None:
         self.page = page
         self.images = images
+        self.requests: list[str] = []
+        """Addresses that the page asked for, where a test has them noted."""
 
     # -- notebook and cells -----------------------------------------------------------------------
 
@@ -163,3 +165,10 @@ class LabPage:
             return
         self.images.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self.images / f"{name}.png")
+
+    def picture_of(self, view: Locator, name: str) -> None:
+        """The same of one element."""
+        if self.images is None:
+            return
+        self.images.mkdir(parents=True, exist_ok=True)
+        view.screenshot(path=self.images / f"{name}.png")

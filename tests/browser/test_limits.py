@@ -47,7 +47,7 @@ def expect_numbers_to_move(page: LabPage, cell: Locator) -> None:
         seen.add(words)
         expect(meter(view, "CPU")).not_to_have_attribute("aria-valuetext", words)
     assert len(seen) == 4
-    expect(view).to_contain_text(re.compile(r"1[2-9]\d(\.\d)? MiB of 300 MiB"))
+    expect(view).to_contain_text(re.compile(r"1[2-9]\d(\.\d)? MiB\s+of 300 MiB"))
     page.page.wait_for_function(
         "view => view.querySelector('polyline').points.numberOfItems > 12",
         arg=view.element_handle(),
@@ -129,7 +129,7 @@ def test_it_can_be_read_in_light_and_in_dark(page: LabPage) -> None:
     meter(view, "Memory").wait_for()
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         page.use_theme(theme)
-        for text in (".sandbox-limits-words", ".sandbox-limits-percent", ".sandbox-limits-notes"):
+        for text in (".sandbox-numbers b", ".sandbox-percent", ".sandbox-notes", ".sandbox-status"):
             assert contrast(view.locator(text).first) > 4.5, theme
 
 

@@ -52,7 +52,7 @@ def markup(message: dict[str, Any], comm_id: str) -> str:
     content = message["content"]
     if message["msg_type"] != "comm_msg" or content["comm_id"] != comm_id:
         return ""
-    return str(content["data"]["state"]["markup"])
+    return str(content["data"]["state"].get("markup", ""))
 
 
 def send(kernel: Kernel, kind: str, content: dict[str, Any], **metadata: str) -> str:
@@ -87,6 +87,49 @@ def test_numbers_change_while_the_inside_holds_its_gil_in_c(kernel: Kernel) -> N
     kernel.control("interrupt_request", {})
     reply, _ = kernel.finish(cell)
     assert reply["content"]["ename"] == "KeyboardInterrupt"
+
+
+def test_a_limit_that_a_page_asks_for_is_in_force_although_the_inside_is_busy(
+    kernel: Kernel,
+) -> None:
+    comm_id, _ = shown(kernel, "%container show limits")
+    cell = kernel.client.execute(BUSY.format(1))
+
+    def ask(number: int, **fields: str) -> None:
+        content = {"act": "limit", "fields": fields, "number": number}
+        data = {"method": "custom", "content": content}
+        send(kernel, "comm_msg", {"comm_id": comm_id, "data": data})
+
+    ask(1, option="memory", value=str(200 << 20))
+    heard(kernel, lambda m: 'data-answered="1"' in markup(m, comm_id))
+    ask(2, option="memory", value=str(7 << 20))
+    refused = heard(kernel, lambda m: 'data-answered="2"' in markup(m, comm_id))
+    assert "are in use" in markup(refused, comm_id)
+    ask(3, option="image", value="1")
+    refused = heard(kernel, lambda m: 'data-answered="3"' in markup(m, comm_id))
+    assert "a limit that can change" in markup(refused, comm_id)
+    kernel.control("interrupt_request", {})
+    kernel.finish(cell)
+    reply, outputs = kernel.run("%sandbox")
+    assert reply["content"]["status"] == "ok"
+    (told,) = [o["content"]["data"]["text/plain"] for o in outputs if "data" in o["content"]]
+    assert re.search(r"memory +200 MiB +yes +magic", told)
+    kernel.run("%sandbox --memory 300m")
+
+
+@pytest.mark.parametrize("name", ["namespaces", "layers", "containers"])
+def test_each_view_is_shown_by_the_relay(kernel: Kernel, name: str) -> None:
+    comm_id, _ = shown(kernel, f"%container show {name}")
+    seen = heard(kernel, lambda m: f"sandbox-{name}" in markup(m, comm_id))
+    assert "data-state=" in markup(seen, comm_id)
+    send(kernel, "comm_close", {"comm_id": comm_id, "data": {}})
+
+
+def test_a_word_that_is_no_view_is_refused_in_one_line(kernel: Kernel) -> None:
+    for line in ("%container show", "%container show weather", "%container show limits,nothing"):
+        reply, _ = kernel.run(line)
+        assert reply["content"]["ename"] == "InvalidOption"
+        assert "limits" in reply["content"]["evalue"]
 
 
 def test_the_rest_of_the_cell_runs_inside_and_keeps_its_line_numbers(kernel: Kernel) -> None:

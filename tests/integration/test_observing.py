@@ -12,7 +12,7 @@ import pytest
 
 from sandbox_kernel import errors, observe, policy, settings
 from sandbox_kernel.container import Container, ProcessSpec
-from sandbox_kernel.observe import Observed, Observer, Sample
+from sandbox_kernel.observe import Observed, Observer, Sample, Use
 from sandbox_kernel.widgets import Limits
 
 pytestmark = pytest.mark.everybody
@@ -51,7 +51,7 @@ class Watched:
         self.samples: list[Sample] = []
         self.why: str | None = None
         self._news = threading.Condition()
-        self.observer = Observer(container, self._told, self._ended, interval=interval)
+        self.observer = Observer(Use(container, interval), self._told, self._ended)
 
     def _told(self, sample: Sample) -> None:
         with self._news:
@@ -164,7 +164,7 @@ def test_it_can_be_stopped_twice_and_tells_nothing_after() -> None:
 def test_the_widget_takes_the_name_of_a_container_and_lets_go_of_it() -> None:
     with held(name="seen") as container:
         limits = Limits("seen", interval=0.05)
-        assert "container seen: " in repr(limits)
+        assert "Limits, seen: " in repr(limits)
         watched = Watched(container)
         watched.until(lambda: len(watched.samples) > 2)
         watched.observer.stop()

@@ -1,0 +1,326 @@
+"""The control group of a container: usage, limits, events, pressure, and the groups below it.
+
+Sources: the group's own files, Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst. They are
+opened once and read again from their beginning, so a reading is a few calls and no path is walked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple
+
+from sandbox_kernel.observe.fact import ENDED, NOT_COUNTED, Fact, read, text, why
+
+_ROOM = 1 << 16
+_UNLIMITED = 1 << 62
+MOST_GROUPS = 1000
+NO_PRESSURE = "control groups of version 1 have no pressure of their own"
+NO_GROUP = "the container has no control group"
+
+
+class _Field(NamedTuple):
+    """Where one number stands: a file of a controller, and a line of it. It is divided."""
+
+    controller: str
+    file: str
+    key: str | None = None
+    divisor: float = 1
+
+
+# Of version 1: Documentation/admin-guide/cgroup-v1/{memory,cpuacct,pids}.rst
+_V1 = {
+    "memory_bytes": _Field("memory", "memory.usage_in_bytes"),
+    "memory_peak_bytes": _Field("memory", "memory.max_usage_in_bytes"),
+    "anonymous_bytes": _Field("memory", "memory.stat", "total_rss"),
+    "file_bytes": _Field("memory", "memory.stat", "total_cache"),
+    "shared_bytes": _Field("memory", "memory.stat", "total_shmem"),
+    "kernel_bytes": _Field("memory", "memory.kmem.usage_in_bytes"),
+    "cpu_seconds": _Field("cpuacct", "cpuacct.usage", None, 1e9),
+    "throttled_seconds": _Field("cpu", "cpu.stat", "throttled_time", 1e9),
+    "throttled_periods": _Field("cpu", "cpu.stat", "nr_throttled"),
+    "periods": _Field("cpu", "cpu.stat", "nr_periods"),
+    "pids": _Field("pids", "pids.current"),
+    "pids_peak": _Field("pids", "pids.peak"),
+    "read_bytes": _Field("blkio", "blkio.throttle.io_service_bytes", "Read"),
+    "written_bytes": _Field("blkio", "blkio.throttle.io_service_bytes", "Write"),
+}
+# Of version 2: Documentation/admin-guide/cgroup-v2.rst
+_V2 = {
+    "memory_bytes": _Field("", "memory.current"),
+    "memory_peak_bytes": _Field("", "memory.peak"),
+    "anonymous_bytes": _Field("", "memory.stat", "anon"),
+    "file_bytes": _Field("", "memory.stat", "file"),
+    "shared_bytes": _Field("", "memory.stat", "shmem"),
+    "kernel_bytes": _Field("", "memory.stat", "kernel"),
+    "cpu_seconds": _Field("", "cpu.stat", "usage_usec", 1e6),
+    "throttled_seconds": _Field("", "cpu.stat", "throttled_usec", 1e6),
+    "throttled_periods": _Field("", "cpu.stat", "nr_throttled"),
+    "periods": _Field("", "cpu.stat", "nr_periods"),
+    "pids": _Field("", "pids.current"),
+    "pids_peak": _Field("", "pids.peak"),
+    "read_bytes": _Field("", "io.stat", "rbytes"),
+    "written_bytes": _Field("", "io.stat", "wbytes"),
+}
+_EVENTS_V1 = {
+    "out_of_memory": _Field("memory", "memory.oom_control", "oom_kill"),
+    "at_memory_limit": _Field("memory", "memory.failcnt"),
+    "forks_refused": _Field("pids", "pids.events", "max"),
+}
+_EVENTS_V2 = {
+    "out_of_memory": _Field("", "memory.events", "oom_kill"),
+    "at_memory_limit": _Field("", "memory.events", "max"),
+    "forks_refused": _Field("", "pids.events", "max"),
+}
+_LIMITS_V1 = {
+    "memory": _Field("memory", "memory.limit_in_bytes"),
+    "memory_swap": _Field("memory", "memory.memsw.limit_in_bytes"),
+    "cpu_quota_seconds": _Field("cpu", "cpu.cfs_quota_us", None, 1e6),
+    "cpu_period_seconds": _Field("cpu", "cpu.cfs_period_us", None, 1e6),
+    "cpu_shares": _Field("cpu", "cpu.shares"),
+    "pids_limit": _Field("pids", "pids.max"),
+}
+_LIMITS_V2 = {
+    "memory": _Field("", "memory.max"),
+    "memory_swap": _Field("", "memory.swap.max"),
+    "cpu_quota_seconds": _Field("", "cpu.max", "0", 1e6),
+    "cpu_period_seconds": _Field("", "cpu.max", "1", 1e6),
+    "cpu_shares": _Field("", "cpu.weight"),
+    "pids_limit": _Field("", "pids.max"),
+}
+USAGE, EVENTS, LIMITS = tuple(_V1), tuple(_EVENTS_V1), tuple(_LIMITS_V1)
+"""The names of what is counted, of what happened so often, and of limits."""
+RESOURCES = ("cpu", "memory", "io")
+
+Facts = Mapping[str, Fact[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How much of the time processes waited for a resource (Documentation/accounting/psi.rst)."""
+
+    some: float
+    """Percent of the last ten seconds in which at least one waited."""
+    full: float
+    """... in which all waited that had something to do."""
+    some_seconds: float
+    """In all."""
+    full_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A group and those below it: of a container, its runs."""
+
+    name: str
+    path: str
+    processes: int
+    below: tuple[Node, ...]
+
+
+@dataclass(slots=True)
+class _File:
+    """One file, and the facts made of what it said last: most say the same the next time."""
+
+    path: str
+    fields: dict[str, _Field] = field(default_factory=dict)
+    said: bytes | str | None = None
+    facts: dict[str, Fact[float]] = field(default_factory=dict)
+
+
+class Group:
+    """The files of one container's group, open. `paths` as `Container.cgroup_paths` has them."""
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self._paths = dict(paths)
+        self._version = 2 if "" in paths else 1
+        self._open: dict[str, int] = {}
+        self._files: dict[int, dict[str, _File]] = {}
+
+    @property
+    def version(self) -> int:
+        """1 or 2; 1 also where there is no group at all."""
+        return self._version
+
+    def usage(self) -> Facts:
+        """What is used now, or was in all, by the names of `USAGE`."""
+        return self._read(_V2 if self._version == 2 else _V1)
+
+    def events(self) -> Facts:
+        """How often each of `EVENTS` happened."""
+        return self._read(_EVENTS_V2 if self._version == 2 else _EVENTS_V1)
+
+    def limits(self) -> Facts:
+        """The limits in the kernel's files, by the names of `LIMITS`; infinity: no limit."""
+        return self._read(_LIMITS_V2 if self._version == 2 else _LIMITS_V1)
+
+    def pressure(self) -> dict[str, Fact[Pressure]]:
+        """For each of `RESOURCES`."""
+        found: dict[str, Fact[Pressure]] = {}
+        if self._version == 1:
+            reason = NO_PRESSURE if self._paths else NO_GROUP
+            return {name: Fact(None, f"/proc/pressure/{name}", reason) for name in RESOURCES}
+        for name in RESOURCES:
+            path = f"{self._paths['']}/{name}.pressure"
+            try:
+                found[name] = Fact(_pressure(self._content(path)), path)
+            except OSError as error:
+                found[name] = Fact(None, path, why(error))
+        return found
+
+    def tree(self) -> Node | None:
+        """The group with those below it; None where there is none, or none any more."""
+        place = self._paths.get(
+            "", self._paths.get("freezer", next(iter(self._paths.values()), None))
+        )
+        left = [MOST_GROUPS]
+        return None if place is None else _node(place, left)
+
+    def close(self) -> None:
+        """Let the files go."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self, fields: Mapping[str, _Field]) -> dict[str, Fact[float]]:
+        found: dict[str, Fact[float]] = {}
+        for file in self._files_of(fields):
+            content = self._content_or_why(file.path)
+            if content != file.said:
+                file.said = content
+                file.facts = {
+                    name: _fact(content, file.path, each) for name, each in file.fields.items()
+                }
+            found.update(file.facts)
+        return found
+
+    def _files_of(self, fields: Mapping[str, _Field]) -> Iterable[_File]:
+        """The files to read, worked out once."""
+        made = self._files.get(id(fields))
+        if made is None:
+            made = self._files[id(fields)] = {}
+            for name, each in fields.items():
+                directory = self._paths.get(each.controller)
+                path = each.file if directory is None else f"{directory}/{each.file}"
+                made.setdefault(path, _File(path)).fields[name] = each
+        return made.values()
+
+    def _content_or_why(self, path: str) -> bytes | str:
+        if path[0] != "/":
+            return NOT_COUNTED if self._paths else NO_GROUP
+        try:
+            return self._content(path)
+        except FileNotFoundError:
+            return NOT_COUNTED if os.path.isdir(os.path.dirname(path)) else ENDED
+        except OSError as error:
+            return why(error)
+
+    def _content(self, path: str) -> bytes:
+        descriptor = self._open.get(path)
+        if descriptor is None:
+            descriptor = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(descriptor, _ROOM, 0)
+
+
+def machine_pressure() -> dict[str, Fact[Pressure]]:
+    """That of the whole machine, for each of `RESOURCES`."""
+    found: dict[str, Fact[Pressure]] = {}
+    for name in RESOURCES:
+        path = f"/proc/pressure/{name}"
+        try:
+            found[name] = Fact(_pressure(read(path)), path)
+        except OSError as error:
+            found[name] = Fact(None, path, why(error))
+    return found
+
+
+def _fact(content: bytes | str, path: str, of: _Field) -> Fact[float]:
+    if isinstance(content, str):
+        return Fact(None, path, content)
+    number = _number(content, of.key)
+    if number is None:
+        return Fact(None, path, NOT_COUNTED)
+    return Fact(number / of.divisor if of.divisor != 1 else number, path)
+
+
+def _number(content: bytes, key: str | None) -> float | None:
+    if key is None:
+        words = content.split()
+        return _value(words[0]) if words else None
+    if key.isdecimal():
+        return _value(content.split()[int(key)])
+    wanted = key.encode()
+    if content.startswith(wanted + b" "):
+        return _value(content[len(wanted) + 1 :].split(None, 1)[0])
+    at = content.find(b"\n" + wanted + b" ")
+    if at >= 0:
+        return _value(content[at + len(wanted) + 2 :].split(None, 1)[0])
+    found = list(_of_devices(content, wanted))
+    return sum(found) if found else None
+
+
+def _of_devices(content: bytes, key: bytes) -> Iterator[float]:
+    """`8:0 Read 4096` of version 1, `8:0 rbytes=4096 ...` of version 2."""
+    for line in content.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[1] == key:
+            yield int(words[2])
+        for word in words[1:]:
+            name, equals, number = word.partition(b"=")
+            if equals and name == key:
+                yield int(number)
+
+
+def _value(word: bytes) -> float:
+    """No limit is `max`, -1, or the largest number of pages."""
+    if word == b"max":
+        return float("inf")
+    number = int(word)
+    return float("inf") if number < 0 or number >= _UNLIMITED else number
+
+
+def _pressure(content: bytes) -> Pressure:
+    lines = {}
+    for line in text(content).splitlines():
+        kind, *fields = line.split()
+        lines[kind] = dict(field.split("=") for field in fields)
+    some, full = lines["some"], lines.get("full", {"avg10": "0", "total": "0"})
+    return Pressure(
+        float(some["avg10"]),
+        float(full["avg10"]),
+        int(some["total"]) / 1e6,
+        int(full["total"]) / 1e6,
+    )
+
+
+def _node(path: str, left: list[int]) -> Node | None:
+    left[0] -= 1
+    try:
+        processes = len(read(f"{path}/cgroup.procs").split())
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return None
+    below = []
+    for name in names:
+        if left[0] <= 0:
+            break
+        with suppress(RecursionError):
+            node = _node(f"{path}/{name}", left)
+            if node is not None:
+                below.append(node)
+    return Node(os.path.basename(path), path, processes, tuple(below))

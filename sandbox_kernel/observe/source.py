@@ -1,0 +1,118 @@
+"""Where facts come from: looked at again and again, until what they are about is over."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sandbox_kernel import errors
+
+INTERVAL = 0.25
+"""Seconds between two looks: a change is on the screen within 300 ms."""
+
+
+class Source:
+    """Facts of one kind. A thread opens it, looks, and closes it; nobody else uses it meanwhile."""
+
+    def __init__(self, name: str, pid: int | None = None, interval: float = INTERVAL) -> None:
+        """`name`: of what is looked at. With `pid` it is over when this process ends."""
+        self.name = name
+        self.set_interval(interval)
+        self._pid = pid
+        self._pidfd: int | None = None
+        self._gone = False
+
+    def set_interval(self, seconds: float) -> None:
+        """How long to wait between two looks. Raises InvalidOption."""
+        if not seconds > 0:
+            raise errors.InvalidOption("interval", seconds, "seconds, more than 0")
+        self.interval = seconds
+
+    def open(self) -> Sequence[int]:
+        """Descriptors that are readable when it is to be looked at before the interval is over."""
+        if self._pid is not None:
+            try:
+                self._pidfd = os.pidfd_open(self._pid)
+            except ProcessLookupError:
+                self._gone = True
+                return ()
+        return [*([] if self._pidfd is None else [self._pidfd]), *self.opened()]
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing on its way that who looks once would want to wait for."""
+        return True
+
+    def look(self) -> Any:
+        """The facts as they are now; None when it is over."""
+        if self._gone or self._over():
+            return None
+        return self.facts()
+
+    def close(self) -> None:
+        """Lets all descriptors go."""
+        self.closed()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _over(self) -> bool:
+        if self._pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    # -- of each kind -----------------------------------------------------------------------------
+
+    def opened(self) -> Sequence[int]:
+        """More descriptors, which `facts` reads empty and `closed` closes."""
+        return ()
+
+    def facts(self) -> Any:
+        """The facts; None when there are none any more."""
+        raise NotImplementedError
+
+    def closed(self) -> None:
+        """Lets go of what `opened` opened."""
+
+
+class Polled(Source):
+    """What one function reads, each interval."""
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Any],
+        *,
+        pid: int | None = None,
+        interval: float = INTERVAL,
+    ) -> None:
+        super().__init__(name, pid, interval)
+        self._read = read
+
+    def facts(self) -> Any:
+        try:
+            return self._read()
+        except (errors.NoSuchContainer, errors.LauncherGone, ProcessLookupError):
+            return None
+
+
+def drained(descriptor: int) -> bool:
+    """Whether a descriptor that does not block had something to read; it is empty then."""
+    found = False
+    with suppress(BlockingIOError):
+        while os.read(descriptor, 65536):
+            found = True
+    return found
+
+
+def wait(descriptors: Sequence[int], seconds: float) -> None:
+    """Until one of them is readable, at most so long: for who looks without an observer."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(seconds * 1000)
