@@ -177,7 +177,7 @@ class LimitsView(View):
         if last.cpu_seconds is not None:
             spent = shown_seconds(round(last.cpu_seconds, 2))
             more = [self.say("{value} in all", value=spent)]
-            if last.throttled_seconds:
+            if last.throttled_seconds and last.throttled_seconds >= 0.05:
                 held = f"{last.throttled_seconds:.1f} s"
                 more.append(self.say("held back for {value} in all", value=held))
             rows.append(
