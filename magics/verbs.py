@@ -113,7 +113,7 @@ def _show(notebook: Notebook, words: list[str]) -> bool:
     if not 1 <= len(words) <= 2 or words[0].startswith("-") or not live.in_a_notebook():
         return False
     names = kinds.read(words[0], "%container show")
-    if len(words) == 1 and not all(name in kinds.OF_ALL for name in names):
+    if len(words) == 1 and not all(name in kinds.ALONE for name in names):
         return False
     kept = notebook.find(words[1]) if len(words) == 2 else None
     shown = live.show(kept.container if kept else words[1] if len(words) == 2 else None, names)

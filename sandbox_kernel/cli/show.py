@@ -18,7 +18,7 @@ def show(found: Parsed) -> int:
     spoken = found.own.get("language")
     if spoken not in (None, "en", "zh"):
         raise errors.InvalidOption("--language", spoken, "en or zh")
-    alone = all(name in kinds.OF_ALL for name in names)
+    alone = all(name in kinds.ALONE for name in names)
     if len(found.rest) == 1 and not alone:
         raise errors.InvalidOption("CONTAINER", "", f"the container to show {names[0]} of")
     live = container.find(found.rest[1]) if len(found.rest) == 2 else None
@@ -36,8 +36,10 @@ def text(name: str, live: Observed | None, spoken: str | None = None) -> str:
     source, view = opened.source, opened.view
     try:
         telling = source.open()
-        for pause in (0.0, source.interval):
-            wait(telling, pause)
+        looks, settled = 0, False
+        while looks < 2 or not settled:
+            wait(telling, source.interval if looks else 0.0)
+            looks, settled = looks + 1, source.settled
             facts = source.look()
             if facts is None:
                 view.end("the container ended")

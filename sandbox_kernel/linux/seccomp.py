@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import tempfile
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from sandbox_kernel.errors import HostLacks, StepFailed
+from sandbox_kernel.linux.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,6 +89,7 @@ _COMPARISONS = {
 _SCMP_FLTATR_ACT_BADARCH = 2
 _SCMP_FLTATR_CTL_OPTIMIZE = 8
 _NR_SCMP_ERROR = -1
+_SCMP_ARCH_NATIVE = 0
 
 # include/uapi/asm-generic/unistd.h: since Linux 5.1 a new call has one number on all machines, so
 # those which an older libseccomp does not know by name can be given by number.
@@ -115,6 +118,11 @@ NEWER_NUMBERS = {
 
 # Part of the cache key: raise it when the same profile would compile to another program.
 _COMPILER = 1
+
+
+_free = libc["free"]
+_free.argtypes = (ctypes.c_void_p,)
+_free.restype = None
 
 
 class _Comparison(ctypes.Structure):
@@ -160,6 +168,8 @@ def _load() -> ctypes.CDLL:
         ctypes.POINTER(_Comparison),
     )
     library.seccomp_rule_add_array.restype = ctypes.c_int
+    library.seccomp_syscall_resolve_num_arch.argtypes = (ctypes.c_uint32, ctypes.c_int)
+    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
     library.seccomp_export_bpf.argtypes = (ctypes.c_void_p, ctypes.c_int)
     library.seccomp_export_bpf.restype = ctypes.c_int
     return library
@@ -230,6 +240,27 @@ def _number(library: ctypes.CDLL, name: str) -> int | None:
         return NEWER_NUMBERS.get(name)
     # Other negative numbers are libseccomp's own, for calls that this machine does not have.
     return number if number >= 0 else None
+
+
+def number_of(name: str) -> int | None:
+    """The number of a call on this machine; None: it has no such call. Raises HostLacks."""
+    return _number(_load(), name)
+
+
+@functools.cache
+def name_of(number: int) -> str:
+    """The name of a call of this machine, or its number in words. Raises HostLacks."""
+    for name, newer in NEWER_NUMBERS.items():
+        if newer == number:
+            return name
+    library = _load()
+    found = library.seccomp_syscall_resolve_num_arch(_SCMP_ARCH_NATIVE, number)
+    if not found:
+        return f"call {number}"
+    try:
+        return ctypes.string_at(found).decode()
+    finally:
+        _free(found)
 
 
 def _comparisons(arguments: Sequence[Argument]) -> ctypes.Array[_Comparison]:

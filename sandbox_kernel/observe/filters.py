@@ -87,7 +87,12 @@ def profile_of(plan: ContainerPlan) -> seccomp.Profile | None:
     """The profile of which the filter of such a container is compiled; None: it has none."""
     if UNCONFINED in plan.security_opt:
         return None
-    return seccomp_profile.profile(bundle.capabilities_of(plan))
+    return seccomp_profile.profile(held(plan))
+
+
+def held(plan: ContainerPlan) -> tuple[str, ...]:
+    """The capabilities that processes of such a container have, over its user namespace."""
+    return tuple(bundle.capabilities_of(plan))
 
 
 def _in_force(path: str) -> InForce:

@@ -7,9 +7,9 @@ opened once and read again from their beginning, so a reading is a few calls and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
 
@@ -121,6 +121,16 @@ class Node:
     below: tuple[Node, ...]
 
 
+@dataclass(slots=True)
+class _File:
+    """One file, and the facts made of what it said last: most say the same the next time."""
+
+    path: str
+    fields: dict[str, _Field] = field(default_factory=dict)
+    said: bytes | str | None = None
+    facts: dict[str, Fact[float]] = field(default_factory=dict)
+
+
 class Group:
     """The files of one container's group, open. `paths` as `Container.cgroup_paths` has them."""
 
@@ -128,6 +138,7 @@ class Group:
         self._paths = dict(paths)
         self._version = 2 if "" in paths else 1
         self._open: dict[str, int] = {}
+        self._files: dict[int, dict[str, _File]] = {}
 
     @property
     def version(self) -> int:
@@ -186,28 +197,31 @@ class Group:
         self.close()
 
     def _read(self, fields: Mapping[str, _Field]) -> dict[str, Fact[float]]:
-        contents: dict[str, bytes | str] = {}
         found: dict[str, Fact[float]] = {}
-        for name, (controller, file, key, divisor) in fields.items():
-            directory = self._paths.get(controller)
-            if directory is None:
-                found[name] = Fact(None, file, NOT_COUNTED if self._paths else NO_GROUP)
-                continue
-            path = f"{directory}/{file}"
-            content = contents.get(path)
-            if content is None:
-                content = contents[path] = self._content_or_why(path)
-            if isinstance(content, str):
-                found[name] = Fact(None, path, content)
-                continue
-            number = _number(content, key)
-            if number is None:
-                found[name] = Fact(None, path, NOT_COUNTED)
-            else:
-                found[name] = Fact(number / divisor if divisor != 1 else number, path)
+        for file in self._files_of(fields):
+            content = self._content_or_why(file.path)
+            if content != file.said:
+                file.said = content
+                file.facts = {
+                    name: _fact(content, file.path, each) for name, each in file.fields.items()
+                }
+            found.update(file.facts)
         return found
 
+    def _files_of(self, fields: Mapping[str, _Field]) -> Iterable[_File]:
+        """The files to read, worked out once."""
+        made = self._files.get(id(fields))
+        if made is None:
+            made = self._files[id(fields)] = {}
+            for name, each in fields.items():
+                directory = self._paths.get(each.controller)
+                path = each.file if directory is None else f"{directory}/{each.file}"
+                made.setdefault(path, _File(path)).fields[name] = each
+        return made.values()
+
     def _content_or_why(self, path: str) -> bytes | str:
+        if path[0] != "/":
+            return NOT_COUNTED if self._paths else NO_GROUP
         try:
             return self._content(path)
         except FileNotFoundError:
@@ -232,6 +246,15 @@ def machine_pressure() -> dict[str, Fact[Pressure]]:
         except OSError as error:
             found[name] = Fact(None, path, why(error))
     return found
+
+
+def _fact(content: bytes | str, path: str, of: _Field) -> Fact[float]:
+    if isinstance(content, str):
+        return Fact(None, path, content)
+    number = _number(content, of.key)
+    if number is None:
+        return Fact(None, path, NOT_COUNTED)
+    return Fact(number / of.divisor if of.divisor != 1 else number, path)
 
 
 def _number(content: bytes, key: str | None) -> float | None:

@@ -21,6 +21,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 MOST_COMMAND = 4096
 MOST_GROUPS = 4096
 _FORGET_SECONDS = 5.0
+_LINKS_OF_A_LEAF = 2
+"""A directory of the kernel's has one link for its name, one for itself, one for each below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def _in_group(place: str) -> tuple[int, ...]:
         seen += 1
         try:
             found.update((int(line), None) for line in read(f"{here}/cgroup.procs").split())
+            if os.stat(here).st_nlink == _LINKS_OF_A_LEAF:
+                continue
             with os.scandir(here) as entries:
                 waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:

@@ -41,6 +41,11 @@ class Source:
                 return ()
         return [*([] if self._pidfd is None else [self._pidfd]), *self.opened()]
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing on its way that who looks once would want to wait for."""
+        return True
+
     def look(self) -> Any:
         """The facts as they are now; None when it is over."""
         if self._gone or self._over():

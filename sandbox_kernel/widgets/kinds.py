@@ -9,10 +9,18 @@ KINDS: dict[str, str] = {
     "namespaces": "sandbox_kernel.widgets.opening:namespaces",
     "layers": "sandbox_kernel.widgets.opening:layers",
     "containers": "sandbox_kernel.widgets.opening:containers",
+    "network": "sandbox_kernel.widgets.opening_walls:network",
+    "capabilities": "sandbox_kernel.widgets.opening_walls:capabilities",
+    "system-calls": "sandbox_kernel.widgets.opening_walls:system_calls",
+    "compare": "sandbox_kernel.widgets.opening_walls:compare",
+    "plan": "sandbox_kernel.widgets.opening_walls:plan",
+    "lifecycle": "sandbox_kernel.widgets.opening_walls:lifecycle",
 }
 """The word for `--show`, and the function that opens such a view, as `module:function`."""
-OF_ALL: frozenset[str] = frozenset({"containers"})
+OF_ALL: frozenset[str] = frozenset({"compare", "containers"})
 """Views that are of no one container."""
+ALONE: frozenset[str] = OF_ALL | {"network", "plan"}
+"""Views that can be shown without naming one: these, and those of one that say something then."""
 
 
 def class_name(name: str) -> str:
