@@ -381,6 +381,9 @@ class LimitsView(View):
         }.get(row.option)
         if counted is None:
             return None
+        first, last = (getattr(self._samples[at], counted[0]) for at in (0, -1))
+        if first == last:
+            return None  # counters only grow: nothing happened in between
         counts = [getattr(sample, counted[0]) or 0 for sample in self._samples]
         span, start = _span(len(counts))
         places = [
