@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sandbox_kernel.observe.fact import ENDED, NOT_COUNTED, Fact, read, text, why
 
-_ROOM = 1 << 16
+_ROOM, _MORE_ROOM = 1 << 12, 1 << 16
 _UNLIMITED = 1 << 62
 MOST_GROUPS = 1000
 NO_PRESSURE = "control groups of version 1 have no pressure of their own"
@@ -233,7 +233,8 @@ class Group:
         descriptor = self._open.get(path)
         if descriptor is None:
             descriptor = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(descriptor, _ROOM, 0)
+        content = os.pread(descriptor, _ROOM, 0)
+        return os.pread(descriptor, _MORE_ROOM, 0) if len(content) == _ROOM else content
 
 
 def machine_pressure() -> dict[str, Fact[Pressure]]:

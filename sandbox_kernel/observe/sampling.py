@@ -6,6 +6,7 @@ processor time only grows. A sample puts two readings and the limits together.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 PARTS = ("anon", "file", "shmem", "kernel")
 PRESSURES = ("cpu", "memory", "io")
+_PARTS = tuple((part, f"memory_{part}") for part in PARTS)
+_PRESSURES = tuple((name, f"{name}_pressure") for name in PRESSURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Limits:
             processors=in_force.get("cpus"),
             pids=in_force.get("pids_limit"),
             storage=storage or None,
-            available=_count(cpuset) if cpuset else os.cpu_count() or 1,
+            available=_count(cpuset) if cpuset else _processors(),
         )
 
     @property
@@ -108,15 +111,21 @@ def sample(before: Reading | None, now: Reading, limits: Limits, taken: float) -
         written_bytes=usage.get("written_bytes"),
         storage_bytes=usage.get("storage_bytes"),
         oom_kills=usage.get("oom_kills"),
-        memory_parts=_known(usage, "memory_{}", PARTS),
+        memory_parts=_known(usage, _PARTS),
         forks_refused=usage.get("forks_refused"),
-        pressure=_known(usage, "{}_pressure", PRESSURES),
+        pressure=_known(usage, _PRESSURES),
     )
 
 
-def _known(usage: Mapping[str, Any], name: str, keys: Sequence[str]) -> dict[str, Any]:
-    found = {key: usage.get(name.format(key)) for key in keys}
+def _known(usage: Mapping[str, Any], names: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    found = {key: usage.get(name) for key, name in names}
     return {key: value for key, value in found.items() if value is not None}
+
+
+@functools.cache
+def _processors() -> int:
+    """Of the machine; the kernel takes its time to tell."""
+    return os.cpu_count() or 1
 
 
 def _growth(before: Reading | None, now: Reading, name: str) -> float | None:

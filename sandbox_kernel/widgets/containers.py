@@ -19,8 +19,10 @@ HEADINGS = (
     "id", "container", "image", "state", "age", "memory", "processors", "held back", "processes",
     "written", "files",
 )  # fmt: skip
-SHOWN = HEADINGS[1:]
-"""In a page: an id is there for who points at the name."""
+SHOWN = (
+    "container", "image", "state", "age", "memory", "processors", "processes", "files",
+)  # fmt: skip
+"""In a page, which is narrower than a terminal: an id is there for who points at the name."""
 MOST_POINTS = 48
 MOST_ROWS = 300
 HIGH, FULL = 80, 95
@@ -29,8 +31,14 @@ HIGH, FULL = 80, 95
 class Cell(NamedTuple):
     """One number of a row: in words, and as percent of its limit, if it has one."""
 
-    text: str
+    used: str
+    limit: str = ""
     percent: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Both in words."""
+        return f"{self.used} of {self.limit}" if self.limit else self.used
 
 
 class Cells(NamedTuple):
@@ -87,6 +95,7 @@ class ContainersView(View):
         "Containers": "容器",
         "{count} containers": "{count} 个容器",
         "id": "编号",
+        "of {limit}": "共 {limit}",
         "container": "容器",
         "image": "镜像",
         "state": "状态",
@@ -219,15 +228,14 @@ class ContainersView(View):
     def _row(self, row: Row, now: float) -> Markup:
         shown = self._translated(cells(row, now))
         numbers = [
-            self._cell(heading, cell)
-            for heading, cell in zip(HEADINGS[5:], shown[5:], strict=True)
-            if isinstance(cell, Cell)
+            self._cell(cell)
+            for cell in (shown.memory, shown.processors, shown.processes, shown.files)
         ]
         named = element("span", shown.container, class_="sandbox-code", title=row.id)
         return element(
             "tr",
             element("th", named, self._spark(row), scope="row"),
-            element("td", shown.image),
+            element("td", shown.image, class_="sandbox-image-name", title=shown.image),
             element("td", shown.state, class_=f"sandbox-state-{row.state}"),
             element("td", shown.age, class_="sandbox-number"),
             *numbers,
@@ -236,16 +244,16 @@ class ContainersView(View):
             data_id=row.id,
         )  # fmt: skip
 
-    def _cell(self, heading: str, cell: Cell) -> Markup:
-        level = None
-        bar = None
+    def _cell(self, cell: Cell) -> Markup:
+        level = bar = limit = None
+        if cell.limit:
+            limit = element("small", " ", self.say("of {limit}", limit=cell.limit))
         if cell.percent is not None:
             level = "full" if cell.percent >= FULL else "high" if cell.percent >= HIGH else None
             bar = element("i", style=f"width: {min(100, cell.percent):.0f}%", aria_hidden="true")
         return element(
-            "td", element("span", cell.text), bar, class_="sandbox-number", data_level=level,
-            data_heading=heading,
-        )  # fmt: skip
+            "td", element("b", cell.used), limit, bar, class_="sandbox-number", data_level=level
+        )
 
     def _spark(self, row: Row) -> Markup | None:
         past = self._history.get(row.id, ())
@@ -294,7 +302,7 @@ def _cell(used: str | None, limit: str | None, number: float | None, most: float
         return Cell("-")
     if limit is None or not most:
         return Cell(used)
-    return Cell(f"{used} of {limit}", None if number is None else 100 * number / most)
+    return Cell(used, limit, None if number is None else 100 * number / most)
 
 
 def _size(count: int | None) -> str | None:

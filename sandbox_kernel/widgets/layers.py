@@ -39,6 +39,7 @@ class LayersView(View):
         "files of this machine, shown read-only": "本机的文件，只读",
         "and {count} more": "还有 {count} 个",
         "{count} files": "{count} 个文件",
+        "1 file": "1 个文件",
         "{size} wasted": "浪费 {size}",
         "{used} of {limit} used": "已用 {used}，共 {limit}",
         "{used} used": "已用 {used}",
@@ -136,10 +137,13 @@ class LayersView(View):
     def _of_layer(self, layer: Layer) -> list[str]:
         if layer.bytes is None:
             return [self.say("looking through it")]
-        said = [shown_size(layer.bytes), self.say("{count} files", count=layer.files)]
+        said = [shown_size(layer.bytes), self._files(layer.files or 0)]
         if layer.wasted:
             said.append(self.say("{size} wasted", size=shown_size(layer.wasted)))
         return said
+
+    def _files(self, count: int) -> str:
+        return self.say("1 file") if count == 1 else self.say("{count} files", count=count)
 
     def _size(self, each: Written) -> str:
         if each.kind == "removed":

@@ -177,7 +177,7 @@ class LimitsView(View):
         if last.cpu_seconds is not None:
             spent = shown_seconds(round(last.cpu_seconds, 2))
             more = [self.say("{value} in all", value=spent)]
-            if last.throttled_seconds:
+            if last.throttled_seconds and last.throttled_seconds >= 0.05:
                 held = f"{last.throttled_seconds:.1f} s"
                 more.append(self.say("held back for {value} in all", value=held))
             rows.append(
@@ -381,6 +381,9 @@ class LimitsView(View):
         }.get(row.option)
         if counted is None:
             return None
+        first, last = (getattr(self._samples[at], counted[0]) for at in (0, -1))
+        if first == last:
+            return None  # counters only grow: nothing happened in between
         counts = [getattr(sample, counted[0]) or 0 for sample in self._samples]
         span, start = _span(len(counts))
         places = [

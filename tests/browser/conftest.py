@@ -136,6 +136,15 @@ def page(lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest) -> I
         yield shown
 
 
+@pytest.fixture(scope="module")
+def page_of_the_file(
+    lab: Lab, browser: Browser, request: pytest.FixtureRequest
+) -> Iterator[LabPage]:
+    """One page for all tests of a file."""
+    with opened_page(lab, browser, request.node.name) as shown:
+        yield shown
+
+
 @contextmanager
 def opened_page(lab: Lab, browser: BrowserContext, name: str) -> Iterator[LabPage]:
     """The same for as long as the block is."""

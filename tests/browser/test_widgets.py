@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from built_images import make_root
 from lab_page import Lab, LabPage
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 
 from sandbox_kernel import container
 from sandbox_kernel.container import Container
@@ -26,26 +27,52 @@ LIMITS = "--memory 300m --cpus 0.5 --pids-limit 64 --storage-size 64m"
 HELD = f"""%%container --name {NAME} --keep {LIMITS}
 import os, time
 os.makedirs('/tmp/work', exist_ok=True)
-kept = bytearray(40 << 20)
+open('/tmp/work/model.bin', 'wb').write(bytes(30 << 20))
 open('/tmp/work/results.csv', 'w').write('a,b\\n' * 1000)
 open({("/tmp/" + HOSTILE)!r}, 'w').write('x');"""
 OTHER = "%%container --name other --keep --memory 100m\n1"
+SHORTLY = "%%container --name shortly --background\nimport time\nprint('hi')\ntime.sleep(600)"
+BUSY = """%%container --name busy --background --memory 256m --cpus 0.8 --pids-limit 24
+import math, os, subprocess, time
+for turn in range(200):
+    size = int(70 + 60 * math.sin(turn / 5))
+    kept = bytearray(os.urandom(1 << 20)) * size
+    open('/tmp/results.bin', 'ab').write(bytes(1 << 20))
+    for _ in range(turn % 9):
+        subprocess.Popen(['sleep', '1'])
+    sum(range(int(2e6 * (1.2 + math.cos(turn / 4)))))
+    time.sleep(0.25)"""
+CONTAINERFILE = """\
+FROM scratch
+COPY root /
+RUN mkdir -p /srv/app/old && echo one > /srv/app/settings.ini && touch /srv/app/old/a /srv/app/log
+RUN dd if=/dev/zero of=/srv/app/data.bin bs=1024 count=600
+RUN rm /srv/app/data.bin && echo two > /srv/app/read.me
+"""
+CHANGES = """%%container stack --name stacked --keep --memory 100m --program sh
+echo more >> /srv/app/settings.ini
+rm /srv/app/log
+rm -r /srv/app/old && mkdir /srv/app/old && echo now > /srv/app/old/b
+dd if=/dev/zero of=/srv/app/results.csv bs=1024 count=40"""
 
 
 @pytest.fixture(scope="module")
-def notebook(lab: Lab, browser: Browser) -> Iterator[LabPage]:
+def notebook(page_of_the_file: LabPage, lab: Lab) -> Iterator[LabPage]:
     """One notebook with the magics and two kept containers, for all tests of this file."""
-    from conftest import opened_page
-
-    with opened_page(lab, browser, "widgets") as page:
-        page.requests = []
-        page.page.on("request", lambda request: page.requests.append(request.url))
-        page.new_notebook(PLAIN)
-        page.run("%load_ext sandbox_kernel")
-        page.run(HELD)
-        page.run(OTHER)
-        yield page
-        page.run(f"%container rm {NAME}\n%container rm other")
+    page = page_of_the_file
+    page.page.on("request", lambda request: page.requests.append(request.url))
+    page.new_notebook(PLAIN)
+    page.run("%load_ext sandbox_kernel")
+    page.run(HELD)
+    page.run(OTHER)
+    page.run(SHORTLY)
+    stack = lab.folder / "stack"
+    make_root(stack / "root")
+    (stack / "Containerfile").write_text(CONTAINERFILE)
+    page.run("%container build --tag stack stack", seconds=120)
+    page.run(CHANGES)
+    yield page
+    page.run(f"%container rm {NAME} other stacked")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +168,20 @@ def test_a_limit_that_another_program_changes_is_seen(notebook: LabPage, held: C
     expect(view.get_by_role("slider", name="limit of CPU")).to_have_attribute(
         "aria-valuenow", "0.25"
     )
+    if notebook.images is not None:
+        picture_of_a_busy_container(notebook)
+
+
+def picture_of_a_busy_container(notebook: LabPage) -> None:
+    """For the documentation alone: it takes as long as it shows."""
+    notebook.run(BUSY)
+    view = shown(notebook, "limits", "busy")
+    notebook.page.wait_for_timeout(25_000)
     notebook.picture_of(view, "widget-limits")
+    notebook.use_theme("JupyterLab Dark")
+    notebook.picture_of(view, "widget-limits-dark")
+    notebook.use_theme("JupyterLab Light")
+    notebook.run("%container stop busy")
 
 
 def test_namespaces_are_those_of_the_kernel_and_a_click_looks_inside(
@@ -174,16 +214,31 @@ def test_a_file_appears_and_goes_and_its_name_is_only_text(
     notebook.run(f"%%container --name {NAME}\nopen({made!r}, 'w').write('x' * 2048)")
     row = view.get_by_role("row").filter(has_text=made)
     expect(row).to_contain_text("2 KiB")
-    notebook.picture_of(view, "widget-layers")
     notebook.run(f"%%container --name {NAME}\nimport os\nos.unlink({made!r})")
     expect(row).to_have_count(0)
     assert notebook.page.title() != "owned"
 
 
+def test_copied_removed_and_replaced_names_stand_above_the_layers_that_have_them(
+    notebook: LabPage,
+) -> None:
+    view = shown(notebook, "layers", "stacked")
+    rows = view.locator(".sandbox-names tbody tr")
+    for path, word in (
+        ("/srv/app/settings.ini", "copied up"), ("/srv/app/log", "removed"),
+        ("/srv/app/old", "replaced"), ("/srv/app/results.csv", "new"),
+    ):  # fmt: skip
+        cell = notebook.page.get_by_role("cell", name=path, exact=True)
+        expect(rows.filter(has=cell)).to_contain_text(word)
+    expect(view.locator(".sandbox-slabs > li")).to_have_count(4)
+    expect(view.locator(".sandbox-slabs")).to_contain_text("600 KiB wasted")
+    expect(view.locator(".sandbox-slabs")).to_contain_text("dd if=/dev/zero")
+    notebook.picture_of(view, "widget-layers")
+    view.get_by_role("button", name="removed 1").click()
+    expect(rows).to_have_count(1)
+
+
 def test_the_administrator_sees_all_and_ends_one(notebook: LabPage) -> None:
-    notebook.run(
-        "%%container --name shortly --background\nimport time\nprint('hi')\ntime.sleep(600)"
-    )
     view = shown(notebook, "containers", "")
     for name in (NAME, "other", "shortly"):
         expect(view.get_by_role("row").filter(has_text=name).first).to_contain_text("running")
@@ -209,18 +264,17 @@ def test_it_speaks_chinese(notebook: LabPage) -> None:
 
 
 def test_everybody_can_use_them_in_light_and_in_dark(notebook: LabPage) -> None:
-    views = [shown(notebook, name) for name in ("limits", "namespaces", "layers")]
+    views = [shown(notebook, name) for name in ("limits", "namespaces")]
+    views.append(shown(notebook, "layers", "stacked"))
     views.append(shown(notebook, "containers", ""))
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         notebook.use_theme(theme)
         for view in views:
             view.scroll_into_view_if_needed()
             name = (view.get_attribute("class") or "").rpartition("sandbox-")[2]
-            if theme.endswith("Dark"):
-                notebook.picture_of(view, f"widget-{name}-dark")
-            view.evaluate("view => view.setAttribute('data-looked-at', '')")
-            found = Axe().run(notebook.page, context="[data-looked-at]")
-            view.evaluate("view => view.removeAttribute('data-looked-at')")
+            view.evaluate("view => view.setAttribute('data-own-looked-at', '')")
+            found = Axe().run(notebook.page, context="[data-own-looked-at]")
+            view.evaluate("view => view.removeAttribute('data-own-looked-at')")
             assert found.violations_count == 0, f"{name}, {theme}: {found.generate_report()}"
 
 
