@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "sandbox-kernel-runtime"
 GLOBAL = words.table(
     ("root", "log", "log-format", "debug!", "systemd-cgroup!", "rootless", "criu", "help!",
-     "version!"),
+     "entry!", "version!"),
     h="help", v="version",
 )  # fmt: skip
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         log, kind = words.last(options, "log"), words.last(options, "log-format") or "text"
         if words.switched(options, "version") or rest[:1] == ["version"]:
             _print_version()
+            return 0
+        if words.switched(options, "entry"):
+            print(os.path.join(os.path.dirname(os.path.abspath(__file__)), "quick-entry"))
             return 0
         if not rest or words.switched(options, "help") or rest[0] in ("help", "--help"):
             sys.stdout.write(usage())

@@ -104,6 +104,8 @@ def become(
     _set_personality(linux.get("personality"))
     held = process.get("capabilities") or {}
     masks = {name: capabilities.to_mask(held.get(name) or ()) for name in _SETS}
+    # The kernel lets no others be ambient; buildah lists those that it permits.
+    masks["ambient"] &= masks["permitted"] & masks["inheritable"]
     with doing("drop", "capabilities from the bounding set"):
         capabilities.drop_bounding(masks.pop("bounding"))
     os.umask(user.get("umask", 0o022))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -384,3 +386,44 @@ def test_version_features_and_spec(bundle: Bundle, tmp_path: Path) -> None:
     bundle.ok("spec", "--bundle", str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text())["process"]["args"] == ["sh"]
     assert bundle.call("spec", "--bundle", str(tmp_path)).returncode == 1
+    entry = bundle.ok("--entry").strip()
+    quick = subprocess.run([entry, "--version"], capture_output=True, text=True, check=True)
+    assert quick.stdout == bundle.ok("--version")
+
+
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """podman wants no path above 50 characters."""
+    folder = tempfile.mkdtemp(prefix="oci-", dir="/var/tmp")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_podman_and_buildah_run_containers_by_it(bundle: Bundle, short_folder: str) -> None:
+    runtime = bundle.ok("--entry").strip()
+    storage = ["--root", f"{short_folder}/root", "--runroot", f"{short_folder}/run"]
+    podman = ["podman", *storage, "--tmpdir", f"{short_folder}/tmp", "--storage-driver", "vfs",
+              "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+              "--runtime", runtime]  # fmt: skip
+    # This machine lets nobody raise a limit, which podman would do of itself.
+    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]
+    done = subprocess.run(
+        [*podman, "run", "--rm", "--network", "none", *limits, "--rootfs", str(bundle.rootfs),
+         "sh", "-c", "echo by podman; exit 3"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "by podman\n"), done.stderr
+    buildah = ["buildah", *storage, "--storage-driver", "vfs"]
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            [*buildah, *words], capture_output=True, text=True, timeout=60, check=True
+        ).stdout.strip()
+
+    made = ask("from", "scratch")
+    try:
+        subprocess.run(["cp", "-a", f"{bundle.rootfs}/.", ask("mount", made)], check=True)
+        words = ("run", "--runtime", runtime, "--isolation", "oci", "--network", "none", made)
+        assert ask(*words, "sh", "-c", "echo by buildah") == "by buildah"
+    finally:
+        ask("rm", made)
