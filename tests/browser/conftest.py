@@ -138,7 +138,7 @@ def page(lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture(scope="module")
 def page_of_the_file(
-    lab: Lab, browser: Browser, request: pytest.FixtureRequest
+    lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[LabPage]:
     """One page for all tests of a file."""
     with opened_page(lab, browser, request.node.name) as shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nbformat
 from lab_page import Lab
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from sandbox_kernel import policy, settings
 from sandbox_kernel.container import Container
@@ -25,13 +25,12 @@ def expect_a_live_view_that_hears(page: Page, held: Container) -> None:
     assert held.limits()["pids_limit"] == before - 1
 
 
-def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: Browser) -> None:
+def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: BrowserContext) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     nbformat.write(notebook, lab.folder / "elsewhere.ipynb")
-    context = browser.new_context(viewport={"width": 1200, "height": 800}, locale="en-GB")
-    context.set_default_timeout(60_000)
-    page = context.new_page()
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
     plan = policy.plan(settings.PROGRAM, name="elsewhere", memory="100m", pids_limit=40)
     with Container.create(plan) as held:
         page.goto(f"{lab.url}notebooks/elsewhere.ipynb?token={lab.token}")
@@ -41,4 +40,4 @@ def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: Browser) -> No
 
         page.goto(f"{lab.url}voila/render/elsewhere.ipynb")
         expect_a_live_view_that_hears(page, held)
-    context.close()
+    page.close()
