@@ -1,14 +1,15 @@
-"""Runs the tests that use the machine, in two lanes at once: `python tests/lanes.py [OPTION...]`.
+"""Runs the tests that use the machine, in three lanes at once: `python tests/lanes.py [OPTION...]`.
 
 The options are pytest's. Tests wait for processes, kernels and registries for half of their time,
-so two lanes take little more than one. Each has a mount namespace with a runtime folder of its own,
-so that neither has the launchers of the other, stops its warm holder, or counts what it has as
-left. What needs the one ordinary user of the tests is in the first; what measures time or the
-processors comes afterwards, alone.
+so three lanes keep two processors busy. Each has a mount namespace with a runtime folder of its
+own, so that none has the launchers of another, stops its warm holder, or counts what it has as
+left. What needs the one ordinary user of the tests is in one lane, and so is what needs the one
+browser; what measures time or the processors comes afterwards, alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,8 +21,12 @@ FOLDERS = ("tests/integration", "tests/hostile", "tests/cgroup2", "tests/browser
 PYTEST = (sys.executable, "-m", "pytest")
 RUNTIME_FOLDER = "/run/sandbox-kernel"
 OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
-FIRST_TOO = ("tests/cgroup2/test_in_machine.py",)
-"""Further files of the first lane, so that both take about the same time."""
+BESIDE_THE_BROWSER = (
+    "tests/browser/",
+    "tests/cgroup2/",
+    "tests/integration/test_notebook",
+)
+"""Beginnings of further files of that lane, so that all take about the same time."""
 ALONE = (
     "tests/hostile/test_b_exhaustion.py",
     "tests/integration/test_cgroups_v1.py",
@@ -36,26 +41,34 @@ def main(options: list[str]) -> int:
     """The status: 0 when every test of every lane passed."""
     if os.geteuid() != 0:  # a mount namespace is root's, and others run fewer of the tests
         return subprocess.run([*PYTEST, *FOLDERS, *options], check=False).returncode
-    files = sorted(
-        str(path.relative_to(REPOSITORY))
-        for folder in FOLDERS
-        for path in (REPOSITORY / folder).glob("test_*.py")
-    )
-    alone = [file for file in files if file in ALONE]
-    first = [file for file in files if file not in alone and _is_in_first(file)]
-    second = [file for file in files if file not in (*alone, *first)]
-    with tempfile.TemporaryFile("w+") as said:
-        beside = subprocess.Popen(_command(second, options), stdout=said, stderr=said)
-        statuses = [_run(first, options), beside.wait()]
-        said.seek(0)
-        print(said.read(), end="", flush=True)
+    lanes: dict[str, list[str]] = {"ordinary user": [], "browser": [], "others": [], "alone": []}
+    for folder in FOLDERS:
+        for path in sorted((REPOSITORY / folder).glob("test_*.py")):
+            lanes[_lane(path)].append(str(path.relative_to(REPOSITORY)))
+    first, *others, alone = lanes.values()
+    with contextlib.ExitStack() as opened:
+        beside = []
+        for files in others:
+            said = opened.enter_context(tempfile.TemporaryFile("w+"))
+            command = _command(files, options)
+            beside.append((subprocess.Popen(command, stdout=said, stderr=said), said))
+        statuses = [_run(first, options)]
+        for process, said in beside:
+            statuses.append(process.wait())
+            said.seek(0)
+            print(said.read(), end="", flush=True)
     statuses.append(_run(alone, options))
     return max(statuses, key=abs)
 
 
-def _is_in_first(file: str) -> bool:
-    text = (REPOSITORY / file).read_text()
-    return file in FIRST_TOO or any(name in text for name in OF_THE_ORDINARY_USER)
+def _lane(path: Path) -> str:
+    name = str(path.relative_to(REPOSITORY))
+    if name in ALONE:
+        return "alone"
+    if name.startswith(BESIDE_THE_BROWSER):
+        return "browser"
+    text = path.read_text()
+    return "ordinary user" if any(word in text for word in OF_THE_ORDINARY_USER) else "others"
 
 
 def _run(files: list[str], options: list[str]) -> int:

@@ -1,8 +1,0 @@
-"""Scratch."""
-
-import pytest
-
-
-@pytest.mark.parametrize("n", range(100))
-def test_noop(n):
-    pass
