@@ -117,8 +117,12 @@ def refused(problem: BaseException, *, by: str) -> None:
         return
     _mark(problem)
     try:
-        if level() == AUDIT_OFF:
-            return
+        wanted = level() != AUDIT_OFF
+    except (errors.SandboxError, OSError):
+        return  # settings that can't be read are told of by whoever was refused
+    if not wanted:
+        return
+    try:
         line = {"kind": "refused", **_who(by), "error": type(problem).__name__}
         _append(place(), {**line, "why": str(problem)[:4096]})
     except (errors.SandboxError, OSError) as why:
