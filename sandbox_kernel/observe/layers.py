@@ -29,6 +29,8 @@ from sandbox_kernel.observe.source import Source, drained
 
 MOST_NAMES = 4000
 """Names of the writable layer that are looked at. More are counted by the file system alone."""
+MOST_REMEMBERED = 20_000
+"""Names that were looked up in the layers below."""
 MOST_FOLDERS = 500
 """Folders that tell of changes by themselves."""
 DEEPEST = 60
@@ -248,6 +250,8 @@ class Files(Source):
         The layers never change, so it is asked once.
         """
         if path not in self._hidden:
+            if len(self._hidden) >= MOST_REMEMBERED:
+                self._hidden.clear()
             size: int | None = None
             found = below.find(self._below, path.strip(b"/").split(b"/")) if self._below else None
             if found is not None:

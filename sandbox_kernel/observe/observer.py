@@ -85,12 +85,14 @@ class Observer:
         except (errors.SandboxError, OSError, TimeoutError) as problem:
             why = errors.shown(problem)
         finally:
+            if self._stopping and not self.source.over():
+                why = STOPPED
             with self._lock:
                 self._wake = None
                 os.close(wake)
             self.source.close()
             self._looked.set()
-            self._ended(STOPPED if self._stopping else why)
+            self._ended(why)
 
     def _look_until_over(self, poll: select.poll) -> None:
         """At even distances, and when a descriptor says that there is something to see."""

@@ -48,7 +48,7 @@ class Source:
 
     def look(self) -> Any:
         """The facts as they are now; None when it is over."""
-        if self._gone or self._over():
+        if self.over():
             return None
         return self.facts()
 
@@ -59,9 +59,10 @@ class Source:
             os.close(self._pidfd)
             self._pidfd = None
 
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether the process is gone without which there is nothing to look at."""
         if self._pidfd is None:
-            return False
+            return self._gone
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))

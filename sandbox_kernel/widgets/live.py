@@ -135,13 +135,17 @@ class Live:
         return self._observer.wait_ended(seconds)
 
     def stop(
-        self, why: str, *, finish: Callable[[View], None] | None = None, wait: bool = True
+        self, why: str = "", *, finish: Callable[[View], None] | None = None, wait: bool = True
     ) -> None:
-        """No more news, since `why`. `finish` gets the view before, to complete it."""
+        """No more news, since `why`; without it the observer says whether it had ended before.
+
+        `finish` gets the view before, to complete it.
+        """
         with self._lock:
             if finish:
                 finish(self._view)
-            self._view.end(why, known=bool(why))
+            if why:
+                self._view.end(why, known=True)
             self._fresh = True
         self._observer.stop(wait=wait)
 

@@ -65,7 +65,7 @@ class Widget(anywidget.AnyWidget):
         self.on_msg(self._hear)
         self._live = Live(opened, self._news, lambda: self._gone(close))
 
-    def stop(self, usage: Mapping[str, Any] | None = None, why: str = "stopped") -> None:
+    def stop(self, usage: Mapping[str, Any] | None = None, why: str = "") -> None:
         """No more news. Who knows what was used in the end, and why it ended, tells it."""
 
         def finish(view: View) -> None:
@@ -85,7 +85,7 @@ class Widget(anywidget.AnyWidget):
         """Ends the view, as `stop`, and takes it out of the page."""
         if hasattr(self, "_live"):
             self._shown_as = None
-            self._live.stop("stopped")
+            self._live.stop()
         super().close()
 
     def __repr__(self) -> str:

@@ -72,11 +72,16 @@ def test_show_limits_is_live_while_the_cell_runs(
         + GROWING.format(length=27)
     )
     expect_numbers_to_move(page, cell)
+    view = of_the_view(cell)  # the cell goes on: the page is heard by a subshell of the kernel
+    view.get_by_role("slider", name="limit of Processes").focus()
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("Enter")
+    expect(meter(view, "Processes")).to_have_attribute("aria-valuetext", re.compile("of 63"))
+    expect(view).to_have_attribute("data-state", "live")
     assert [url for url in requests if not url.startswith((lab.url, "blob:", "data:"))] == []
 
     page.interrupt()
     page.wait_for_end(cell)
-    view = of_the_view(cell)
     expect(view).to_have_attribute("data-state", "ended")
     expect(view.get_by_role("status")).to_contain_text("the cell ended")
 
