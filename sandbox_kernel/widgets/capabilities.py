@@ -151,7 +151,7 @@ class CapabilitiesView(View):
                 ),
                 self._grid(facts),
                 self._processes(facts),
-                element("h4", self.say("try it"), data_key="try-head"),
+                element("p", self.say("try it"), class_="sandbox-heading", data_key="try-head"),
                 attempts.table(facts.outcomes, self.say, live=self.live, chosen=NEEDING),
             ]
         )  # fmt: skip

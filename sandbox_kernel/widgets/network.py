@@ -216,7 +216,12 @@ class NetworkView(View):
                 element(
                     "g",
                     element("circle", cx=f"{end - 16:g}", cy=f"{center:g}", r=9),
-                    _text(f"✕{recent}", end - 16, center + 3.5, "sandbox-cross"),
+                    _text(
+                        f"✕{recent}" if recent < 10 else "✕",
+                        end - 16,
+                        center + 3.5,
+                        "sandbox-cross",
+                    ),
                     class_="sandbox-drop",
                 )
             )

@@ -140,7 +140,7 @@ class SystemCallsView(View):
                 self._filter(facts),
                 self._switch(facts),
                 self._tables(facts) if facts.counted.total else None,
-                element("h4", self.say("try it"), data_key="try-head"),
+                element("p", self.say("try it"), class_="sandbox-heading", data_key="try-head"),
                 attempts.table(facts.outcomes, self.say, live=self.live),
                 attempts.form(self.say, live=self.live),
             ]

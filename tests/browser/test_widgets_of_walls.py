@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from lab_page import LabPage
+from lab_page import Lab, LabPage
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from sandbox_kernel import container, errors, policy, settings
@@ -59,11 +59,13 @@ def notebook(page_of_the_file: LabPage) -> Iterator[LabPage]:
     """One notebook with the magics and two containers that talk, for all tests of this file."""
     page = page_of_the_file
     tall(page)
+    expect.set_options(timeout=SECONDS * 1000)  # others use this machine, too
     page.new_notebook(PLAIN)
     page.run("%load_ext sandbox_kernel")
     page.run(HELD)
     page.run(NEIGHBOUR)
     yield page
+    expect.set_options()
     remove_all()
 
 
@@ -162,13 +164,14 @@ def test_calls_are_counted_only_while_it_is_switched_on(notebook: LabPage) -> No
     field = view.get_by_role("textbox", name="name of a system call")
     field.fill("swapon")
     field.press("Enter")
-    expect(view.get_by_role("row").filter(has_text="swapon")).to_contain_text("seccomp filter")
+    tried = view.get_by_role("table", name="calls to try in the container").get_by_role("row")
+    expect(tried.filter(has_text="swapon")).to_contain_text("seccomp filter")
     view.get_by_role("button", name="try become another user").click()
     expect(view.get_by_role("table", name="refused calls")).to_contain_text("setuid")
     if notebook.images is not None:
         for name in ("ask for its own number", "write a setting of the kernel", "use io_uring"):
             view.get_by_role("button", name=f"try {name}").click()
-            expect(view.get_by_role("row").filter(has_text=name)).not_to_contain_text("not tried")
+            expect(tried.filter(has_text=name)).not_to_contain_text("not tried")
     notebook.picture_of(view, "widget-system-calls")
     field.fill("no such call")
     field.press("Enter")
@@ -214,7 +217,7 @@ def test_everybody_can_use_them_in_light_and_in_dark(
             assert found.violations_count == 0, f"light: {light}: {found.generate_report()}"
 
 
-def test_walls_are_measured_and_a_life_is_followed_to_its_end(notebook: LabPage) -> None:
+def test_walls_are_measured_and_a_life_is_followed_to_its_end(notebook: LabPage, lab: Lab) -> None:
     """The last test here: it ends the kernel with all that is ready for its next container."""
     view = shown(notebook, "compare", "")
     expect(view).to_contain_text("measured here at", timeout=SECONDS * 4000)
@@ -236,5 +239,4 @@ def test_walls_are_measured_and_a_life_is_followed_to_its_end(notebook: LabPage)
     expect(view.locator("[data-state='now']")).to_contain_text("removed")
     expect(view).to_have_attribute("data-state", "ended")
     remove_all()
-    notebook.restart()
-    notebook.wait_until_idle()
+    notebook.end_kernels(lab.url, lab.token)

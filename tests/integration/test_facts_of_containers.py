@@ -188,7 +188,7 @@ def test_calls_are_counted_by_name_and_refusals_by_layer_while_it_is_asked() -> 
             until(lambda: calls.read().followed)
             os.write(sink, b"go\n")
             counted: Counted = until(
-                lambda: calls.read() if dict(calls.read().calls).get("wait4") else None
+                lambda: calls.read() if dict(calls.read().calls).get("getpgid") == 100 else None
             )
             assert not process.ended()
         counts = dict(counted.calls)
