@@ -181,7 +181,7 @@ def picture_of_a_busy_container(notebook: LabPage) -> None:
     notebook.use_theme("JupyterLab Dark")
     notebook.picture_of(view, "widget-limits-dark")
     notebook.use_theme("JupyterLab Light")
-    notebook.run("%container stop busy")
+    notebook.run("_container.cancel()")
 
 
 def test_namespaces_are_those_of_the_kernel_and_a_click_looks_inside(
