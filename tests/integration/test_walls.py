@@ -61,6 +61,7 @@ def test_a_cell_has_the_walls_that_the_plan_names(sandbox: sandbox_kernel.Sandbo
         assert (facts["seccomp"], facts["first"]) == (2, "sandbox-init")
 
 
+@pytest.mark.everybody
 def test_values_displays_and_files_cross_as_with_our_own(sandbox: sandbox_kernel.Sandbox) -> None:
     code = (
         "print('out')\nimport sys; print('err', file=sys.stderr)\nb = a * 2\n"
