@@ -120,6 +120,10 @@ class LabPage:
         for session in self._ask(f"{url}api/sessions", token):
             self._ask(f"{url}api/sessions/{session['id']}", token, "DELETE")
 
+    def kernels(self, url: str, token: str) -> int:
+        """How many sessions of the server there are."""
+        return len(self._ask(f"{url}api/sessions", token))
+
     @staticmethod
     def _ask(url: str, token: str, method: str = "GET") -> list[dict[str, str]]:
         request = urllib.request.Request(

@@ -9,7 +9,7 @@ from sandbox_kernel.course.checking import Fact, Variables, fact
 from sandbox_kernel.course.texts import Text
 
 NAMES = ("left", "right")
-FILE = "poem.txt"
+FILE = "/poem.txt"
 
 
 def siblings(_: Variables) -> Iterator[Fact]:
@@ -25,7 +25,7 @@ def siblings(_: Variables) -> Iterator[Fact]:
         bool(lower[0]) and lower[0] == lower[1],
         source,
     )
-    devices = [looking.device(f"/proc/{pid}/root/{FILE}") for pid in pids]
+    devices = [looking.device(f"/proc/{pid}/root{FILE}") for pid in pids]
     yield fact(
         Text("writable layers", "可写层"),
         _together(upper),
@@ -33,13 +33,13 @@ def siblings(_: Variables) -> Iterator[Fact]:
         devices[0] != devices[1],
         source,
     )
-    texts = [looking.read(f"/proc/{pid}/root/{FILE}") for pid in pids]
+    texts = [looking.read(f"/proc/{pid}/root{FILE}") for pid in pids]
     yield fact(
-        Text(f"/{FILE}, last line", f"/{FILE} 的最后一行"),
+        Text(f"{FILE}, last line", f"{FILE} 的最后一行"),
         _together([text.strip().splitlines()[-1] if text.strip() else "-" for text in texts]),
         Text("different in both", "两者不同"),
         texts[0] != texts[1],
-        ", ".join(f"/proc/{pid}/root/{FILE}" for pid in pids),
+        ", ".join(f"/proc/{pid}/root{FILE}" for pid in pids),
     )
 
 

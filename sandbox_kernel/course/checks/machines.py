@@ -15,6 +15,7 @@ PAGES, PRESENT = 16, 5
 ENTRY = 8
 """Bytes in /proc/PID/pagemap for each page: Documentation/admin-guide/mm/pagemap.rst."""
 PAGEMAP = "/proc/self/pagemap"
+VERSION = "/proc/version"
 
 
 def touched(variables: Variables) -> Iterator[Fact]:
@@ -39,14 +40,14 @@ def touched(variables: Variables) -> Iterator[Fact]:
 def guest(variables: Variables) -> Iterator[Fact]:
     """A process that has the kernel of this notebook, and a view of its own."""
     pid = looking.process(variables, "guest")
-    version = looking.read("/proc/version").strip()
-    theirs = looking.read(f"/proc/{pid}/root/proc/version").strip()
+    version = looking.read(VERSION).strip()
+    theirs = looking.read(f"/proc/{pid}/root{VERSION}").strip()
     yield fact(
         Text("its kernel", "它的内核"),
         theirs.partition(" (")[0],
         Text("the same", "相同"),
         theirs == version,
-        f"/proc/{pid}/root/proc/version",
+        f"/proc/{pid}/root{VERSION}",
     )
     ours, own = looking.namespaces(os.getpid()), looking.namespaces(pid)
     for kind in ("uts", "pid"):

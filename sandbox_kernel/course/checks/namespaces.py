@@ -26,7 +26,7 @@ def rooted(variables: Variables) -> Iterator[Fact]:
     root = [mount for mount in looking.mounts(pid) if mount.point == "/"]
     ours = os.stat("/")
     try:
-        theirs = os.stat(f"/proc/{pid}/root/")
+        theirs = os.stat(f"/proc/{pid}/root{os.sep}")
     except OSError as error:
         why = error.strerror or str(error)
         raise looking.missing(
