@@ -71,8 +71,8 @@ class Ferry:
         """Until the program ended; then end as it did."""
         woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake)
-        for number in PASSED_ON:
-            signal.signal(number, lambda *_: None)
+        for passed_on in PASSED_ON:
+            signal.signal(passed_on, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         kinds = {number: self._kinds.get(number, "null") for number in {0, 1, 2, *self._kinds}}
         self._say(b"S", 0, json.dumps({"argv": list(argv), "descriptors": kinds}).encode())
