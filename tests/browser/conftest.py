@@ -17,6 +17,8 @@ import pytest
 from lab_page import Lab, LabPage
 from playwright.sync_api import BrowserContext, sync_playwright
 
+from sandbox_kernel.course import progress
+
 CHROMIUM = "/usr/bin/chromium"
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Screenshots for the documentation are renewed only when somebody asks for it.
@@ -38,6 +40,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
+        progress.VARIABLE: str(home / "progress"),
         # packages are not fetched once more for each home
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache/uv")),
     }
@@ -70,7 +73,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         )
     try:
         address = _address(server, home / "runtime", home / "log")
-        yield Lab(address, token, folder)
+        yield Lab(address, token, folder, home / "progress")
     finally:
         server.terminate()
         try:

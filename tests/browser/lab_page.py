@@ -14,11 +14,12 @@ _NUMBERED = re.compile(r"\[\d+\]:")
 
 
 class Lab(NamedTuple):
-    """A running JupyterLab: its address with the token, and the folder that it shows."""
+    """A JupyterLab that runs: its address and token, the folders that it shows and of progress."""
 
     url: str
     token: str
     folder: Path
+    progress: Path
 
 
 class LabPage:

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
-import pytest
 from lab_page import Lab, LabPage
 from playwright.sync_api import expect
 
-from sandbox_kernel.course import copying, progress
+from sandbox_kernel.course import copying
 
 SOLVED = "import sandbox_kernel\nsandbox = sandbox_kernel.Sandbox()\nguest = sandbox.container.pid"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _progress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Kept apart from that of who runs the tests; set before JupyterLab is started."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("progress") / "done"
-        patch.setenv(progress.VARIABLE, str(folder))
-        yield folder
-
-
-def test_the_contents_show_what_is_done_and_lead_to_the_chapters(
-    page: LabPage, lab: Lab, _progress: Path
-) -> None:
+def test_the_contents_show_what_is_done_and_lead_to_the_chapters(page: LabPage, lab: Lab) -> None:
     copying.copy(str(lab.folder))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")])
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
@@ -41,7 +27,7 @@ def test_the_contents_show_what_is_done_and_lead_to_the_chapters(
     page.wait_for_end(cell)
     expect(cell.get_by_role("cell", name="/ns/uts")).to_be_visible()
     assert "done" in page.output(cell)
-    assert [path.name for path in _progress.iterdir()] == ["guest"]
+    assert [path.name for path in lab.progress.iterdir()] == ["guest"]
 
     cell = page.start("%sandbox course")
     page.wait_for_end(cell)
