@@ -26,6 +26,8 @@ from registries import Served, registry, skopeo
 USER, PASSWORD = "reader", "its: pass word"
 GROUP = f"sandbox-kernel-tools-{os.getpid()}"
 MADE = ("docker", "buildah", "podman")
+RUNC = "/usr/sbin/runc"
+"""Where crun is too, they take that one, which may refuse the control groups of this machine."""
 FILE = """FROM {base}
 RUN ["/usr/bin/python3", "-c", "open('/made-by', 'w').write('{maker}')"]
 ENV MAKER={maker}
@@ -56,6 +58,7 @@ class Place(NamedTuple):
         storage += ["--storage-driver", "overlay"]
         if program == "podman":
             storage += ["--tmpdir", self.folder / "podman", "--cgroup-manager", "cgroupfs"]
+            storage += ["--runtime", RUNC]
         done = subprocess.run(
             ["/usr/bin/unshare", "--mount", program, *storage, *words],
             capture_output=True, text=True, check=False, timeout=120,
@@ -214,4 +217,4 @@ def test_images_of_others_run_here_and_ours_run_there(place: Place, person: Pers
     assert place.run("podman", "run", *isolated, *limits, ours) == says
     working = place.run("buildah", "from", ours)
     command = ("/usr/bin/python3", "-c", "print(open('/made-by').read())")
-    assert place.run("buildah", "run", working, "--", *command) == "us"
+    assert place.run("buildah", "run", "--runtime", RUNC, working, "--", *command) == "us"
