@@ -170,7 +170,7 @@ class Relay:
     def _patience(self) -> int | None:
         """Milliseconds until something is due, None for as long as it takes."""
         dues = [self._leave_at, self._probe_again]
-        if self._interrupts:
+        if self._ready and self._interrupts:
             dues.append(self._interrupts.due())
         dues += [request.synthesise_at for request in self._ledger.open()]
         if self._outer.congested:
@@ -187,7 +187,8 @@ class Relay:
         if self._leave_at is not None and now >= self._leave_at:
             self._status = 0
             return
-        if self._interrupts and (error := self._interrupts.check()):
+        # The time of a cell is its own: that of an ipykernel that is starting does not count.
+        if self._ready and self._interrupts and (error := self._interrupts.check()):
             self._end(error)
             return
         if self._probe_again is not None and now >= self._probe_again:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from lab_page import Lab, LabPage
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from sandbox_kernel.course import progress
 
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCREENSHOTS = os.environ.get("SANDBOX_KERNEL_SCREENSHOTS")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """JupyterLab with the kernelspecs of this environment and of `sandbox-kernel install`."""
     home = tmp_path_factory.mktemp("lab")
@@ -110,9 +110,9 @@ def _quiet_settings(folder: Path) -> None:
         file.write_text(json.dumps(values))
 
 
-@pytest.fixture(scope="package")
-def browser(lab: Lab) -> Iterator[BrowserContext]:
-    """Debian's Chromium, driven by the Python client of Playwright; its pages share a cache."""
+@pytest.fixture(scope="module")
+def browser(lab: Lab) -> Iterator[Browser]:
+    """Debian's Chromium, driven by the Python client of Playwright."""
     if not Path(CHROMIUM).exists():
         pytest.fail("no Chromium here: install it by `make packages-to-test`")
     with sync_playwright() as playwright:
@@ -120,20 +120,14 @@ def browser(lab: Lab) -> Iterator[BrowserContext]:
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 800},
-            device_scale_factor=1.5 if SCREENSHOTS else 1,
-            locale="en-GB",
-        )
-        context.set_default_timeout(30_000)
-        with context.new_page() as page:  # starts the services that all its pages share
+        with browser.new_page() as page:  # starts the services that all its pages share
             page.goto(f"{lab.url}login")
-        yield context
+        yield browser
         browser.close()
 
 
 @pytest.fixture
-def page(lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest) -> Iterator[LabPage]:
+def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[LabPage]:
     """A fresh workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
     with opened_page(lab, browser, request.node.name) as shown:
         yield shown
@@ -141,7 +135,7 @@ def page(lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture(scope="module")
 def page_of_the_file(
-    lab: Lab, browser: BrowserContext, request: pytest.FixtureRequest
+    lab: Lab, browser: Browser, request: pytest.FixtureRequest
 ) -> Iterator[LabPage]:
     """One page for all tests of a file."""
     with opened_page(lab, browser, request.node.name) as shown:
@@ -149,9 +143,15 @@ def page_of_the_file(
 
 
 @contextmanager
-def opened_page(lab: Lab, browser: BrowserContext, name: str) -> Iterator[LabPage]:
+def opened_page(lab: Lab, browser: Browser, name: str) -> Iterator[LabPage]:
     """The same for as long as the block is."""
-    tab = browser.new_page()
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800},
+        device_scale_factor=1.5 if SCREENSHOTS else 1,
+        locale="en-GB",
+    )
+    context.set_default_timeout(30_000)
+    tab = context.new_page()
     workspace = re.sub(r"\W+", "-", name)  # of another name there is no workspace
     tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
@@ -160,4 +160,4 @@ def opened_page(lab: Lab, browser: BrowserContext, name: str) -> Iterator[LabPag
         yield shown
     finally:
         shown.end_kernels(lab.url, lab.token)
-        tab.close()
+        context.close()

@@ -6,7 +6,7 @@ import re
 
 import nbformat
 from lab_page import Lab, LabPage
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from sandbox_kernel import policy, settings
 from sandbox_kernel.container import Container
@@ -24,12 +24,13 @@ def expect_a_live_view(page: Page) -> None:
     expect(view.get_by_role("slider", name="limit of Memory")).to_be_visible()
 
 
-def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: BrowserContext) -> None:
+def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: Browser) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     nbformat.write(notebook, lab.folder / "elsewhere.ipynb")
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, locale="en-GB")
+    context.set_default_timeout(60_000)
+    page = context.new_page()
     plan = policy.plan(settings.PROGRAM, name="elsewhere", memory="100m", pids_limit=40)
     try:
         with Container.create(plan):
@@ -44,4 +45,4 @@ def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: BrowserContext
         for kernel in LabPage._ask(f"{lab.url}api/kernels", lab.token):
             LabPage._ask(f"{lab.url}api/kernels/{kernel['id']}", lab.token, "DELETE")
         LabPage(page, None).end_kernels(lab.url, lab.token)
-        page.close()
+        context.close()

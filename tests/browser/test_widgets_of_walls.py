@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from lab_page import Lab, LabPage
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from sandbox_kernel import container, errors, policy, settings
 from sandbox_kernel.container import Container, ProcessSpec
@@ -194,7 +194,7 @@ def test_a_plan_says_where_each_value_came_from(notebook: LabPage, held: Contain
 
 
 def test_everybody_can_use_them_in_light_and_in_dark(
-    notebook: LabPage, held: Container, browser: BrowserContext
+    notebook: LabPage, held: Container, browser: Browser
 ) -> None:
     """As pages, of the real facts: all of them are in view, and nothing else is."""
     opened = [opening.open_view(name, held, "en") for name in NAMES]

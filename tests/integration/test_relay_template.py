@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kernels
+import leftovers
 import psutil
 import pytest
 from kernels import Kernel, text_of
@@ -54,12 +56,14 @@ def until(true: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def named(name: str) -> list[psutil.Process]:
-    """Processes of this user with a name."""
-    return [
-        process
-        for process in psutil.process_iter(["name", "uids"])
-        if process.info["name"] == name and process.info["uids"].real == os.getuid()
-    ]
+    """Processes below this run of the tests with a name; other runs have theirs."""
+    below = psutil.Process(leftovers.keeper_pid()).children(recursive=True)
+    found = []
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == name:
+                found.append(process)
+    return found
 
 
 def relay_of(kernel: Kernel) -> psutil.Process:

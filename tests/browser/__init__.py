@@ -1,1 +1,0 @@
-"""Tests in a real browser; a package, so that all of them share one JupyterLab."""
