@@ -21,6 +21,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 VEGA = re.compile(r"application/vnd\.(vega|vegalite)\.v\d{1,2}(?:\.\d{1,3})*\+json")
 BOKEH, BOKEH_LOAD = "application/vnd.bokehjs_exec.v0+json", "application/vnd.bokehjs_load.v0+json"
 SCRIPT = "application/javascript"
+_ALTAIR, _ALTAIR_CALL = 'id="altair-viz-', "})("
 LIBRARY_SECONDS = 30.0
 CHART_HEIGHT = 470
 _BOKEH_PARTS = ("bokeh", "bokeh-gl", "bokeh-widgets", "bokeh-tables", "bokeh-mathjax", "bokeh-api")
@@ -65,6 +66,18 @@ def draw(mime: str, data: Mapping[str, Any]) -> Chart:
         return _bokeh(data.get(SCRIPT))
     found = VEGA.fullmatch(mime)
     return _vega(data[mime], "vega-lite" if found and found[1] == "vegalite" else "vega")
+
+
+def of_altair(html: str) -> str | None:
+    """The chart in a page that Altair made, which would fetch its library: drawn with ours."""
+    start = html.rfind(_ALTAIR_CALL) if _ALTAIR in html else -1
+    if start < 0:
+        return None
+    try:
+        spec, _ = json.JSONDecoder().raw_decode(html, start + len(_ALTAIR_CALL))
+    except (ValueError, RecursionError):
+        return None
+    return _vega(spec, "vega-lite").html
 
 
 def _plotly(figure: Any) -> Chart:

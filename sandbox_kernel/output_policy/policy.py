@@ -123,6 +123,8 @@ def _first_markup(data: Mapping[str, Any]) -> str | None:
 
 
 def _html(text: str) -> str:
+    if (drawn := drawings.of_altair(text)) is not None:
+        return drawn
     if len(text) > MOST_HTML or markup.is_active(text) or not markup.is_simple(text):
         return frames.framed(text, frames.height_of(text))
     return markup.cleaned(text)

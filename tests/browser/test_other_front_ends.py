@@ -42,7 +42,5 @@ def test_notebook_7_and_voila_show_a_live_view(lab: Lab, browser: Browser) -> No
             expect_a_live_view(page)
     finally:
         page.goto("about:blank")  # at which Voilà ends its kernel
-        for kernel in LabPage._ask(f"{lab.url}api/kernels", lab.token):
-            LabPage._ask(f"{lab.url}api/kernels/{kernel['id']}", lab.token, "DELETE")
         LabPage(page, None).end_kernels(lab.url, lab.token)
         context.close()

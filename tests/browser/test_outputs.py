@@ -178,7 +178,8 @@ def hits(page: LabPage, canary: Canary) -> list[str]:
 def settle(page: LabPage) -> None:
     """Until all frames have loaded and everything in them that can be clicked was clicked."""
     for frame in page.page.frames[1:]:
-        frame.wait_for_load_state()
+        with suppress(Error):  # one that was led to what never comes
+            frame.wait_for_load_state(timeout=5000)
     for frame in page.page.frames:
         area = ".jp-OutputArea " if frame is page.page.main_frame else ""
         wanted = ", ".join(area + one for one in ("a:not([href^=http])", "button", "svg a"))

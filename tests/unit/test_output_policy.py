@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import altair
 import msgspec
 import pytest
 
@@ -190,6 +191,17 @@ def test_a_chart_is_drawn_in_a_frame_with_its_library(data: dict[str, Any], uses
     assert in_the_page(made["text/html"]) == ""
     assert uses in made["text/html"]
     assert "script type=library" in unescape(unescape(made["text/html"]))
+
+
+def test_a_chart_that_altair_made_a_page_of_is_drawn_without_what_the_page_fetches() -> None:
+    made = altair.Chart(altair.Data(values=[{"a": "x", "b": 1}])).mark_bar().encode(x="a:N")
+    page = made._repr_mimebundle_()["text/html"]
+    drawn = unescape(unescape(shown({"text/html": page})["text/html"]))
+
+    assert "jsdelivr" in page
+    assert "cdn.jsdelivr.net/npm/vega@" not in drawn
+    assert "vegaEmbed('#chart'" in drawn
+    assert '"type": "bar"' in drawn
 
 
 def test_a_chart_can_not_end_the_script_that_draws_it() -> None:
