@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36
 LAUNCHER = re.compile(r"sandbox_kernel\.runtime\.launcher import main.* ([0-9a-f]{12,16})\b")
+BROWSER = "/usr/lib/chromium/chromium"
 KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
 SECONDS_TO_SETTLE = 10.0
 
@@ -48,11 +49,16 @@ class Snapshot(NamedTuple):
     files: frozenset[str]
 
     def left_since(self, before: Snapshot) -> list[str]:
-        """What is here that was not there before, one line each."""
+        """What is here that was not there before, one line each.
+
+        A browser that was there before may start a part of itself at any time; it ends with it.
+        """
+        browsers = {other.pid for other in before.processes if BROWSER in other.command}
         lines = [
             f"process {process.pid}: {process.command}"
             for process in sorted(self.processes)
             if not any(process.is_same(other) for other in before.processes)
+            and not (BROWSER in process.command and process.parent in browsers)
         ]
         for kind in ("mounts", "groups", "interfaces", "files"):
             new = getattr(self, kind) - getattr(before, kind)
