@@ -36,7 +36,7 @@ def split(words: Sequence[str], takes: Mapping[str, str], *, more: bool) -> tupl
             name = f"-{name}"  # Go's way: one dash is as good as two
         kind = takes.get(name)
         if kind is None:
-            raise InvalidOption("option", name, "one that this command takes: see --help")
+            raise InvalidOption(name, name, "there is no such option")
         if kind.endswith("!"):
             found.setdefault(kind[:-1], []).append(value if equals else "true")
             continue

@@ -173,13 +173,12 @@ def test_a_container_that_is_not_there_is_one_line(
 def test_every_verb_refuses_what_it_does_not_know(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The command of an OCI runtime ends as those of other runtimes do.
-    status = 1 if verb == "runtime" else main.FAILED
-    assert main.main([verb, "--banana"]) == status
+    # The command of an OCI runtime is called by its own name, and ends as other runtimes do.
+    name = "sandbox-kernel-runtime" if verb == "runtime" else f"sandbox-kernel: {verb}"
+    assert main.main([verb, "--banana"]) == (1 if verb == "runtime" else main.FAILED)
     printed = capsys.readouterr()
     assert printed.err == (
-        f"sandbox-kernel: {verb}: option `--banana`: `--banana` is not allowed: "
-        "there is no such option\n"
+        f"{name}: option `--banana`: `--banana` is not allowed: there is no such option\n"
     )
 
 

@@ -323,6 +323,7 @@ def test_a_terminal_is_handed_to_the_console_socket(bundle: Bundle, tmp_path: Pa
 
 def test_preserved_descriptors_are_open_and_no_others(bundle: Bundle) -> None:
     reading, writing = os.pipe()
+    kept = os.dup(3)  # of the tests' own
     os.dup2(writing, 3)
     try:
         done = bundle.run(bundle.config("sh", "-c", "echo hi >&3; ls /proc/self/fd"),
@@ -330,7 +331,8 @@ def test_preserved_descriptors_are_open_and_no_others(bundle: Bundle) -> None:
         assert os.read(reading, 10) == b"hi\n"
         assert set(done.stdout.split()) <= {"0", "1", "2", "3", "4"}  # 4 is the listing's own
     finally:
-        for descriptor in (reading, writing, 3):
+        os.dup2(kept, 3)
+        for descriptor in (reading, writing, kept):
             os.close(descriptor)
 
 
