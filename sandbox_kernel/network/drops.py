@@ -105,6 +105,11 @@ class Drops:
         """Hear no more."""
         self._channel.close()
 
+    @property
+    def last(self) -> int:
+        """The number of the last one."""
+        return self._number
+
     def turn(self) -> None:
         """Take what is there."""
         for _ in range(_AT_ONE_TURN):

@@ -54,6 +54,7 @@ class Client:
         self.containers: set[str] = set()
         self.waits_for_end = False
         self.waits_for: protocol.Drops | None = None
+        self.looked = 0
 
 
 class Holder:
@@ -99,7 +100,7 @@ class Holder:
         )
         self._others = self._answers()
         self._drops = Drops(self._networks.container_at)
-        self._loop.watch(self._drops.fileno(), lambda _: self._take_drops())
+        self._loop.watch(self._drops.fileno(), lambda _: self._drops.turn())
         self._about = {"range": str(chosen.whole), "hardware": settings["hardware"]}
         self._listen = self._begin_listening()
         if shared >= 0:
@@ -115,6 +116,7 @@ class Holder:
                 if not self._loop.turn(longest if waits is None else min(waits, longest)):
                     self._tidy()
                 self._resolver.turn()
+                self._tell_of_drops()
         finally:
             self._stop_listening()
             self._networks.close()
@@ -310,11 +312,11 @@ class Holder:
             self._networks, self._spaces, self._resolver, self._drops, request.container
         )
 
-    def _take_drops(self) -> None:
-        """What the kernel tells of, to those who wait for it too."""
-        self._drops.turn()
+    def _tell_of_drops(self) -> None:
+        """Those who wait hear of what is new, whoever's question it was that took it in."""
         for client in list(self._clients.values()):
-            if client.waits_for is not None:
+            if client.waits_for is not None and client.looked < self._drops.last:
+                client.looked = self._drops.last
                 answer = self._dropped(client.waits_for)
                 if answer["drops"]:
                     told = {"event": "drops", "tag": client.waits_for.tag, **answer}
