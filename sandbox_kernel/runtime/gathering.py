@@ -219,8 +219,7 @@ class Gathering:
             elif left_out:
                 continue
             elif stat.S_ISLNK(found.st_mode):
-                target = os.readlink(name, dir_fd=folder)
-                self._give(Found(below, path, found, -1, target))
+                self._give(Found(below, path, found, -1, _target(folder, name, path)))
             elif stat.S_ISREG(found.st_mode):
                 self._file(folder, name, below, path)
             elif not stat.S_ISSOCK(found.st_mode):  # nobody listens to a socket in an image
@@ -287,6 +286,14 @@ def matching(
             into = path[len(base) :].strip("/")
             into = into if folder else into.rpartition("/")[0]
         yield path, folder, into
+
+
+def _target(folder: int, name: str, path: str) -> str:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError as error:  # EINVAL: it is no link any more
+        why = "it is no link any more: it was changed meanwhile"
+        raise StepFailed("copy", path, why, error.errno or 0) from error
 
 
 def _clean(path: str) -> str:
