@@ -5,16 +5,23 @@ so three lanes keep two processors busy. Each has a mount namespace with a runti
 own, so that none has the launchers of another, stops its warm holder, or counts what it has as
 left. What needs the one ordinary user of the tests is in one lane, and so is what needs the one
 browser; what measures time or the processors comes afterwards, alone.
+
+Six processes for two processors make everything slow, and what a test waits for may come later than
+anybody would wait. So tests that failed in a lane, if they are few, run once more when the lanes
+are done, with the machine to themselves. Only that counts, and both are printed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("tests/integration", "tests/hostile", "tests/cgroup2", "tests/browser")
@@ -35,6 +42,8 @@ ALONE = (
     "tests/integration/test_many_at_once.py",
 )
 """Files whose tests use all processors, or measure them, or need answers in time."""
+MOST_TO_REPEAT = 5
+"""More failures than that are no accident."""
 
 
 def main(options: list[str]) -> int:
@@ -45,20 +54,31 @@ def main(options: list[str]) -> int:
     for folder in FOLDERS:
         for path in sorted((REPOSITORY / folder).glob("test_*.py")):
             lanes[_lane(path)].append(str(path.relative_to(REPOSITORY)))
-    first, *others, alone = lanes.values()
     with contextlib.ExitStack() as opened:
+        cache = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        caches = {name: ["-o", f"cache_dir={cache / name}"] for name in lanes if name != "alone"}
         beside = []
-        for files in others:
+        for name in ("browser", "others"):
             said = opened.enter_context(tempfile.TemporaryFile("w+"))
-            command = _command(files, options)
+            command = _command(lanes[name], [*options, *caches[name]])
             beside.append((subprocess.Popen(command, stdout=said, stderr=said), said))
-        statuses = [_run(first, options)]
+        statuses = [_run(lanes["ordinary user"], [*options, *caches["ordinary user"]])]
         for process, said in beside:
             statuses.append(process.wait())
             said.seek(0)
             print(said.read(), end="", flush=True)
-    statuses.append(_run(alone, options))
-    return max(statuses, key=abs)
+        failed = [test for name in caches for test in failed_of(cache / name)]
+        of_those_alone = _run(lanes["alone"], options)
+    if set(statuses) <= {0, pytest.ExitCode.TESTS_FAILED} and 0 < len(failed) <= MOST_TO_REPEAT:
+        print("Once more, alone, since they failed beside others:", *failed, sep="\n  ", flush=True)
+        statuses = [_run(failed, options)]
+    return max([*statuses, of_those_alone], key=abs)
+
+
+def failed_of(cache: Path) -> list[str]:
+    """What failed in the run of pytest that had this cache folder."""
+    file = cache / "v/cache/lastfailed"  # of pytest's own plugin, not there when nothing failed
+    return sorted(json.loads(file.read_text())) if file.exists() else []
 
 
 def _lane(path: Path) -> str:
