@@ -49,7 +49,7 @@ RLIMITS = (
 NETWORKS = ("none", "bridge", "host")
 """Those that are no names of networks of the user's. `container:NAME` is that of another one."""
 BRIDGE = "bridge"
-RUNTIMES = ("embedded", "runc", "crun", "runsc")
+RUNTIMES = ("embedded", "runc", "crun", "runsc", "vm")
 MODES = ("fresh", "carry")
 OUTPUT_LEVELS = ("text", "safe", "trusted")
 """From the narrowest to the widest."""

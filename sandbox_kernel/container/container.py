@@ -445,7 +445,7 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     profile = config["linux"].pop("seccomp", None)
     recipe: dict[str, Any] = {
         "config": config,
-        "wall": _wall(plan, config, profile),
+        "wall": _wall(plan, resolved, config, profile),
         "plan": policy.record(plan),
         "layers": list(made.layers),
         "leases": list(resolved.leases),
@@ -462,8 +462,15 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     return {**recipe, "recipe": _digest(recipe), "kind": _digest(kind)}
 
 
+INSIDE = {"runsc": ("carrier",), "vm": ("carrier", "machine")}
+"""Modules of ours that a runtime with a kernel of its own has inside."""
+
+
 def _wall(
-    plan: ContainerPlan, config: dict[str, Any], profile: Mapping[str, Any] | None
+    plan: ContainerPlan,
+    resolved: Image,
+    config: dict[str, Any],
+    profile: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The runtime of others that makes it, if one does; it gets the rules as they are written.
 
@@ -471,7 +478,7 @@ def _wall(
     """
     if plan.runtime == "embedded":
         return None
-    walls.refuse(plan)
+    walls.refuse(plan, resolved.interpreter)
     # Of runtime-spec 1.1, which not every runtime has; nothing of the plan is in it.
     linux = config["linux"]
     linux["namespaces"] = [kind for kind in linux["namespaces"] if kind["type"] != "time"]
@@ -480,7 +487,8 @@ def _wall(
         "program": walls.find(plan.runtime),
         "seccomp": profile,
         "namespaces": plan.runtime not in walls.OWN_KERNEL,
-        "carrier": program.source("carrier") if plan.runtime in walls.OWN_KERNEL else "",
+        "carrier": "\n\n".join(map(program.source, INSIDE.get(plan.runtime, ()))),
+        "interpreter": resolved.interpreter,
     }
 
 

@@ -6,10 +6,12 @@ more. Comes as the text of `python -c`. What it hears on descriptor 0 and says o
 
     from outside   S  what to start: JSON {"argv", "descriptors": {number: kind}}
                    D  bytes for a descriptor; none: its end
+                   F  path of a file with its bytes, where a folder is in both
                    G  start it now
                    K  a signal for the program, as text
     to outside     D  as above, of pipes and connections
                    W  offset (eight bytes), and what is there in the memory file for its values
+                   A  how many bytes of the stream were taken (four bytes), where it has a window
                    E  how it ended: JSON {"status"} or {"signal"}, or {"errno"}: it did not start
 
 Kinds of descriptors: `memory` (its bytes come before the start), `in`, `out`, `scratch:SIZE` (a
@@ -36,6 +38,7 @@ class Carrier:
     def __init__(self):
         self.pid = 0
         self.argv = []
+        self.wanted = {}
         self.given = {}
         self.outer = {}
         self.sockets = set()
@@ -55,7 +58,7 @@ class Carrier:
 
     def prepare(self, wanted):
         """Make what the program is to have; `given` are its ends, `outer` ours."""
-        self.argv = wanted["argv"]
+        self.argv, self.wanted = wanted["argv"], wanted
         for text, kind in wanted["descriptors"].items():
             number = int(text)
             self.kinds[number] = kind
@@ -107,6 +110,7 @@ class Carrier:
                 os.closerange(max([*self.given, 2]) + 1, above + 64)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self.before_program()
                 os.execvp(self.argv[0], self.argv)
             except OSError as error:
                 os._exit(127 if error.errno == 2 else 126)
@@ -117,6 +121,12 @@ class Carrier:
                 os.close(inner)
         for number in [n for n, kind in self.kinds.items() if kind == "out" and n > 2]:
             self.announced[number] = b""
+
+    def before_program(self):
+        """In the process that becomes the program: what it still has to be made."""
+
+    def taken(self, count):
+        """So much of the stream was read."""
 
     @staticmethod
     def close(number):
@@ -134,12 +144,21 @@ class Carrier:
         elif kind == b"K":
             if self.pid:
                 os.kill(self.pid, int(data))
+        elif kind == b"F":
+            with open(data, "rb") as file:
+                while part := file.read(CHUNK):
+                    self.put(number, part)
+            os.unlink(data)
         elif number in self.outer:
             self.pending.setdefault(number, []).append(data)
         elif data and number in self.given:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self.given[number], view) :]
+            self.put(number, data)
+
+    def put(self, number, data):
+        """Bytes into what a descriptor of the program is made of."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.given[number], view) :]
 
     def feed(self, number):
         """Write what waits for a descriptor, as far as it goes without waiting."""
@@ -264,6 +283,7 @@ class Carrier:
         data = os.read(0, CHUNK)
         if not data:
             return False
+        self.taken(len(data))
         self.heard += data
         while len(self.heard) >= HEADER.size:
             kind, number, length = HEADER.unpack_from(self.heard)

@@ -53,10 +53,11 @@ def set_rlimit(limit: Mapping[str, Any]) -> None:
     name = limit["type"]
     with step("set rlimit", name):
         number = getattr(resource, name)
-        resource.setrlimit(number, (_rlimit(limit["soft"]), _rlimit(limit["hard"])))
+        resource.setrlimit(number, (rlimit(limit["soft"]), rlimit(limit["hard"])))
 
 
-def _rlimit(value: int) -> int:
+def rlimit(value: int) -> int:
+    """A limit as setrlimit(2) takes it."""
     # RLIM_INFINITY is written as 2**64 - 1 in the runtime specification.
     return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
 

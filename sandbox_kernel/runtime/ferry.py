@@ -21,9 +21,11 @@ from sandbox_kernel.errors import StepFailed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 HEADER = struct.Struct("<cBI")  # as `inside/carrier.py` has it
+START = b"\0\0carrier\0\0"  # as `inside/machine.py` has it
+LONGEST_START = 1 << 16
 CHUNK = 1 << 16
 MOST_WAITING = 8 << 20
 """Bytes that may wait for slow readers before no more are taken from inside."""
@@ -58,24 +60,39 @@ def kind_of(number: int, descriptor: int) -> str:
 class Ferry:
     """One program: what it was given, and the stream to its carrier."""
 
-    def __init__(self, numbers: Mapping[int, int], stream_in: int, stream_out: int) -> None:
+    def __init__(
+        self,
+        numbers: Mapping[int, int],
+        stream_in: int,
+        stream_out: int,
+        *,
+        window: int | None = None,
+        folder: tuple[str, str] | None = None,
+    ) -> None:
+        """With a `window`, a console: no more bytes may be under way to the inside at once, and a
+        kernel may say something before the carrier does. `folder`: here and inside, for files.
+        """
         self._given = dict(numbers)
         self._kinds = {number: kind_of(number, each) for number, each in numbers.items()}
         self._in = stream_in
         self._out = stream_out
         self._heard = b""
+        self._room = window
+        self._starts = window is not None
+        self._folder = folder
         self._frames: list[bytes] = []
         self._waiting: dict[int, list[bytes]] = {}
 
-    def run(self, argv: Sequence[str]) -> NoReturn:
-        """Until the program ended; then end as it did."""
+    def run(self, argv: Sequence[str], process: Mapping[str, Any] | None = None) -> NoReturn:
+        """Until the program ended; then end as it did. `process`: what it has to become first."""
         woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake)
         for passed_on in PASSED_ON:
             signal.signal(passed_on, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         kinds = {number: self._kinds.get(number, "null") for number in {0, 1, 2, *self._kinds}}
-        self._say(b"S", 0, json.dumps({"argv": list(argv), "descriptors": kinds}).encode())
+        order = {"argv": list(argv), "descriptors": kinds, "process": process}
+        self._say(b"S", 0, json.dumps(order).encode())
         for number, kind in self._kinds.items():
             if kind == "memory":
                 self._send_memory(number)
@@ -91,6 +108,16 @@ class Ferry:
 
     def _send_memory(self, number: int) -> None:
         at = 0
+        if self._folder and os.fstat(self._given[number]).st_size:
+            here, inside = (f"{folder}/{number}" for folder in self._folder)
+            size = os.fstat(self._given[number]).st_size
+            with open(here, "xb") as file:
+                while at < size and (
+                    sent := os.sendfile(file.fileno(), self._given[number], at, size)
+                ):
+                    at += sent
+            self._say(b"F", number, inside.encode())
+            return
         while data := os.pread(self._given[number], CHUNK, at):
             self._say(b"D", number, data)
             at += len(data)
@@ -109,7 +136,7 @@ class Ferry:
         inputs = [woken, *(sources if len(self._frames) < 64 else ())]
         inputs += [self._out] if held < MOST_WAITING else []
         sinks = {self._given[n]: n for n in self._waiting}
-        outputs = [*sinks, *([self._in] if self._frames else [])]
+        outputs = [*sinks, *([self._in] if self._frames and self._room != 0 else [])]
         ready, writable, _ = select.select(inputs, outputs, [])
         for descriptor in writable:
             if descriptor == self._in:
@@ -127,11 +154,13 @@ class Ferry:
 
     def _feed_inside(self) -> None:
         try:
-            done = os.write(self._in, self._frames[0])
+            done = os.write(self._in, self._frames[0][: self._room])
         except BlockingIOError:
             return
         except BrokenPipeError:
             os._exit(128 + signal.SIGKILL)  # the carrier was ended
+        if self._room is not None:
+            self._room -= done
         self._frames[0] = self._frames[0][done:]
         if not self._frames[0]:
             del self._frames[0]
@@ -173,6 +202,12 @@ class Ferry:
         if not data:
             os._exit(128 + signal.SIGKILL)
         self._heard += data
+        if self._starts:
+            _, found, rest = self._heard.partition(START)
+            self._heard = rest if found else self._heard[-LONGEST_START:]
+            self._starts = not found
+            if self._starts:
+                return
         while len(self._heard) >= HEADER.size:
             kind, number, length = HEADER.unpack_from(self._heard)
             if length > LARGEST_FRAME:
@@ -186,6 +221,8 @@ class Ferry:
     def _take(self, kind: bytes, number: int, body: bytes) -> None:
         if kind == b"E":
             self._end(body)
+        if kind == b"A" and self._room is not None:
+            self._room += int.from_bytes(body[:4], "little")
         wanted = {b"D": ("out", "listen"), b"W": ("scratch",)}.get(kind, ())
         if self._kinds.get(number, "").partition(":")[0] not in wanted or self._given[number] < 0:
             return

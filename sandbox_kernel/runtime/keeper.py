@@ -116,7 +116,7 @@ class Keeper:
         wall = order["wall"]
         self._name: str = wall["name"]
         self.runtime = [
-            wall["program"], *OPTIONS[self._name],
+            wall["program"], *OPTIONS.get(self._name, ()),
             "--root", STATE, "--log", LOG, "--log-format", "json",
         ]  # fmt: skip
         self._children = processes.child_signal_descriptor()

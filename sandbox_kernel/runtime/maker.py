@@ -37,7 +37,7 @@ import sys
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import first_process, interfaces, libc, messages, processes
-from sandbox_kernel.runtime import agent, becoming, keeper, payload, rootfs, sentry
+from sandbox_kernel.runtime import agent, becoming, keeper, machine, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step, told
 
@@ -57,7 +57,12 @@ KEPT = (
     "id", "hostname", "wall", "config", "entries", "trees", "layers", "storage_size", "files"
 )  # fmt: skip
 """What of an order a keeper needs, beside `program`."""
-KEEPERS = {"runc": keeper.Keeper, "crun": keeper.Keeper, "runsc": sentry.Sentry}
+KEEPERS = {
+    "runc": keeper.Keeper,
+    "crun": keeper.Keeper,
+    "runsc": sentry.Sentry,
+    "vm": machine.Machine,
+}
 # What Python and the launcher handle or ignore, and what whoever started us ignores: a program
 # would ignore it too.
 HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

@@ -50,19 +50,22 @@ class Sentry(Keeper):
 
     def start_first(self, life: int) -> int:
         """Pid 1, with its life as standard input; returns the process that is gVisor's kernel."""
-        machine = os.uname().machine
+        self.put_program(first_process.image(os.uname().machine, life=0))
+        words = ["run", "--detach", "--bundle", BUNDLE]
+        entrances = [os.dup(entrance) for entrance in self.entrances]
+        return self.call(words, {0: life}, entrances)
+
+    def put_program(self, data: bytes) -> None:
+        """A file of ours in the root, mounted there: it is in no layer. Raises StepFailed."""
         path = f"{STAGE}/init"
         with step("make", FIRST):
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o555)
-            os.write(file, first_process.image(machine, life=0))
+            os.write(file, data)
             os.close(file)
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
             tree = mounts.clone_tree(place, recursive=False)
             os.close(place)
         rootfs.put(self.root, FIRST, tree, directory=False)
-        words = ["run", "--detach", "--bundle", BUNDLE]
-        entrances = [os.dup(entrance) for entrance in self.entrances]
-        return self.call(words, {0: life}, entrances)
 
     def call(self, words: list[str], numbers: Mapping[int, int], entrances: list[int]) -> int:
         """As `Keeper.call`, with no more descriptors than gVisor takes."""
@@ -78,10 +81,10 @@ class Sentry(Keeper):
     ) -> int:
         """A process of ours that waits for the run and ends as it did. Closes `entrances`."""
         if "transfer" in process:
-            return self._copy(process, numbers, entrances)
+            return self.copy(process, numbers, entrances)
         described = self.process(process)
         carried = any(number > 2 for number in numbers)
-        self._refuse_missing(process)
+        self.refuse_missing(process)
         if carried:
             carrier = self.order["wall"]["carrier"]
             program = [process["args"][0], "-I", "-S", "-c", f"{carrier}\nmain()"]
@@ -95,7 +98,7 @@ class Sentry(Keeper):
             os.close(entrance)
         return pid
 
-    def _refuse_missing(self, process: Mapping[str, Any]) -> None:
+    def refuse_missing(self, process: Mapping[str, Any]) -> None:
         """gVisor has one status for all that can't be started. Raises StepFailed."""
         environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
         name = process["args"][0]
@@ -139,7 +142,7 @@ class Sentry(Keeper):
         finally:
             os._exit(payload.NOT_EXECUTABLE)
 
-    def _copy(
+    def copy(
         self, process: Mapping[str, Any], numbers: Mapping[int, int], entrances: list[int]
     ) -> int:
         """Our own copying, by a process whose root is the container's tree."""

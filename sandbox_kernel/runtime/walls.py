@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from sandbox_kernel import policy
 
 FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-PACKAGES = {"runc": "runc", "crun": "crun", "runsc": "runsc"}
-"""A runtime that is a program, and the package of it."""
-OWN_KERNEL = ("runsc",)
+PACKAGES = {"runc": "runc", "crun": "crun", "runsc": "runsc", "vm": "user-mode-linux"}
+"""A runtime, and the package of its program."""
+PROGRAMS = {"vm": "linux.uml"}
+"""The program of a runtime that has another name."""
+OWN_KERNEL = ("runsc", "vm")
 """Those whose processes are none of this machine."""
+LEAST_OF_A_MACHINE = 128 << 20
 FEWEST_OF_A_SENTRY = 96
 """Threads of gVisor's kernel and of who serves its files count as processes."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -38,11 +41,18 @@ def found() -> dict[str, str]:
     return walls
 
 
-def refuse(plan: policy.ContainerPlan) -> None:
+def refuse(plan: policy.ContainerPlan, interpreter: str | None) -> None:
     """Raises InvalidOption for what the plan asks of a runtime that can't enforce it."""
     if plan.runtime not in OWN_KERNEL:
         return
     runtime = f"`--runtime {plan.runtime}`"
+    if plan.runtime == "vm":
+        if interpreter is None:
+            allowed = f"an image with a Python: with {runtime} that starts the program"
+            raise InvalidOption("--image", plan.image, allowed)
+        if plan.memory is not None and plan.memory < LEAST_OF_A_MACHINE:
+            allowed = f"at least 128m with {runtime}, whose kernel has a part of it"
+            raise InvalidOption("--memory", plan.memory, allowed)
     if plan.network != "none":
         allowed = f"none with {runtime}, whose kernel has a network of its own"
         raise InvalidOption("--network", plan.network, allowed)
@@ -55,9 +65,9 @@ def refuse(plan: policy.ContainerPlan) -> None:
 
 def find(name: str) -> str:
     """The program of a runtime. Raises HostLacks."""
-    foreign = ""
+    program, foreign = PROGRAMS.get(name, name), ""
     for folder in FOLDERS:
-        path = f"{folder}/{name}"
+        path = f"{folder}/{program}"
         try:
             seen = os.stat(path)
         except OSError:
@@ -72,6 +82,6 @@ def find(name: str) -> str:
             f"chown root:root {foreign} && chmod go-w {foreign}"
         )
     raise HostLacks(
-        f"use `--runtime {name}`: there is no `{name}` in {', '.join(FOLDERS)}: as root, "
+        f"use `--runtime {name}`: there is no `{program}` in {', '.join(FOLDERS)}: as root, "
         f"apt-get install {PACKAGES[name]}"
     )

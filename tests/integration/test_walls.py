@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 from commands import COMMAND, command, output_of
 from kernels import started
@@ -18,7 +19,7 @@ from sandbox_kernel import container, errors, policy
 from sandbox_kernel.runtime import client, walls
 
 RUNTIMES = ("runc", "runsc")
-each_runtime = pytest.mark.parametrize("runtime", RUNTIMES)
+each_runtime = pytest.mark.parametrize("runtime", (*RUNTIMES, "vm"))
 FACTS = """
 import ctypes, json, os
 status = dict(line.split(':', 1) for line in open('/proc/self/status'))
@@ -82,7 +83,9 @@ def test_limits_are_those_of_the_plan_and_change_while_it_lives(
 @each_runtime
 def test_memory_over_the_limit_ends_the_cell_and_says_so(runtime: str) -> None:
     result = sandbox_kernel.run("b = bytearray(512 << 20)", runtime=runtime, memory="128m")
-    assert result.error is not None and result.error.name == "OutOfMemory"
+    # Where the whole machine is as large as the limit, its kernel refuses before ours ends it.
+    name = "MemoryError" if runtime == "vm" else "OutOfMemory"
+    assert result.error is not None and result.error.name == name
 
 
 @each_runtime
@@ -126,13 +129,46 @@ def test_a_kernel_takes_it_when_the_user_lets_it(
         assert running.run("x")[0]["content"]["status"] == "ok"
 
 
-def test_what_gvisor_can_t_enforce_is_refused_by_the_option() -> None:
-    for options, named in (
-        ({"network": "bridge"}, "--network"),
-        ({"pids_limit": 20}, "--pids-limit"),
-    ):
+@pytest.mark.everybody
+def test_a_cell_in_a_machine_of_its_own() -> None:
+    """Another kernel, which is as large as the limit, with all that a cell is given."""
+    code = f"""{FACTS}
+facts['memory'] = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+facts['files'] = os.listdir('/.sandbox-passed') if os.access('/.sandbox-passed', 7) else 'none'
+total = array.sum(); bigger = array * 2
+with open('out', 'w') as file: file.write(open('in').read() * 2)
+"""
+    array = numpy.arange(5000)
+    with sandbox_kernel.Sandbox(runtime="vm", memory="256m", user="7:8", workdir="/tmp") as made:
+        result = made.run(
+            code,
+            inputs={"array": array},
+            files={"in": b"text"},
+            outputs=["facts", "bigger"],
+            files_out=["out"],
+        )
+        later = made.run("print(open('out').read()); 1 / 0")
+    assert result.error is None, result.error.traceback
+    assert later.error is not None and later.error.name == "ZeroDivisionError"
+    assert later.stdout == "texttext\n"
+    facts = result.outputs["facts"]
+    assert facts["kernel"] != os.uname().release
+    assert facts["capabilities"] == [0, 0, 0, 0]
+    assert (facts["gains"], facts["home"], facts["uid"], facts["files"]) == (1, False, 7, "none")
+    assert 128 << 20 < facts["memory"] < 256 << 20
+    assert (result.outputs["bigger"] == array * 2).all() and result.files == {
+        "/tmp/out": b"texttext"
+    }
+
+
+@pytest.mark.parametrize("runtime", walls.OWN_KERNEL)
+def test_what_a_kernel_of_its_own_can_t_enforce_is_refused_by_the_option(runtime: str) -> None:
+    refused = [({"network": "bridge"}, "--network"), ({"pids_limit": 20}, "--pids-limit")]
+    if runtime == "vm":
+        refused.append(({"memory": "64m"}, "--memory"))
+    for options, named in refused:
         with pytest.raises(errors.InvalidOption, match=named):
-            sandbox_kernel.run("1", runtime="runsc", **options)
+            sandbox_kernel.run("1", runtime=runtime, **options)
 
 
 def test_what_is_not_here_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +189,8 @@ def test_a_runtime_that_others_may_change_is_not_used(
 
 
 @pytest.mark.parametrize(
-    ("runtime", "victim"), [("runc", "launcher"), ("runsc", "keeper"), ("runsc", "launcher")]
+    ("runtime", "victim"),
+    [("runc", "launcher"), ("runsc", "keeper"), ("runsc", "launcher"), ("vm", "keeper")],
 )
 def test_whoever_is_killed_nothing_stays(runtime: str, victim: str) -> None:
     program = subprocess.Popen(
