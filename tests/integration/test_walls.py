@@ -156,9 +156,7 @@ with open('out', 'w') as file: file.write(open('in').read() * 2)
     assert facts["capabilities"] == [0, 0, 0, 0]
     assert (facts["gains"], facts["home"], facts["uid"], facts["files"]) == (1, False, 7, "none")
     assert 128 << 20 < facts["memory"] < 256 << 20
-    assert (result.outputs["bigger"] == array * 2).all() and result.files == {
-        "/tmp/out": b"texttext"
-    }
+    assert (result.outputs["bigger"] == array * 2).all() and result.files == {"out": b"texttext"}
 
 
 @pytest.mark.parametrize("runtime", walls.OWN_KERNEL)
