@@ -32,6 +32,8 @@ RUNTIMES = {"container": "embedded", "gvisor": "runsc", "machine": "vm"}
 WALLS = (PROCESS, *RUNTIMES)
 SECONDS = 60.0
 _QUIET_SECONDS = 0.6
+_LONGEST_WAIT_FOR_QUIET = 5.0
+"""A machine has a clock that ticks, and is never quiet."""
 _MOST_NAMES = 8
 
 
@@ -93,6 +95,7 @@ def _looked_at(
 ) -> Measured:
     there = running.pids()
     found = [known.value for pid in there if (known := processes.of_process(pid)).value]
+    memory, file_found = _memory(there), _is_open(there, workload.MARK_OF_FILE + mark)
     calls, reason = _count(running)
     return Measured(
         wall=wall,
@@ -100,11 +103,11 @@ def _looked_at(
         kernel=str(said.get("kernel", ""))[:100],
         files_seen=int(said["files"]),
         processes_seen=int(said["processes"]),
-        memory=_memory(there),
+        memory=memory,
         calls=calls,
         calls_reason=reason,
         names=tuple(dict.fromkeys(each.name for each in found if each))[:_MOST_NAMES],
-        file_found=_is_open(there, workload.MARK_OF_FILE + mark),
+        file_found=file_found,
     )
 
 
@@ -127,7 +130,7 @@ def _count(running: _Running) -> tuple[int | None, str]:
 
 def _until_quiet(calls: Calls, poll: select.poll) -> None:
     """Until all that was counted is told."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + _LONGEST_WAIT_FOR_QUIET
     while poll.poll(_QUIET_SECONDS * 1000) and time.monotonic() < deadline:
         calls.read()
 
@@ -140,7 +143,11 @@ def _memory(pids: tuple[int, ...]) -> Fact[int]:
 
 
 def _proportional(pid: int) -> int:
-    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
+    try:
+        text = read(f"/proc/{pid}/smaps_rollup")
+    except ProcessLookupError:  # a process of a machine ended meanwhile
+        return 0
+    for line in text.splitlines():
         if line.startswith(b"Pss:"):
             return int(line.split()[1]) << 10
     return 0
