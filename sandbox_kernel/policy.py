@@ -91,6 +91,7 @@ class ContainerPlan:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
+    strict: bool = False
     runtime: str = "embedded"
     mode: str = "fresh"
     warm: tuple[str, ...] = ()
@@ -601,6 +602,35 @@ def _check_output(value: str, layer: Layer, within: Settings) -> str:
     return value
 
 
+def _check_strict(value: bool, layer: Layer, within: Settings) -> bool:
+    """Who does not speak for the user may switch it on, and not off where the user has it on."""
+    own = [each for each in within.layers if not each.bound and "strict" in each.values]
+    if layer.bound and not value and own and own[-1].values["strict"]:
+        remedy = f"only the user can widen it: change it in `{own[-1].source}`"
+        raise NotAllowed("--strict", "no", f"yes, by {own[-1].source}", remedy)
+    return value
+
+
+LOOSENING = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "ALL")
+"""Capabilities with which the walls of `strict` would not stand."""
+
+
+def _fit_strict(values: Mapping[str, Any]) -> None:
+    """What can't be had together with `strict`. Raises InvalidOption."""
+    if not values["strict"]:
+        return
+    if "seccomp=unconfined" in values["security_opt"]:
+        allowed = "without `--strict`, which is a filter of system calls for a good part"
+        raise InvalidOption("--security-opt", "seccomp=unconfined", allowed)
+    for name in values["cap_add"]:
+        if name in LOOSENING:
+            allowed = "without `--strict`, whose walls it could take down"
+            raise InvalidOption("--cap-add", name, allowed)
+    if values["runtime"] != "embedded":
+        allowed = "embedded with `--strict`: no other runtime can build all of its walls"
+        raise InvalidOption("--runtime", values["runtime"], allowed)
+
+
 def _check_environment(value: tuple[tuple[str, str | None], ...], layer: Layer, _: Settings) -> Any:
     """`--env KEY` takes the value from outside; only the user may: it could be a secret."""
     known = []
@@ -659,6 +689,7 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "publish": _check_publish,
     "output": _check_output,
     "audit": _of_the_user("audit"),
+    "strict": _check_strict,
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
     "device_read_bps": _check_devices("device_read_bps"),
@@ -725,3 +756,4 @@ def _defaults(values: dict[str, Any], sources: dict[str, str]) -> None:
     for name, option in OPTIONS.items():
         values.setdefault(name, option.default_value)
         sources.setdefault(name, BUILT_IN)
+    _fit_strict(values)

@@ -392,6 +392,14 @@ class Sandbox(HasTraits):
         group="isolation",
         help="no-new-privileges (always on) or seccomp=unconfined (no filter of system calls).",
     )
+    strict = Option(
+        _SWITCH,
+        False,
+        group="isolation",
+        help="More walls, where the kernel has Landlock: no executable memory but of files, only "
+        "sockets that the network needs, /proc to be read only and without other runs, nothing "
+        "executable on what is mounted writable.",
+    )
     runtime = Option(_RUNTIME, "embedded", group="isolation", help="What makes the container.")
     mode = Option(
         _MODE,

@@ -22,6 +22,7 @@ from sandbox_kernel.bundle import Bundle
 from sandbox_kernel.container import networking, program, warm
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
+from sandbox_kernel.linux import landlock
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client, walls
 from sandbox_kernel.runtime.client import Channel, Holder, Launcher
@@ -443,6 +444,9 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     # The launcher takes the compiled program; the rules are three quarters of the configuration.
     profile = config["linux"].pop("seccomp", None)
+    if plan.strict:
+        domain = landlock.domain(landlock.need(), tcp=plan.network != "none")
+        config["process"] = {**config["process"], "landlock": domain}
     recipe: dict[str, Any] = {
         "config": config,
         "wall": _wall(plan, config, profile),

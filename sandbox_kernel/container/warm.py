@@ -88,7 +88,9 @@ def wish(
         if main == "kernel"
         else tuple(dict.fromkeys((*plan.warm, *learning.learnt())))
     )
-    return _wish(main, modules, enforceable(_nest(plan))[0], image, _stamp(image))
+    nest = enforceable(_nest(plan))[0]
+    network = plan.network if plan.strict else "none"
+    return _wish(main, modules, nest, network, image, _stamp(image))
 
 
 def _network_ahead(plan: ContainerPlan) -> bool:
@@ -123,16 +125,24 @@ def _nest(plan: ContainerPlan) -> ContainerPlan:
         storage_size=NEST_STORAGE,
         ulimit=plan.ulimit,
         env=plan.env,
+        strict=plan.strict,
         sources={},
     )
 
 
 @functools.lru_cache(maxsize=64)
 def _wish(
-    main: str, modules: tuple[str, ...], plan: ContainerPlan, image: Image, stamp: str
+    main: str,
+    modules: tuple[str, ...],
+    plan: ContainerPlan,
+    network: str,
+    image: Image,
+    stamp: str,
 ) -> Wish:
+    """`network`: of the containers of its children, whose filter it has."""
     made = bundle.make(plan, image)
-    profile = seccomp_profile.profile(also=ALSO)
+    profile = bundle.profile(dataclasses.replace(plan, network=network), ALSO)
+    assert profile is not None  # `wish` has none for a plan without a filter
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     config["linux"].pop("seccomp", None)
     process = {

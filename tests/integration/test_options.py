@@ -64,6 +64,8 @@ TRIED: dict[str, list[tuple[list[str], str, str]]] = {
         (["--security-opt=no-new-privileges"], "sed -n 's/^NoNewPrivs:.//p' /proc/self/status",
             "1\n"),
     ],
+    "strict": [([], "test -e /proc/1 && echo seen", "seen\n"),
+        (["--strict"], "test -e /proc/1 || echo hidden", "hidden\n")],
     "output": [(["--output=text"], "echo hi", "hi\n")],
     "runtime": [(["--runtime=embedded"], "echo hi", "hi\n")],
 }  # fmt: skip
