@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
-from . import allowing, grammar, host, package_index, settings
+from . import allowing, grammar, host, learnt, package_index, settings
 from .allowing import Allowed
 from .errors import InvalidOption, NotAllowed
 from .grammar import PAGE, DeviceRate, Mount, Published, Ulimit
@@ -91,6 +91,9 @@ class ContainerPlan:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
+    seccomp: str | None = None
+    seccomp_calls: tuple[str, ...] = ()
+    """Those of the filter `seccomp` as it is now."""
     strict: bool = False
     runtime: str = "embedded"
     mode: str = "fresh"
@@ -163,6 +166,8 @@ def record(made: ContainerPlan) -> dict[str, Any]:
         if value not in (None, ())
     }
     values["allow"] = [str(item) for item in made.allow]
+    if made.seccomp_calls:
+        values["seccomp_calls"] = list(made.seccomp_calls)
     return {"options": values, "sources": dict(made.sources), "asked": sorted(made.asked)}
 
 
@@ -225,6 +230,7 @@ def change(
     whole: dict[str, Any] = {
         **current.options(),
         **changes,
+        "seccomp_calls": current.seccomp_calls,
         "sources": {**current.sources, **dict.fromkeys(changes, source)},
     }
     return ContainerPlan(**whole, asked=asked), ContainerPlan(**changes, asked=asked)
@@ -611,8 +617,45 @@ def _check_strict(value: bool, layer: Layer, within: Settings) -> bool:
     return value
 
 
+def _check_seccomp(value: str, layer: Layer, within: Settings) -> str:
+    """Who does not speak for the user may take a filter, and not another than the user's own."""
+    own = [each for each in within.layers if not each.bound and each.values.get("seccomp")]
+    if layer.bound and own and own[-1].values["seccomp"] != value:
+        mine = own[-1].values["seccomp"]
+        remedy = f"only the user can change it: change it in `{own[-1].source}`"
+        raise NotAllowed("--seccomp", value, f"{mine}, by {own[-1].source}", remedy)
+    return value
+
+
+def with_learnt(made: ContainerPlan, name: str, source: str) -> ContainerPlan:
+    """The plan with the calls of a filter that was saved; itself when there is none.
+
+    Raises StepFailed for a file that is damaged.
+    """
+    found = learnt.find(name)
+    if found is None:
+        return made
+    sources = {**made.sources, "seccomp": source}
+    return replace(made, seccomp=name, seccomp_calls=found.calls, sources=sources)
+
+
 LOOSENING = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "ALL")
 """Capabilities with which the walls of `strict` would not stand."""
+
+
+def _fit_learnt(values: dict[str, Any]) -> None:
+    """The calls of the filter that is named. Raises InvalidOption when it can't be in force."""
+    name = values["seccomp"]
+    if name is None:
+        return
+    if "seccomp=unconfined" in values["security_opt"]:
+        allowed = f"without `--seccomp {name}`, which is a filter"
+        raise InvalidOption("--security-opt", "seccomp=unconfined", allowed)
+    found = learnt.find(name)
+    if found is None:
+        known = ", ".join(learnt.names()) or "none is saved: see `sandbox-kernel learn-seccomp`"
+        raise InvalidOption("--seccomp", name, f"one that was learnt and saved: {known}")
+    values["seccomp_calls"] = found.calls
 
 
 def _fit_strict(values: Mapping[str, Any]) -> None:
@@ -690,6 +733,7 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "output": _check_output,
     "audit": _of_the_user("audit"),
     "strict": _check_strict,
+    "seccomp": _check_seccomp,
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
     "device_read_bps": _check_devices("device_read_bps"),
@@ -757,3 +801,4 @@ def _defaults(values: dict[str, Any], sources: dict[str, str]) -> None:
         values.setdefault(name, option.default_value)
         sources.setdefault(name, BUILT_IN)
     _fit_strict(values)
+    _fit_learnt(values)

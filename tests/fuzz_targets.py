@@ -21,7 +21,7 @@ import msgspec
 from hypothesis import strategies as st
 from layer_archives import archive, member, symlink
 
-from sandbox_kernel import audit, errors
+from sandbox_kernel import audit, errors, learnt
 from sandbox_kernel.container import events
 from sandbox_kernel.containerfile import ignore
 from sandbox_kernel.containerfile.parse import parse
@@ -441,6 +441,9 @@ TARGETS: dict[str, Target] = {
     "pins": Target(
         changed({"images": {"a": {"digest": NAME}}}), lambda table: pins.decode(table, "x"), OURS,
         ({"\ud800": None},)),
+    "learnt-filters": Target(
+        json_of({"calls": ["read"], "learnt_from": ["x"]}),
+        lambda data: learnt.decode(data, "x"), (errors.StepFailed,), (NESTED,)),
     "oci-configuration": Target(
         json_of(CONFIGURATION), _configuration, (errors.StepFailed, errors.InvalidOption),
         (NESTED, *(_written({**CONFIGURATION, name: value}) for name, value in (

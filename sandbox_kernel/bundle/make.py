@@ -117,7 +117,11 @@ def profile(plan: policy.ContainerPlan, also: Sequence[str] = ()) -> Profile | N
     if "seccomp=unconfined" in plan.security_opt:
         return None
     return seccomp_profile.profile(
-        capabilities_of(plan), also, families=_families(plan), strict=plan.strict
+        capabilities_of(plan),
+        also,
+        families=_families(plan),
+        strict=plan.strict,
+        learnt=plan.seccomp_calls or None,
     )
 
 

@@ -252,6 +252,26 @@ STRICT = _group(
 )
 """What a container with `strict` is refused beyond what has conditions."""
 
+OURS = _group(
+    "our own runners",
+    "what a cell, a kernel and the start of a program call, in all spellings that libraries have",
+    "accept accept4 access arch_prctl bind brk chdir chmod clock_gettime clock_nanosleep clone "
+    "close close_range connect dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_wait "
+    "eventfd2 execve execveat exit exit_group faccessat faccessat2 fchmod fchown fcntl "
+    "fdatasync fork fstat fstatfs fsync ftruncate futex getcwd getdents64 getegid geteuid "
+    "getgid getpeername getpgid getpgrp getpid getppid getrandom getrusage getsockname "
+    "getsockopt gettid getuid ioctl kill link linkat listen lseek lstat madvise mkdir mkdirat "
+    "mmap mprotect mremap munmap newfstatat open openat pipe pipe2 poll ppoll prctl pread64 "
+    "prlimit64 pselect6 pwrite64 read readlink readlinkat readv recvfrom recvmsg rename "
+    "renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn "
+    "rt_sigtimedwait sched_getaffinity sched_getparam sched_getscheduler sched_setscheduler "
+    "sched_yield select sendfile sendmsg sendto set_robust_list set_tid_address setsid "
+    "setsockopt shutdown sigaltstack socket socketpair stat statfs statx sysinfo tgkill umask "
+    "uname unlink unlinkat vfork wait4 waitid write writev",
+)
+"""What a filter that was learnt allows always, so that it can be used for cells and kernels too."""
+_ON_CONDITIONS = ("ioctl", "clone", "socket", "socketpair", "personality")
+
 _ALL = 0xFFFFFFFF
 _Condition = tuple[int, int]  # mask and value: (argument & mask) == value
 
@@ -262,11 +282,13 @@ def profile(
     *,
     families: Collection[int] = FAMILIES,
     strict: bool = False,
+    learnt: Collection[str] | None = None,
 ) -> Profile:
     """The `linux.seccomp` object for a container that holds these capabilities.
 
     `also`: calls that are refused to others, for a process of ours (see `runtime.templates`).
-    `families`: of sockets. `strict`: no memory is executed that no file is behind.
+    `families`: of sockets. `strict`: no memory is executed that no file is behind. `learnt`: of
+    what is allowed only these calls, and what our own runners need.
     """
     added = {call for name in capabilities for call in BY_CAPABILITY.get(name, "").split()}
     added |= set(also)
@@ -276,6 +298,12 @@ def profile(
         ({call for group in ALLOWED for call in group.calls} | added) - conditional - closed
     )
     refused = {call for group in REFUSED for call in group.calls} - added - {"unshare"} | closed
+    if learnt is not None:
+        kept = {*learnt, *OURS.calls, *also}
+        refused |= {call for call in allowed if call not in kept}
+        allowed = [call for call in allowed if call in kept]
+        shut = {call for call in (*_ON_CONDITIONS, *conditional) if call not in kept}
+        refused |= shut
     rules: list[Rule] = [
         {"names": allowed, "action": "SCMP_ACT_ALLOW"},
         _refuse(sorted(refused), errno.EPERM),
@@ -287,6 +315,8 @@ def profile(
         *(_executable() if strict else ()),
         *_one_of("personality", 0, PERSONALITIES, errno.EPERM),
     ]
+    if learnt is not None:
+        rules = [*rules[:3], *_without(shut, rules[3:])]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": errno.ENOSYS,
@@ -304,6 +334,13 @@ def closing(also: Collection[str]) -> Profile:
         "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [_refuse(sorted(also), errno.EPERM)],
     }
+
+
+def _without(closed: Collection[str], rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Rules with conditions, but for calls that are refused whatever their arguments are."""
+    for rule in rules:
+        if names := [name for name in rule["names"] if name not in closed]:
+            yield {**rule, "names": names}
 
 
 def _ioctl() -> Iterator[Rule]:
@@ -473,6 +510,14 @@ def markdown() -> str:
         f"| {_calls(STRICT.calls)} | never | `EPERM` |",
         "| `socket`, `socketpair` | no network: `AF_UNIX`; `bridge` or a name: `AF_INET` and "
         "`AF_NETLINK` as above, too | `EAFNOSUPPORT` |",
+        "",
+        "## A filter that was learnt",
+        "",
+        "`sandbox-kernel learn-seccomp` proposes one, `--seccomp NAME` has it in force. Of the",
+        "calls above those pass that are in it, and always those that our own runners need; all",
+        "others answer `EPERM`. It never lets a call pass that is refused without it.",
+        "",
+        *_table((OURS,)),
         "",
         "## What a capability adds",
         "",

@@ -66,13 +66,20 @@ def wish(
 ) -> Wish | None:
     """The template for this process; None where it has to start by itself.
 
-    Another program than our runners, another user than root, capabilities, the host's network or
-    another container's: the template can't give its child what it hasn't got itself. A kernel is
-    started once by a program, so only what is `kept` between programs has a template for one.
+    Another program than our runners, another user than root, capabilities, a learnt filter, the
+    host's network or another container's: the template can't give its child what it hasn't got
+    itself. A kernel is started once by a program, so only what is `kept` between programs has a
+    template for one.
     """
     if plan.cold or plan.runtime != "embedded" or plan.keep or not _network_ahead(plan):
         return None
-    if plan.cap_add or plan.user not in (None, "0", "root") or process.user or process.logged:
+    if (
+        plan.seccomp
+        or plan.cap_add
+        or plan.user not in (None, "0", "root")
+        or process.user
+        or process.logged
+    ):
         return None
     if "seccomp=unconfined" in plan.security_opt or process.transfer or plan.entrypoint:
         return None
