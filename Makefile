@@ -19,12 +19,13 @@ PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils binutils binutils-aarch64-l
 	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc runsc \
 	skopeo strace umoci user-mode-linux util-linux
 
-.PHONY: help demo lab test hostile check bench format docs clean packages packages-to-test
+.PHONY: help demo lab test hostile fuzz check bench format docs clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
 	@echo "make hostile run the corpus of attacks, and print a table of its entries"
+	@echo "make fuzz    feed the readers of foreign bytes, SECONDS=600 each, all or TARGET=name"
 	@echo "make bench   measure speed and size beside runc, bwrap and ipykernel"
 	@echo "make format  put the code into its one format"
 	@echo "make docs    make the reference pages of what the program declares"
@@ -52,6 +53,10 @@ test: packages-to-test check
 # Each entry of the corpus as root and as an ordinary user, with control groups v1 and v2.
 hostile: .venv/.ready-to-test packages-to-test
 	UV=$(UV) $(BIN)/python tests/hostile_table.py $(COLUMNS)
+
+# Each reader for so long. The short form is part of `make test`.
+fuzz: .venv/.ready-to-test
+	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600) $(addprefix --target ,$(TARGET))
 
 # Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
 bench: .venv/.ready-to-test packages-to-test

@@ -58,6 +58,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "program": PROGRAMS,
     "show": grammar.SHOWN,
     "read_only": ("true", "false"),
+    "strict": ("true", "false"),
     "keep": ("true", "false"),
     "workers": ("1", "2", "4"),
 }

@@ -18,7 +18,7 @@ from sandbox_kernel.widgets import kinds
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
     "images", "history", "tree", "commit", "tag", "save", "load", "rmi", "prune", "image",
-    "build", "pull", "push", "net", "capture", "show",
+    "build", "pull", "push", "net", "capture", "show", "learn-seccomp",
 )  # fmt: skip
 
 

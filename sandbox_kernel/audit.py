@@ -175,7 +175,7 @@ def lines(path: str | None = None) -> Iterator[dict[str, Any]]:
     for name in (*names, NAME):
         with suppress(FileNotFoundError), open(f"{folder}/{name}", "rb") as file:
             for raw in file:
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     found = json.loads(raw)
                     if isinstance(found, dict):
                         yield found

@@ -439,6 +439,13 @@ def module(value: object, option: str) -> str:
     return text
 
 
+def seccomp(value: object, option: str) -> str:
+    """The name of a filter that was learnt."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", value):
+        _refuse(option, value, "the name of a filter that `sandbox-kernel learn-seccomp` saved")
+    return value
+
+
 def security_option(value: object, option: str) -> str:
     """docker's spellings, of those that mean something here."""
     text = "no-new-privileges" if value == "no-new-privileges=true" else value

@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
-from . import allowing, grammar, host, package_index, settings
+from . import allowing, grammar, host, learnt, package_index, settings
 from .allowing import Allowed
 from .errors import InvalidOption, NotAllowed
 from .grammar import PAGE, DeviceRate, Mount, Published, Ulimit
@@ -91,6 +91,10 @@ class ContainerPlan:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
+    seccomp: str | None = None
+    seccomp_calls: tuple[str, ...] = ()
+    """Those of the filter `seccomp` as it is now."""
+    strict: bool = False
     runtime: str = "embedded"
     mode: str = "fresh"
     warm: tuple[str, ...] = ()
@@ -162,6 +166,8 @@ def record(made: ContainerPlan) -> dict[str, Any]:
         if value not in (None, ())
     }
     values["allow"] = [str(item) for item in made.allow]
+    if made.seccomp_calls:
+        values["seccomp_calls"] = list(made.seccomp_calls)
     return {"options": values, "sources": dict(made.sources), "asked": sorted(made.asked)}
 
 
@@ -224,6 +230,7 @@ def change(
     whole: dict[str, Any] = {
         **current.options(),
         **changes,
+        "seccomp_calls": current.seccomp_calls,
         "sources": {**current.sources, **dict.fromkeys(changes, source)},
     }
     return ContainerPlan(**whole, asked=asked), ContainerPlan(**changes, asked=asked)
@@ -601,6 +608,72 @@ def _check_output(value: str, layer: Layer, within: Settings) -> str:
     return value
 
 
+def _check_strict(value: bool, layer: Layer, within: Settings) -> bool:
+    """Who does not speak for the user may switch it on, and not off where the user has it on."""
+    own = [each for each in within.layers if not each.bound and "strict" in each.values]
+    if layer.bound and not value and own and own[-1].values["strict"]:
+        remedy = f"only the user can widen it: change it in `{own[-1].source}`"
+        raise NotAllowed("--strict", "no", f"yes, by {own[-1].source}", remedy)
+    return value
+
+
+def _check_seccomp(value: str, layer: Layer, within: Settings) -> str:
+    """Who does not speak for the user may take a filter, and not another than the user's own."""
+    own = [each for each in within.layers if not each.bound and each.values.get("seccomp")]
+    if layer.bound and own and own[-1].values["seccomp"] != value:
+        mine = own[-1].values["seccomp"]
+        remedy = f"only the user can change it: change it in `{own[-1].source}`"
+        raise NotAllowed("--seccomp", value, f"{mine}, by {own[-1].source}", remedy)
+    return value
+
+
+def with_learnt(made: ContainerPlan, name: str, source: str) -> ContainerPlan:
+    """The plan with the calls of a filter that was saved; itself when there is none.
+
+    Raises StepFailed for a file that is damaged.
+    """
+    found = learnt.find(name)
+    if found is None:
+        return made
+    sources = {**made.sources, "seccomp": source}
+    return replace(made, seccomp=name, seccomp_calls=found.calls, sources=sources)
+
+
+LOOSENING = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "ALL")
+"""Capabilities with which the walls of `strict` would not stand."""
+
+
+def _fit_learnt(values: dict[str, Any]) -> None:
+    """The calls of the filter that is named. Raises InvalidOption when it can't be in force."""
+    name = values["seccomp"]
+    if name is None:
+        return
+    if "seccomp=unconfined" in values["security_opt"]:
+        allowed = f"without `--seccomp {name}`, which is a filter"
+        raise InvalidOption("--security-opt", "seccomp=unconfined", allowed)
+    found = learnt.find(name)
+    if found is None:
+        known = ", ".join(learnt.names()) or "none is saved: see `sandbox-kernel learn-seccomp`"
+        raise InvalidOption("--seccomp", name, f"one that was learnt and saved: {known}")
+    values["seccomp_calls"] = found.calls
+
+
+def _fit_strict(values: Mapping[str, Any]) -> None:
+    """What can't be had together with `strict`. Raises InvalidOption."""
+    if not values["strict"]:
+        return
+    if "seccomp=unconfined" in values["security_opt"]:
+        allowed = "without `--strict`, which is a filter of system calls for a good part"
+        raise InvalidOption("--security-opt", "seccomp=unconfined", allowed)
+    for name in values["cap_add"]:
+        if name in LOOSENING:
+            allowed = "without `--strict`, whose walls it could take down"
+            raise InvalidOption("--cap-add", name, allowed)
+    if values["runtime"] != "embedded":
+        allowed = "embedded with `--strict`: no other runtime can build all of its walls"
+        raise InvalidOption("--runtime", values["runtime"], allowed)
+
+
 def _check_environment(value: tuple[tuple[str, str | None], ...], layer: Layer, _: Settings) -> Any:
     """`--env KEY` takes the value from outside; only the user may: it could be a secret."""
     known = []
@@ -659,6 +732,8 @@ _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {
     "publish": _check_publish,
     "output": _check_output,
     "audit": _of_the_user("audit"),
+    "strict": _check_strict,
+    "seccomp": _check_seccomp,
     "cpus": _check_cpus,
     "cpuset_cpus": _check_cpuset,
     "device_read_bps": _check_devices("device_read_bps"),
@@ -725,3 +800,5 @@ def _defaults(values: dict[str, Any], sources: dict[str, str]) -> None:
     for name, option in OPTIONS.items():
         values.setdefault(name, option.default_value)
         sources.setdefault(name, BUILT_IN)
+    _fit_strict(values)
+    _fit_learnt(values)

@@ -392,6 +392,20 @@ class Sandbox(HasTraits):
         group="isolation",
         help="no-new-privileges (always on) or seccomp=unconfined (no filter of system calls).",
     )
+    strict = Option(
+        _SWITCH,
+        False,
+        group="isolation",
+        help="More walls, where the kernel has Landlock: no executable memory but of files, only "
+        "sockets that the network needs, /proc to be read only and without other runs, nothing "
+        "executable on what is mounted writable.",
+    )
+    seccomp = Option(
+        Kind("NAME", grammar.seccomp),
+        group="isolation",
+        help="Of the system calls that are allowed only those that were learnt and saved under "
+        "this name: see `sandbox-kernel learn-seccomp --help`.",
+    )
     runtime = Option(_RUNTIME, "embedded", group="isolation", help="What makes the container.")
     mode = Option(
         _MODE,

@@ -4,6 +4,13 @@ Nothing here touches the machine; `runtime/` makes it real, or any other OCI run
 """
 
 from sandbox_kernel.bundle.bundle import Bundle
-from sandbox_kernel.bundle.make import capabilities_of, files, is_connected, make, resources
+from sandbox_kernel.bundle.make import (
+    capabilities_of,
+    files,
+    is_connected,
+    make,
+    profile,
+    resources,
+)
 
-__all__ = ["Bundle", "capabilities_of", "files", "is_connected", "make", "resources"]
+__all__ = ["Bundle", "capabilities_of", "files", "is_connected", "make", "profile", "resources"]

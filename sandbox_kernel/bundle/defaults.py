@@ -31,6 +31,17 @@ MASKED_PATHS = (
     "/sys/fs/cgroup",
 )
 
+# Of a container with `strict`: what tells of the machine, and no library needs to know.
+STRICT_MASKED_PATHS = tuple(
+    f"/proc/{name}"
+    for name in (
+        "buddyinfo", "cmdline", "config.gz", "consoles", "crypto", "diskstats", "dma", "driver",
+        "execdomains", "fb", "iomem", "ioports", "kpagecgroup", "kpagecount", "kpageflags", "locks",
+        "mdstat", "misc", "modules", "mtrr", "pagetypeinfo", "partitions", "pressure", "schedstat",
+        "slabinfo", "softirqs", "swaps", "tty", "vmallocinfo", "zoneinfo",
+    )
+)  # fmt: skip
+
 READ_ONLY_PATHS = (
     "/proc/bus",
     "/proc/fs",
@@ -71,12 +82,15 @@ RLIMITS = {"RLIMIT_CORE": (0, 0)}
 LEAST_SHARED_MEMORY = 64 << 20
 
 
-def mounts(memory: int | None) -> list[Mount]:
+def mounts(memory: int | None, *, strict: bool = False) -> list[Mount]:
     """The kernel's file systems. /dev/shm holds half of the memory limit, which counts it."""
     shared = max(LEAST_SHARED_MEMORY, (memory or 0) // 2)
     safe = ["nosuid", "noexec", "nodev"]
+    # By /proc/PID/mem a process writes also to memory that it can only read. `subset=pid` would
+    # hide more, but psutil and others read /proc/stat and /proc/meminfo when they are imported.
+    proc = [*safe, "ro", "hidepid=invisible"] if strict else safe
     return [
-        _mount("/proc", "proc", "proc", safe),
+        _mount("/proc", "proc", "proc", proc),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755", "size=65536k"]),
         _mount(
             "/dev/pts",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox_kernel import policy
+    from sandbox_kernel.linux.seccomp import Profile
 
 CPU_PERIOD = 100_000  # microseconds, the kernel's own default
 
@@ -67,12 +68,15 @@ def make(
             if not (kind == "network" and _shares(plan.network))
         ],
         "resources": resources(plan),
-        "maskedPaths": list(defaults.MASKED_PATHS),
+        "maskedPaths": [
+            *defaults.MASKED_PATHS,
+            *(defaults.STRICT_MASKED_PATHS if plan.strict else ()),
+        ],
         "readonlyPaths": list(defaults.READ_ONLY_PATHS),
         "rootfsPropagation": "private",
     }
-    if "seccomp=unconfined" not in plan.security_opt:
-        linux["seccomp"] = seccomp_profile.profile(held)
+    if (rules := profile(plan)) is not None:
+        linux["seccomp"] = rules
     config: oci.Config = {
         "ociVersion": oci.VERSION,
         "root": {"path": "rootfs", "readonly": plan.read_only},
@@ -103,6 +107,31 @@ def make(
         storage_size=plan.storage_size,
         image=image.digest,
     )
+
+
+def profile(plan: policy.ContainerPlan, also: Sequence[str] = ()) -> Profile | None:
+    """The rules of its filter of system calls; None: it has none.
+
+    `also`: calls of a process of ours (see `seccomp_profile.profile`).
+    """
+    if "seccomp=unconfined" in plan.security_opt:
+        return None
+    return seccomp_profile.profile(
+        capabilities_of(plan),
+        also,
+        families=_families(plan),
+        strict=plan.strict,
+        learnt=plan.seccomp_calls or None,
+    )
+
+
+def _families(plan: policy.ContainerPlan) -> tuple[int, ...]:
+    """With `strict` those that its network has: ours are IPv4 (`network.answering`)."""
+    if not plan.strict or _shares(plan.network):
+        return seccomp_profile.FAMILIES
+    if plan.network == "none":
+        return (seccomp_profile.AF_UNIX,)
+    return (seccomp_profile.AF_UNIX, seccomp_profile.AF_INET, seccomp_profile.AF_NETLINK)
 
 
 def _shares(network: str) -> bool:
@@ -188,7 +217,7 @@ def _mounts(plan: policy.ContainerPlan, image: Image) -> list[oci.Mount]:
     chosen.sort(key=lambda mount: mount["destination"].count("/"))
     taken = {mount["destination"] for mount in chosen}
     of_image = [cast("oci.Mount", mount) for mount in image.mounts]
-    basic = [*defaults.mounts(plan.memory), *of_image]
+    basic = [*defaults.mounts(plan.memory, strict=plan.strict), *of_image]
     if _shares(plan.network):  # sysfs belongs to a network namespace, and this one is not ours
         basic = [defaults.NO_SYSFS if each["type"] == "sysfs" else each for each in basic]
     return [mount for mount in basic if mount["destination"] not in taken] + chosen
@@ -199,9 +228,11 @@ def _planned(mount: policy.Mount, plan: policy.ContainerPlan) -> oci.Mount:
     if target in ("/", "/dev") or _below(target, defaults.KERNEL_TREES):
         raise InvalidOption("--mount", target, "a target other than /, /dev, and below /proc, /sys")
     access = ["ro", "rro"] if mount.read_only else ["rw"]
+    if plan.strict and not mount.read_only:
+        access.append("noexec")  # what a cell wrote there it can't execute, nor map so
     if mount.type == "tmpfs":
         size = mount.size or plan.storage_size or plan.memory
-        options = ["nosuid", "nodev", "mode=1777", *access[:1]]
+        options = ["nosuid", "nodev", "mode=1777", *(word for word in access if word != "rro")]
         options += [f"size={size}"] if size else []
         return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
     # rbind: the kernel refuses to uncover what a mount below the source hides.

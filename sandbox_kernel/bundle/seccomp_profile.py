@@ -231,7 +231,7 @@ AF_INET = 2
 AF_INET6 = 10
 AF_NETLINK = 16
 AF_PACKET = 17
-FAMILIES = (AF_UNIX, AF_INET, AF_INET6)
+FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)
 NETLINK_ROUTE = 0  # the C library asks it for interfaces and addresses
 NETLINK_NETFILTER = 12
 NETLINK_GENERIC = 16
@@ -239,19 +239,71 @@ NETLINK_GENERIC = 16
 # include/uapi/linux/personality.h: what is, Linux, UNAME26, both, and the question "which?".
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
+# include/uapi/asm-generic/mman-common.h and include/uapi/linux/shm.h
+PROT_WRITE = 0x2
+PROT_EXEC = 0x4
+MAP_ANONYMOUS = 0x20
+SHM_EXEC = 0x8000
+
+STRICT = _group(
+    "memory files",
+    "memory that could be mapped to be executed",
+    "memfd_create memfd_secret",
+)
+"""What a container with `strict` is refused beyond what has conditions."""
+
+OURS = _group(
+    "our own runners",
+    "what a cell, a kernel and the start of a program call, in all spellings that libraries have",
+    "accept accept4 access arch_prctl bind brk chdir chmod clock_gettime clock_nanosleep clone "
+    "close close_range connect dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_wait "
+    "eventfd2 execve execveat exit exit_group faccessat faccessat2 fchmod fchown fcntl "
+    "fdatasync fork fstat fstatfs fsync ftruncate futex getcwd getdents64 getegid geteuid "
+    "getgid getpeername getpgid getpgrp getpid getppid getrandom getrusage getsockname "
+    "getsockopt gettid getuid ioctl kill link linkat listen lseek lstat madvise mkdir mkdirat "
+    "mmap mprotect mremap munmap newfstatat open openat pipe pipe2 poll ppoll prctl pread64 "
+    "prlimit64 pselect6 pwrite64 read readlink readlinkat readv recvfrom recvmsg rename "
+    "renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn "
+    "rt_sigtimedwait sched_getaffinity sched_getparam sched_getscheduler sched_setscheduler "
+    "sched_yield select sendfile sendmsg sendto set_robust_list set_tid_address setsid "
+    "setsockopt shutdown sigaltstack socket socketpair stat statfs statx sysinfo tgkill umask "
+    "uname unlink unlinkat vfork wait4 waitid write writev",
+)
+"""What a filter that was learnt allows always, so that it can be used for cells and kernels too."""
+_ON_CONDITIONS = ("ioctl", "clone", "socket", "socketpair", "personality")
+
 _ALL = 0xFFFFFFFF
 _Condition = tuple[int, int]  # mask and value: (argument & mask) == value
 
 
-def profile(capabilities: Collection[str] = (), also: Collection[str] = ()) -> Profile:
+def profile(
+    capabilities: Collection[str] = (),
+    also: Collection[str] = (),
+    *,
+    families: Collection[int] = FAMILIES,
+    strict: bool = False,
+    learnt: Collection[str] | None = None,
+) -> Profile:
     """The `linux.seccomp` object for a container that holds these capabilities.
 
     `also`: calls that are refused to others, for a process of ours (see `runtime.templates`).
+    `families`: of sockets. `strict`: no memory is executed that no file is behind. `learnt`: of
+    what is allowed only these calls, and what our own runners need.
     """
     added = {call for name in capabilities for call in BY_CAPABILITY.get(name, "").split()}
     added |= set(also)
-    allowed = sorted({call for group in ALLOWED for call in group.calls} | added)
-    refused = {call for group in REFUSED for call in group.calls} - added - {"unshare"}
+    conditional = {call for call, _ in _EXECUTABLE} if strict else set()
+    closed = {*STRICT.calls} if strict else set()
+    allowed = sorted(
+        ({call for group in ALLOWED for call in group.calls} | added) - conditional - closed
+    )
+    refused = {call for group in REFUSED for call in group.calls} - added - {"unshare"} | closed
+    if learnt is not None:
+        kept = {*learnt, *OURS.calls, *also}
+        refused |= {call for call in allowed if call not in kept}
+        allowed = [call for call in allowed if call in kept]
+        shut = {call for call in (*_ON_CONDITIONS, *conditional) if call not in kept}
+        refused |= shut
     rules: list[Rule] = [
         {"names": allowed, "action": "SCMP_ACT_ALLOW"},
         _refuse(sorted(refused), errno.EPERM),
@@ -259,9 +311,12 @@ def profile(capabilities: Collection[str] = (), also: Collection[str] = ()) -> P
         _refuse(["clone3"], errno.ENOSYS),
         *_ioctl(),
         *_clone("CAP_SYS_ADMIN" in capabilities),
-        *_sockets(capabilities),
+        *_sockets(capabilities, families),
+        *(_executable() if strict else ()),
         *_one_of("personality", 0, PERSONALITIES, errno.EPERM),
     ]
+    if learnt is not None:
+        rules = [*rules[:3], *_without(shut, rules[3:])]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": errno.ENOSYS,
@@ -279,6 +334,13 @@ def closing(also: Collection[str]) -> Profile:
         "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [_refuse(sorted(also), errno.EPERM)],
     }
+
+
+def _without(closed: Collection[str], rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Rules with conditions, but for calls that are refused whatever their arguments are."""
+    for rule in rules:
+        if names := [name for name in rule["names"] if name not in closed]:
+            yield {**rule, "names": names}
 
 
 def _ioctl() -> Iterator[Rule]:
@@ -301,8 +363,43 @@ def _clone(administrator: bool) -> Iterator[Rule]:
         lower |= bit
 
 
-def _sockets(capabilities: Collection[str]) -> Iterator[Rule]:
-    families = [*FAMILIES, *([AF_PACKET] if "CAP_NET_RAW" in capabilities else [])]
+_EXECUTABLE: tuple[tuple[str, tuple[dict[int, _Condition], ...]], ...] = (
+    (
+        "mmap",
+        (
+            {2: (PROT_EXEC | PROT_WRITE, PROT_EXEC | PROT_WRITE)},
+            {2: (PROT_EXEC | PROT_WRITE, PROT_EXEC), 3: (MAP_ANONYMOUS, MAP_ANONYMOUS)},
+        ),
+    ),
+    ("mprotect", ({2: (PROT_EXEC, PROT_EXEC)},)),
+    ("pkey_mprotect", ({2: (PROT_EXEC, PROT_EXEC)},)),
+    ("shmat", ({2: (SHM_EXEC, SHM_EXEC)},)),
+)
+"""Calls that make memory executable, and when they are refused then. What the loader of programs
+does is left: a file, mapped to be read and executed. The answer is the one of SELinux, upon which
+libffi looks for another way."""
+
+
+def _executable() -> Iterator[Rule]:
+    for call, conditions in _EXECUTABLE:
+        for condition in conditions:
+            yield _refuse([call], errno.EACCES, condition)
+    yield _allow(["mmap"], {2: (PROT_EXEC, 0)})
+    yield _allow(["mmap"], {2: (PROT_EXEC | PROT_WRITE, PROT_EXEC), 3: (MAP_ANONYMOUS, 0)})
+    yield _allow(["mprotect", "pkey_mprotect"], {2: (PROT_EXEC, 0)})
+    yield _allow(["shmat"], {2: (SHM_EXEC, 0)})
+
+
+def _sockets(capabilities: Collection[str], known: Collection[int]) -> Iterator[Rule]:
+    """Netlink has conditions of its own; the rest of the families is as it is listed."""
+    families = [family for family in known if family != AF_NETLINK]
+    families += [AF_PACKET] if "CAP_NET_RAW" in capabilities else []
+    if AF_NETLINK not in known:
+        for family in families:
+            yield _allow(["socket", "socketpair"], {0: (_ALL, family)})
+        for condition in all_but(families):
+            yield _refuse(["socket", "socketpair"], errno.EAFNOSUPPORT, {0: condition})
+        return
     protocols = [NETLINK_ROUTE]
     if "CAP_NET_ADMIN" in capabilities:
         protocols += [NETLINK_NETFILTER, NETLINK_GENERIC]
@@ -399,6 +496,28 @@ def markdown() -> str:
         "## Refused with `EPERM`",
         "",
         *_table(REFUSED),
+        "",
+        "## With `--strict`",
+        "",
+        "What makes memory executable that no file is behind answers `EACCES`, and of the families",
+        "of sockets those are left that the network has.",
+        "",
+        "| call | passes | else |",
+        "|---|---|---|",
+        "| `mmap` | without `PROT_EXEC`; a file with it, without `PROT_WRITE` | `EACCES` |",
+        "| `mprotect`, `pkey_mprotect` | without `PROT_EXEC` | `EACCES` |",
+        "| `shmat` | without `SHM_EXEC` | `EACCES` |",
+        f"| {_calls(STRICT.calls)} | never | `EPERM` |",
+        "| `socket`, `socketpair` | no network: `AF_UNIX`; `bridge` or a name: `AF_INET` and "
+        "`AF_NETLINK` as above, too | `EAFNOSUPPORT` |",
+        "",
+        "## A filter that was learnt",
+        "",
+        "`sandbox-kernel learn-seccomp` proposes one, `--seccomp NAME` has it in force. Of the",
+        "calls above those pass that are in it, and always those that our own runners need; all",
+        "others answer `EPERM`. It never lets a call pass that is refused without it.",
+        "",
+        *_table((OURS,)),
         "",
         "## What a capability adds",
         "",

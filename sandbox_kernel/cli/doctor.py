@@ -164,8 +164,8 @@ def _seccomp() -> Check:
 def _landlock() -> Check:
     answer = probe("landlock")
     if answer["ok"]:
-        return Check("landlock", "good", answer["found"], "a second wall around files")
-    return Check("landlock", "weak", answer["found"], "one wall around files instead of two",
+        return Check("landlock", "good", answer["found"], "`--strict` can be had")
+    return Check("landlock", "weak", answer["found"], "`--strict` is refused",
         "boot with lsm=landlock,... on Linux 5.13 or later")  # fmt: skip
 
 

@@ -13,6 +13,7 @@ VERBS = {
     "ps": ("listing", "list containers"),
     "inspect": ("listing", "print everything about a container or an image"),
     "plan": ("planning", "print what would be in force, and why, without starting anything"),
+    "learn-seccomp": ("learning", "make a filter of the system calls that a program makes"),
     "limits": ("changing", "print or change the limits of a live container"),
     "logs": ("listing", "print what a container's program wrote"),
     "top": ("top", "show use against limits"),

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from sandbox_kernel import bundle, errors, image, policy, settings
+from sandbox_kernel import bundle, errors, image, learnt, policy, settings
 from sandbox_kernel.bundle import Bundle
 from sandbox_kernel.container import networking, program, warm
 from sandbox_kernel.container.process import Process, ProcessSpec, Usage
 from sandbox_kernel.image import Image
+from sandbox_kernel.linux import landlock
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client, walls
 from sandbox_kernel.runtime.client import Channel, Holder, Launcher
@@ -91,6 +92,7 @@ class Container:
         """
         if resolved is None:
             resolved = image.resolve(plan.image)  # before anything is started for it
+        plan = _fitted(plan, resolved)
         if detached:
             own = Launcher(detached=True)
             try:
@@ -163,7 +165,7 @@ class Container:
         plan: ContainerPlan, process: ProcessSpec, launcher: Launcher | Holder, resolved: Image
     ) -> None:
         """Work out the order of such a container, which is kept. Raises as `create`."""
-        _Order(plan, resolved, process, launcher, detached=False)
+        _Order(_fitted(plan, resolved), resolved, process, launcher, detached=False)
 
     @staticmethod
     def expect(
@@ -173,9 +175,8 @@ class Container:
         resolved: Image | None = None,
     ) -> None:
         """Have a container ready for a process like this one, soon. Raises as `create`."""
-        order = _Order(
-            plan, resolved or image.resolve(plan.image), process, launcher, detached=False
-        )
+        resolved = resolved or image.resolve(plan.image)
+        order = _Order(_fitted(plan, resolved), resolved, process, launcher, detached=False)
         if not order.programs:
             return
         channel = launcher.connect()
@@ -386,6 +387,13 @@ class _Order:
         return (self._wish.program(),) if self._wish else ()
 
 
+def _fitted(plan: ContainerPlan, resolved: Image) -> ContainerPlan:
+    """With `strict` the filter learnt for the image, if there is one. Raises StepFailed."""
+    if not plan.strict or plan.seccomp:
+        return plan
+    return policy.with_learnt(plan, learnt.of_image(resolved.digest), "learnt for the image")
+
+
 def _enforceable(
     plan: ContainerPlan, support: tuple[tuple[str, str], ...]
 ) -> tuple[ContainerPlan, tuple[str, ...]]:
@@ -443,6 +451,9 @@ def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     # The launcher takes the compiled program; the rules are three quarters of the configuration.
     profile = config["linux"].pop("seccomp", None)
+    if plan.strict:
+        domain = landlock.domain(landlock.need(), tcp=plan.network != "none")
+        config["process"] = {**config["process"], "landlock": domain}
     recipe: dict[str, Any] = {
         "config": config,
         "wall": _wall(plan, resolved, config, profile),
@@ -510,6 +521,8 @@ def _launch(base: Mapping[str, Any], process: ProcessSpec) -> dict[str, Any]:
         merged["user"] = {"username": process.user}
     if process.transfer:
         merged["transfer"] = dict(process.transfer)
+    if process.recorder is not None:
+        merged["recorder"] = process.recorder
     if process.root_only:
         merged["rootOnly"] = True
     return {

@@ -205,7 +205,7 @@ class FrameReader:
                 return
             try:
                 frame = self._decoder.decode(self._data[12 : 12 + size])
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
                 raise BrokenChannel from None
             most = self.room if isinstance(frame, BUNDLES) else MOST_TEXT
             end = 12 + size + body

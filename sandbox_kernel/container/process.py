@@ -38,6 +38,8 @@ class ProcessSpec:
     """Instead of a program: our own copying of files, see `runtime.transfer`."""
     root_only: bool = False
     """The plan's capabilities are root's alone, as builds have it: another user has none."""
+    recorder: int | None = None
+    """One of `descriptors` in the run, over which its calls are told: see `recording`."""
     logged: bool = False
     """Outputs that are not in `descriptors` go to the container's log."""
 

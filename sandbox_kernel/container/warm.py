@@ -66,13 +66,20 @@ def wish(
 ) -> Wish | None:
     """The template for this process; None where it has to start by itself.
 
-    Another program than our runners, another user than root, capabilities, the host's network or
-    another container's: the template can't give its child what it hasn't got itself. A kernel is
-    started once by a program, so only what is `kept` between programs has a template for one.
+    Another program than our runners, another user than root, capabilities, a learnt filter, the
+    host's network or another container's: the template can't give its child what it hasn't got
+    itself. A kernel is started once by a program, so only what is `kept` between programs has a
+    template for one.
     """
     if plan.cold or plan.runtime != "embedded" or plan.keep or not _network_ahead(plan):
         return None
-    if plan.cap_add or plan.user not in (None, "0", "root") or process.user or process.logged:
+    if (
+        plan.seccomp
+        or plan.cap_add
+        or plan.user not in (None, "0", "root")
+        or process.user
+        or process.logged
+    ):
         return None
     if "seccomp=unconfined" in plan.security_opt or process.transfer or plan.entrypoint:
         return None
@@ -88,7 +95,9 @@ def wish(
         if main == "kernel"
         else tuple(dict.fromkeys((*plan.warm, *learning.learnt())))
     )
-    return _wish(main, modules, enforceable(_nest(plan))[0], image, _stamp(image))
+    nest = enforceable(_nest(plan))[0]
+    network = plan.network if plan.strict else "none"
+    return _wish(main, modules, nest, network, image, _stamp(image))
 
 
 def _network_ahead(plan: ContainerPlan) -> bool:
@@ -123,16 +132,24 @@ def _nest(plan: ContainerPlan) -> ContainerPlan:
         storage_size=NEST_STORAGE,
         ulimit=plan.ulimit,
         env=plan.env,
+        strict=plan.strict,
         sources={},
     )
 
 
 @functools.lru_cache(maxsize=64)
 def _wish(
-    main: str, modules: tuple[str, ...], plan: ContainerPlan, image: Image, stamp: str
+    main: str,
+    modules: tuple[str, ...],
+    plan: ContainerPlan,
+    network: str,
+    image: Image,
+    stamp: str,
 ) -> Wish:
+    """`network`: of the containers of its children, whose filter it has."""
     made = bundle.make(plan, image)
-    profile = seccomp_profile.profile(also=ALSO)
+    profile = bundle.profile(dataclasses.replace(plan, network=network), ALSO)
+    assert profile is not None  # `wish` has none for a plan without a filter
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     config["linux"].pop("seccomp", None)
     process = {

@@ -345,7 +345,7 @@ def _no_number(text: str) -> NoReturn:
 def _convert(keys: dict[str, Any], kind: type[_Document], what: str) -> _Document:
     try:
         return msgspec.convert(keys, kind)
-    except (msgspec.ValidationError, ImageError) as error:
+    except (msgspec.ValidationError, UnicodeError, ImageError) as error:
         _refuse(what, shown(error))
 
 

@@ -180,7 +180,7 @@ def decode(table: object, where: str) -> dict[str, Pin]:
                 locks.decode(locks.encode(pin.lock), where)
                 if pin.lock.digest != pin.digest:
                     raise ImageError(f"`{pin.digest}` is not the digest of its lock")
-    except (msgspec.ValidationError, ImageError) as error:
+    except (msgspec.ValidationError, UnicodeError, ImageError) as error:
         raise ImageError(f"{doing}: {shown(error)}: {remedy}") from None
     return found
 

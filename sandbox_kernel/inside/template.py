@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import sys
 
 CONTROL = 4
@@ -39,6 +40,9 @@ PR_GET_TID_ADDRESS = 40
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
+# include/uapi/asm-generic/unistd.h and include/uapi/linux/landlock.h
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
+RULE_PATH_BENEATH = 1
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
 
@@ -249,6 +253,9 @@ def child(forker, order, descriptors, closing, main):
         step = "give up capabilities"
         give_up()
         check(prctl(PR_SET_DUMPABLE, 1, None, 0, 0))  # as after execve(2)
+        if order["landlock"]:
+            step = "enter a Landlock domain"
+            confine(order["landlock"])
         step = "close descriptors"
         os.closerange(3, own)
         os.closerange(own + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -299,6 +306,18 @@ def give_up():
     """No capability in any set, and, with `bound`, none that could come back."""
     check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, None, 0, 0))
     check(capset(*NO_CAPABILITY))
+
+
+def confine(domain):
+    """A domain as `linux/landlock.py` has it: of files below the root, which is the container's."""
+    ruleset = bytes.fromhex(domain["ruleset"])
+    ruleset = check(system_call(LANDLOCK_CREATE_RULESET, ruleset, ctypes.c_size_t(len(ruleset)), 0))
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    rule = struct.pack("=Qi", domain["below_root"], root)
+    check(system_call(LANDLOCK_ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0))
+    check(system_call(LANDLOCK_RESTRICT_SELF, ruleset, 0))
+    os.close(root)
+    os.close(ruleset)
 
 
 def install(program):

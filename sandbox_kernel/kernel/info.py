@@ -53,6 +53,11 @@ def merged(known: dict[str, Any], inside: KernelInfo) -> dict[str, Any]:
     return {**known, "language_info": language, **_features(found)}
 
 
+def without_debugger(known: dict[str, Any]) -> dict[str, Any]:
+    """Of a kernel in which no port can be opened, which its debugger needs."""
+    return {**known, **_features([n for n in known["supported_features"] if n != "debugger"])}
+
+
 def _features(names: list[str]) -> dict[str, Any]:
     return {"supported_features": names, "debugger": "debugger" in names}
 

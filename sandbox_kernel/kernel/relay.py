@@ -624,6 +624,8 @@ class Relay:
         if named is not None and moves(named.image):
             # The notebook takes its pins from this answer, and most front ends ask but once.
             self._inside.settled.wait(PIN_SECONDS)
+        if named is not None and named.strict and named.network == "none":
+            self._info = info.without_debugger(self._info)
         self._voice.reply(request, self._inside.pinning.info(self._info))
 
     def _connect_info(self, request: Request, _: Message) -> None:

@@ -78,7 +78,7 @@ def receive(channel: socket.socket, flags: int = 0) -> tuple[dict[str, Any], lis
             if not descriptors:
                 raise ValueError("a long message came without its memory")
             body = _take_memory(descriptors.pop())
-        message = json.loads(body)
+        message = parsed(body)
         if not isinstance(message, dict):
             raise ValueError("a message is a JSON object")
     except ValueError:
@@ -86,6 +86,14 @@ def receive(channel: socket.socket, flags: int = 0) -> tuple[dict[str, Any], lis
             os.close(descriptor)
         raise
     return message, descriptors
+
+
+def parsed(body: bytes) -> Any:
+    """The JSON of a packet. Raises ValueError, also for one that is nested too deep to be read."""
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("a message is nested too deep") from None
 
 
 def _take_memory(memory: int) -> bytes:

@@ -23,6 +23,9 @@ FSOPEN_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_CLOEXEC = 1
+FSPICK_EMPTY_PATH = 8
 FSMOUNT_CLOEXEC = 1
 
 MOUNT_ATTR_RDONLY = 0x00000001
@@ -81,6 +84,17 @@ def new_filesystem(kind: str, options: tuple[tuple[str, str | None], ...], attri
                 )
         c.syscall(c.FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
         return c.syscall(c.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def reconfigure(mounted: int, options: tuple[tuple[str, str], ...]) -> None:
+    """Set options of the file system that is mounted where a descriptor leads. Raises OSError."""
+    context = c.syscall(c.FSPICK, mounted, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+    try:
+        for key, value in options:
+            c.syscall(c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
+        c.syscall(c.FSCONFIG, context, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
     finally:
         os.close(context)
 

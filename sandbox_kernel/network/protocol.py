@@ -191,7 +191,10 @@ AnyRequest = (
 
 def read(message: dict[str, Any]) -> AnyRequest:
     """A packet as a request. Raises msgspec.ValidationError."""
-    request: AnyRequest = msgspec.convert(message, AnyRequest)
+    try:
+        request: AnyRequest = msgspec.convert(message, AnyRequest)
+    except UnicodeError as error:  # half of a pair of surrogates in a word
+        raise msgspec.ValidationError(str(error)) from None
     return request
 
 

@@ -11,12 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sandbox_kernel import bundle
-from sandbox_kernel.bundle import seccomp_profile
 from sandbox_kernel.linux import seccomp
 from sandbox_kernel.observe.fact import Fact, fact, read
 from sandbox_kernel.policy import ContainerPlan
 
-UNCONFINED = "seccomp=unconfined"
 _MODES = {0: "none", 1: "strict", 2: "filter"}  # include/uapi/linux/seccomp.h
 
 
@@ -85,9 +83,7 @@ def of_plan(plan: ContainerPlan) -> Filter | None:
 
 def profile_of(plan: ContainerPlan) -> seccomp.Profile | None:
     """The profile of which the filter of such a container is compiled; None: it has none."""
-    if UNCONFINED in plan.security_opt:
-        return None
-    return seccomp_profile.profile(held(plan))
+    return bundle.profile(plan)
 
 
 def held(plan: ContainerPlan) -> tuple[str, ...]:

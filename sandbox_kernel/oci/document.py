@@ -33,7 +33,7 @@ def load(bundle: str) -> dict[str, Any]:
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise StepFailed("read", path, why, error.errno or 0) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StepFailed("read", path, f"it is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise wrong("document", type(found).__name__, "an object")
@@ -76,8 +76,9 @@ def _check_linux(config: Mapping[str, Any], linux: Mapping[str, Any]) -> None:
         if kinds.count(kind) > 1:
             raise wrong("linux.namespaces.type", kind, "each type once")
     for entry in _list(linux, "namespaces"):
-        if entry.get("path") and not os.path.exists(entry["path"]):
-            raise wrong("linux.namespaces.path", entry["path"], "a namespace that is there")
+        path = entry.get("path")
+        if path and not (isinstance(path, str) and os.path.exists(path)):
+            raise wrong("linux.namespaces.path", path, "a namespace that is there")
     for field, kind, value in (
         ("linux.uidMappings", "user", linux.get("uidMappings")),
         ("linux.timeOffsets", "time", linux.get("timeOffsets")),
@@ -86,7 +87,7 @@ def _check_linux(config: Mapping[str, Any], linux: Mapping[str, Any]) -> None:
     ):
         if value and kind not in kinds:
             raise wrong(field, value, f"a namespace of type `{kind}` beside it")
-    for name in linux.get("sysctl") or {}:
+    for name in _object(linux, "sysctl"):
         _check_sysctl(name, set(kinds))
 
 
@@ -115,14 +116,17 @@ def check_process(process: Mapping[str, Any]) -> None:
     for name, held in _object(process, "capabilities").items():
         if name not in SETS:
             raise wrong(f"process.capabilities.{name}", "given", f"one of {', '.join(SETS)}")
+        if not isinstance(held, list | None):
+            raise wrong(f"process.capabilities.{name}", held, "a list of names")
         for each in held or ():
-            if each not in capabilities.NUMBERS:
+            if not isinstance(each, str) or each not in capabilities.NUMBERS:
                 raise wrong(f"process.capabilities.{name}", each, "a name of capabilities(7)")
     seen = set()
     for limit in _list(process, "rlimits"):
-        if limit.get("type") in seen:
-            raise wrong("process.rlimits", limit.get("type"), "each type once")
-        seen.add(limit.get("type"))
+        kind = limit.get("type")
+        if not isinstance(kind, str) or kind in seen:
+            raise wrong("process.rlimits.type", kind, "a name, and each once")
+        seen.add(kind)
 
 
 def _object(parent: Mapping[str, Any], name: str, *, needed: bool = False) -> Mapping[str, Any]:

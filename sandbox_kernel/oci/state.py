@@ -91,8 +91,10 @@ class Folder:
         try:
             with open(f"{self.path}/state.json", encoding="utf-8") as file:
                 known: dict[str, Any] = json.load(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StepFailed("find", self.name, "it was not made to the end", 2) from error
+        if not isinstance(known, dict):
+            raise StepFailed("find", self.name, "what was written of it is damaged", 2)
         return known
 
     def remove(self) -> None:

@@ -11,7 +11,8 @@ uid          then the identity
 directory    as the user; it must lie in the new root
 capabilities those asked for, in all sets, none by default
 no_new_privs no program can give any back
-seccomp      last: it forbids what the steps above need
+Landlock     with `strict`: as root of the container was found, and before the filter
+seccomp      last: it forbids what the steps above need; then who is to hear of each call
 exec
 """
 
@@ -22,7 +23,7 @@ import os
 import signal
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import capabilities, processes, seccomp_install
+from sandbox_kernel.linux import capabilities, landlock, processes, seccomp_install, seccomp_notify
 from sandbox_kernel.runtime import becoming, building, transfer, trying
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step
@@ -91,7 +92,7 @@ def status_of(errno: int) -> int:
 
 def can_spawn(process: Mapping[str, Any]) -> bool:
     """Whether `spawn` will do: the limits must be such that the maker can live with them too."""
-    return "transfer" not in process and all(
+    return not {"transfer", "recorder"} & process.keys() and all(
         limit == NO_CORE for limit in process.get("rlimits", ())
     )
 
@@ -145,6 +146,11 @@ def _become(
     environment.setdefault("HOME", home)
     arguments = process["args"]
     found = becoming.paths_of(arguments[0], environment.get("PATH", ""))
+    # What we do in a container ourselves also goes by descriptors that lead out of its root.
+    if "landlock" in process and "transfer" not in process:
+        landlock.enter(process["landlock"])
     if program is not None:
         seccomp_install.install(program)
+    if "recorder" in process:
+        seccomp_notify.report_to(process["recorder"])
     return found, arguments, environment

@@ -30,6 +30,8 @@ MOST_INODES = 1_000_000
 # Places that the kernel fills. An image in which one of them is a link is refused, since masks
 # and mounts would land elsewhere (CVE-2019-19921, CVE-2023-28642).
 OWN_PLACES = ("/proc", "/sys", "/dev")
+# Options of proc, of a container with `strict`, beyond those with which pid 1 mounts it.
+STRICT_PROC = frozenset(("ro", "hidepid=invisible"))
 
 
 class step:  # noqa: N801 - reads as a statement: `with step("mount", "/proc"):`
@@ -289,15 +291,31 @@ def _mount(root: int, mount: Mapping[str, Any], tree: int | None, trees: Mapping
 
 
 def _mount_by(mount_proc: Callable[[int], None], root: int, mount: Mapping[str, Any]) -> None:
-    with step("mount", mount["destination"]):
-        if set(mount["options"]) != first_process.MOUNT_OPTIONS:
+    destination, options = mount["destination"], set(mount["options"])
+    with step("mount", destination):
+        more = options - first_process.MOUNT_OPTIONS
+        if more - STRICT_PROC or not options >= first_process.MOUNT_OPTIONS:
             raise OSError(22, "pid 1 of this container knows no such options")
-        place = paths.find_or_make(root, mount["destination"], directory=True)
+        place = paths.find_or_make(root, destination, directory=True)
         try:
             mount_proc(place)
         finally:
             os.close(place)
             os.fchdir(root)
+    if not more:
+        return
+    # Pid 1 knows how to mount, and no options: they are set on what it has mounted.
+    place = paths.find(root, destination)
+    try:
+        for option in sorted(more - {"ro"}):
+            with step("mount", f"{destination} with {option}"):
+                key, _, value = option.partition("=")
+                mounts.reconfigure(place, ((key, value),))
+        if "ro" in more:
+            with step("make read-only", destination):
+                mounts.set_attributes(place, mounts.MOUNT_ATTR_RDONLY, recursive=False)
+    finally:
+        os.close(place)
 
 
 def _mask(root: int, path: str, trees: Mapping[str, int], attached: set[str]) -> None:

@@ -23,6 +23,12 @@ Nothing else is common: namespaces, groups, ids and files are the container's ow
 *A cell against the launcher.* It has no descriptor that leads there. The socket over which its
 program came is closed before the program runs, and the launcher reads from it only until then.
 
+*With `strict`* the child enters a Landlock domain too. It has to do so by itself, when it is in the
+container, as the domain is of what lies below that root; and none can be laid around the template
+before, since a domain of another root forbids all renaming between folders. It is the one wall that
+the kernel does not tell the launcher of. A hostile Python of an image could leave it out; it keeps
+the runs of a container apart, which all run that Python, and all other walls are checked.
+
 *A hostile image in the template.* Its modules run in the nest when they are imported: with no
 capability, no network, no file of the caller's, under limits and the filter, as any cell. What it
 could try more is to let a child skip a step: not to enter the group, to keep a descriptor, to stay
@@ -44,7 +50,6 @@ with its name, and imported by each cell that needs it.
 from __future__ import annotations
 
 import array
-import json
 import os
 import re
 import select
@@ -173,6 +178,7 @@ def ask_for_child(
         "container": held.id,
         "namespaces": [processes.FLAG_OF_NAMESPACE[kind] for kind in kinds],
         "rehearses": rehearses,
+        "landlock": held.order["config"]["process"].get("landlock"),
     }
     namespaces = [held.namespaces[kind] for kind in ("pid", *kinds)]
     try:
@@ -200,7 +206,7 @@ def hear_child(channel: socket.socket) -> tuple[dict[str, Any], int] | None:
             pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
     if not body:
         return None
-    message = json.loads(body)
+    message = messages.parsed(body)
     if not isinstance(message, dict):
         raise ValueError("a message is a JSON object")
     return message, pid

@@ -64,10 +64,13 @@ TRIED: dict[str, list[tuple[list[str], str, str]]] = {
         (["--security-opt=no-new-privileges"], "sed -n 's/^NoNewPrivs:.//p' /proc/self/status",
             "1\n"),
     ],
+    "strict": [([], "test -e /proc/1 && echo seen", "seen\n"),
+        (["--strict"], "test -e /proc/1 || echo hidden", "hidden\n")],
     "output": [(["--output=text"], "echo hi", "hi\n")],
     "runtime": [(["--runtime=embedded"], "echo hi", "hi\n")],
 }  # fmt: skip
 ELSEWHERE = {
+    "seccomp": "tests/integration/test_learning_calls.py: needs one that was learnt",
     "audit": "tests/integration/test_audit.py: writes to the user's folder",
     "device_read_bps": "tests/integration/test_cgroups_v1.py: needs a block device",
     "device_write_bps": "tests/integration/test_cgroups_v1.py: needs a block device",

@@ -72,6 +72,8 @@ WRONG: dict[str, list[str]] = {
     "cap_add": ["banana", "SYS_BANANA", "-1", ""],
     "cap_drop": ["banana", ""],
     "security_opt": ["seccomp=/my/profile.json", "label=disable", "apparmor=unconfined", ""],
+    "seccomp": ["", "../x", "a/b", "no-such-filter", "x" * 100],
+    "strict": ["maybe", "1", ""],
     "runtime": ["banana", "runc;id", ""],
     "audit": ["banana", "true", "ON", ""],
     "output": ["banana", "Safe", "safe,text", ""],

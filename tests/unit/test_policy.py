@@ -139,6 +139,37 @@ def test_nobody_but_the_user_widens(
 
 
 @pytest.mark.parametrize("source", BOUND)
+def test_anybody_may_ask_for_strict_and_only_the_user_takes_it_back(
+    nothing_set: Settings, source: str
+) -> None:
+    assert policy.plan(source, within=nothing_set, strict=True).strict
+    assert not policy.plan(source, within=nothing_set, strict=False).strict
+    own = settings.Layer("config file /u/config.toml:2", False, {"strict": True})
+    within = nothing_set._replace(layers=(own,))
+    assert policy.plan(source, within=within).strict
+    with pytest.raises(NotAllowed, match=r"--strict.*config\.toml:2"):
+        policy.plan(source, within=within, strict=False)
+    assert not policy.plan(settings.COMMAND_LINE, within=within, strict=False).strict
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("security_opt", "seccomp=unconfined"),
+        ("cap_add", "SYS_ADMIN"),
+        ("cap_add", "SYS_PTRACE"),
+        ("cap_add", "ALL"),
+        ("runtime", "runc"),
+    ],
+)
+def test_what_would_take_the_walls_of_strict_down_is_refused_with_it(
+    nothing_set: Settings, option: str, value: str
+) -> None:
+    with pytest.raises(InvalidOption, match="--strict"):
+        policy.plan(settings.COMMAND_LINE, within=nothing_set, strict=True, **{option: value})
+
+
+@pytest.mark.parametrize("source", BOUND)
 @pytest.mark.parametrize(
     "image",
     [

@@ -12,9 +12,11 @@ import random
 import bpf
 import pytest
 
+from sandbox_kernel import bundle
 from sandbox_kernel.bundle import seccomp_profile as tables
 from sandbox_kernel.container import warm
 from sandbox_kernel.linux import seccomp
+from sandbox_kernel.policy import ContainerPlan
 
 ARCHITECTURE = {"x86_64": bpf.AUDIT_ARCH_X86_64, "aarch64": bpf.AUDIT_ARCH_AARCH64}[
     platform.machine()
@@ -49,6 +51,67 @@ def number_of(call):
 def names(groups):
     """The calls of these tables that this machine has."""
     return [call for group in groups for call in group.calls if number_of(call) >= 0]
+
+
+EXECUTABLE = [
+    # call, arguments, whether `strict` lets it pass
+    ("mmap", (0, 4096, 3, 0x22), True),
+    ("mmap", (0, 4096, 5, 0x2), True),  # a library
+    ("mmap", (0, 4096, 5, 0x22), False),
+    ("mmap", (0, 4096, 7, 0x22), False),
+    ("mmap", (0, 4096, 7, 0x2), False),
+    ("mmap", (0, 4096, 6, 0x1), False),
+    ("mmap", (0, 4096, HIGH | 5, HIGH | 0x22), False),
+    ("mprotect", (0, 4096, 1), True),
+    ("mprotect", (0, 4096, 5), False),
+    ("mprotect", (0, 4096, HIGH | 4), False),
+    ("pkey_mprotect", (0, 4096, 4, 0), False),
+    ("pkey_mprotect", (0, 4096, 3, 0), True),
+    ("shmat", (0, 0, 0x8000), False),
+    ("shmat", (0, 0, 0x1000), True),
+]
+
+
+@pytest.mark.parametrize(("call", "arguments", "passes"), EXECUTABLE)
+def test_strict_lets_no_memory_be_executed_that_has_no_file(ask, strict, call, arguments, passes):
+    assert ask(call, *arguments) == bpf.ALLOW
+    refused = bpf.ERRNO | errno.EACCES
+    assert strict("none", call, *arguments) == (bpf.ALLOW if passes else refused)
+
+
+@pytest.mark.parametrize(
+    ("network", "families"),
+    [("none", {1}), ("bridge", {1, 2, 16}), ("friends", {1, 2, 16}), ("host", {1, 2, 10, 16}),
+     ("container:other", {1, 2, 10, 16})],
+)  # fmt: skip
+def test_strict_has_the_families_of_its_network(strict, network, families):
+    for call in ("socket", "socketpair"):
+        for family in range(64):
+            passes = bpf.ALLOW if family in families else EAFNOSUPPORT
+            assert strict(network, call, family, 1, 0) == passes
+            assert strict(network, call, HIGH | family, 1, 0) == passes
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """As `ask`, of a container with `strict` and this network."""
+    programs = {}
+
+    def ask(network, call, *arguments):
+        if network not in programs:
+            plan = ContainerPlan(strict=True, network=network)
+            programs[network] = seccomp.build(bundle.profile(plan))
+        number = number_of(call) if isinstance(call, str) else call
+        return bpf.answer(programs[network], number, *arguments, architecture=ARCHITECTURE)
+
+    return ask
+
+
+def test_strict_passes_no_call_that_the_usual_filter_refuses(ask, strict):
+    for number in range(600):
+        passes = strict("host", number) == bpf.ALLOW
+        assert not passes or ask(number) == bpf.ALLOW
+    assert strict("host", "memfd_create") == strict("host", "ptrace") == EPERM
 
 
 def test_no_call_stands_in_two_tables():

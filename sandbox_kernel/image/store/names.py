@@ -49,7 +49,7 @@ def read(places: Places) -> list[Descriptor]:
             return _DECODER.decode(file.read()).manifests
     except OSError as error:
         why = error.strerror
-    except (msgspec.DecodeError, ImageError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ImageError) as error:
         why = str(error)
     raise ImageError(
         f"read the list of images `{places.index}`: {why}: run `sandbox-kernel image repair`"

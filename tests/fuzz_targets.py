@@ -1,0 +1,465 @@
+"""Readers of bytes that others wrote, each with what it is fed and how it may refuse.
+
+`tests/unit/test_fuzz.py` feeds each a little, `make fuzz` as long as one wants.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gzip
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import dns.message
+import msgspec
+from hypothesis import strategies as st
+from layer_archives import archive, member, symlink
+
+from sandbox_kernel import audit, errors, learnt
+from sandbox_kernel.container import events
+from sandbox_kernel.containerfile import ignore
+from sandbox_kernel.containerfile.parse import parse
+from sandbox_kernel.image import documents, pins, reference
+from sandbox_kernel.image.environments import elf, lock, script
+from sandbox_kernel.image.layers import compression, tar
+from sandbox_kernel.image.layers.limits import Limits
+from sandbox_kernel.image.registry import authentication, credentials
+from sandbox_kernel.image.registry.configuration import Configuration
+from sandbox_kernel.image.registry.endpoints import Endpoint, Origin
+from sandbox_kernel.image.store import names
+from sandbox_kernel.kernel import wire, zmtp
+from sandbox_kernel.linux import messages
+from sandbox_kernel.network import answering, name_servers, protocol
+from sandbox_kernel.oci import document, state
+from sandbox_kernel.runtime import accounts, templates
+
+SMALL = Limits(plain=1 << 20, members=100, header=4096, records=32, holes=64, window=20)
+NAME = "sha256:" + "0" * 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """`read` is given what `fed` makes; it returns, or raises one of `refuses`."""
+
+    fed: st.SearchStrategy[Any]
+    read: Callable[[Any], object]
+    refuses: tuple[type[BaseException], ...] = ()
+    known: tuple[Any, ...] = ()
+    """What once was answered in another way; it is tried first, each time."""
+
+    def try_one(self, given: Any) -> None:
+        """Raises what the reader must not raise."""
+        with suppress(*self.refuses):
+            self.read(given)
+
+
+# -- what is fed ----------------------------------------------------------------------------------
+
+WORDS = st.sampled_from(["", "a", "/", "..", "-1", "root", "0" * 70, "\0", "\ud800", NAME, "é"])
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 1 << 70), st.floats(), WORDS, st.text(max_size=20)
+)
+ANY = st.recursive(
+    PLAIN,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    max_leaves=8,
+)
+NESTED = b"[" * 2000
+DEEP = st.sampled_from([b"[" * 2000, b'{"a":' * 2000, b"[" * 400 + b"]" * 400])
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each container in a document, with each key of it."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from _places(value[key])
+
+
+@st.composite
+def changed(draw: st.DrawFn, document: Any) -> Any:
+    """A document with some of its values replaced, left out or added."""
+    made = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        places = list(_places(made))
+        if not places:
+            return draw(ANY)
+        holder, key = draw(st.sampled_from(places))
+        if draw(st.booleans()):
+            holder[key] = draw(ANY)
+        elif isinstance(holder, dict):
+            holder.pop(key)
+            holder[draw(WORDS)] = draw(ANY)
+        else:
+            holder.append(draw(ANY))
+    return made
+
+
+def _written(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@st.composite
+def damaged(draw: st.DrawFn, *seeds: bytes) -> bytes:
+    """Bytes of which some were changed, cut off, doubled or put in; or any bytes at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.one_of(st.binary(max_size=600), DEEP))
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        how = draw(st.integers(0, 4))
+        if how == 0 and at < len(data):
+            data[at] = draw(st.integers(0, 255))
+        elif how == 1:
+            del data[at:]
+        elif how == 2:
+            del data[at : at + draw(st.integers(1, 40))]
+        elif how == 3:
+            data[at:at] = data[at : at + draw(st.integers(1, 600))]
+        else:
+            data[at:at] = draw(st.binary(max_size=16))
+    return bytes(data)
+
+
+def json_of(value: Any) -> st.SearchStrategy[bytes]:
+    """A document as text, changed as a document or as bytes."""
+    return st.one_of(changed(value).map(_written), damaged(_written(value)))
+
+
+def text_of(*seeds: str) -> st.SearchStrategy[str]:
+    """A text, changed as bytes are."""
+    whole = damaged(*(seed.encode() for seed in seeds))
+    return whole.map(lambda data: data.decode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def in_a_file(data: bytes, name: str = "file") -> Iterator[str]:
+    """The folder of a file that holds these bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/{name}", "wb") as file:
+            file.write(data)
+        yield folder
+
+
+# -- readers --------------------------------------------------------------------------------------
+
+SIGNER = wire.Signer(b"key")
+HEADER = {"msg_id": "m", "msg_type": "stream", "session": "s", "username": "u", "version": "5.3",
+          "date": "2026-01-01T00:00:00Z"}  # fmt: skip
+
+
+def _jupyter(frames: list[bytes]) -> None:
+    """As they are, and with a right signature, behind which the strict part begins."""
+    reader = wire.Reader(SIGNER, replays=True)
+    with suppress(wire.BadMessage):
+        reader.read(frames)
+    signed = [wire.DELIMITER, SIGNER.sign(frames[:4]), *frames]
+    message = reader.read(signed)
+    assert message.header.msg_type is not None
+
+
+def _zmtp(pieces: list[bytes]) -> None:
+    ours, theirs = socket.socketpair()
+    link = zmtp.Link(ours, "ROUTER", budget=1 << 16)
+    with theirs:
+        theirs.setblocking(False)
+        try:
+            for piece in pieces:
+                with suppress(BlockingIOError):
+                    theirs.send(piece)
+                for received in link.read():
+                    assert received.size <= 1 << 16 or received.cut
+        finally:
+            link.close()
+
+
+ZMTP_READY = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+ZMTP_MESSAGES = (b"\x01\x00\x00\x03abc", b"\x02\x00\x00\x00\x00\x00\x00\x00\x05abcde")
+
+
+def _frames_of_a_cell(pieces: list[bytes]) -> None:
+    reader = events.FrameReader()
+    reader.room = 4096
+    for piece in pieces:
+        for frame, body in reader.feed(piece):
+            if isinstance(frame, events.BUNDLES) and body is not None:
+                events.bundle(frame, body)
+
+
+def _cell_frame(header: bytes, body: bytes = b"") -> bytes:
+    return len(header).to_bytes(4, "little") + len(body).to_bytes(8, "little") + header + body
+
+
+CELL_FRAMES = (
+    _cell_frame(b'{"kind":"display","parts":[["a/plain",2,"text"],["a/json",2,"json"]]}', b"hi[]"),
+    _cell_frame(b'{"kind":"done","status":"ok"}'),
+    _cell_frame(b'{"kind":"error","name":"E","value":"v","traceback":"t"}'),
+)  # fmt: skip
+
+
+def _packet(data: bytes) -> None:
+    ours, theirs = messages.pair()
+    with ours, theirs:
+        theirs.send(data[: messages.LONGEST_PACKET] or b" ")
+        received = messages.receive(ours)
+        assert received is not None and isinstance(received[0], dict) and not received[1]
+
+
+def _child_of_a_template(data: bytes) -> None:
+    ours, theirs = messages.pair()
+    with ours, theirs:
+        theirs.send(data[: 1 << 16] or b" ")
+        assert templates.hear_child(ours) is not None
+
+
+def _unpacked(data: bytes) -> None:
+    """As the kind that its first bytes say, in pieces of some bytes."""
+    size = 1 + len(data) % 700
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    said = compression.kind(data[:4])
+
+    def read() -> bytes:
+        return pieces.pop(0) if pieces else b""
+
+    assert sum(map(len, compression.plain(read, said, SMALL))) <= SMALL.plain
+
+
+ZSTD = compression.zstd.compress(b"zstd" * 300)
+GZIP = gzip.compress(b"gzip" * 300, mtime=0)
+GZIP_NAMED = (
+    b"\x1f\x8b\x08\x1e\0\0\0\0\0\xff\x02\0ab" + b"name\0" + b"comment\0" + b"\0\0" + GZIP[10:]
+)
+
+
+def _members(data: bytes) -> None:
+    pieces = [data[at : at + 512] for at in range(0, len(data), 512)]
+    reader = tar.Reader(lambda: pieces.pop(0) if pieces else b"", SMALL)
+    while reader.member() is not None:
+        for _ in reader.data():
+            pass
+
+
+ARCHIVE = archive(
+    member(b"pax", b"20 path=d/some-name\n27 SCHILY.xattr.user.x=val\n", kind=b"x"),
+    member(b"x", b"data" * 50),
+    member(b"././@LongLink", b"n" * 150 + b"\0", kind=b"L", magic=b"ustar  \0"),
+    member(b"n", b"x"),
+    symlink(b"l", b"d"),
+)
+
+
+def _ignored(text: str) -> None:
+    rules = ignore.read(text, ".dockerignore")
+    for path in ("a", "a/b/c.txt", "*", "a\nb"):
+        rules.is_left_out(path)
+
+
+def _configuration(data: bytes) -> None:
+    with in_a_file(data, "config.json") as folder:
+        document.load(folder)
+
+
+CONFIGURATION = {
+    "ociVersion": "1.2.0",
+    "root": {"path": "rootfs"},
+    "process": {
+        "args": ["true"],
+        "cwd": "/",
+        "capabilities": {"bounding": ["CAP_KILL"]},
+        "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+    },
+    "mounts": [{"destination": "/proc", "type": "proc"}],
+    "hooks": {"poststop": [{"path": "/bin/true"}]},
+    "hostname": "h",
+    "linux": {
+        "namespaces": [{"type": "uts"}, {"type": "ipc", "path": "/proc/self/ns/ipc"}],
+        "sysctl": {"kernel.shmmax": "1"},
+    },
+}
+
+
+def _state(data: bytes) -> None:
+    with in_a_file(data, "state.json") as folder:
+        place = state.Folder(os.path.dirname(folder), os.path.basename(folder))
+        assert isinstance(place.read(), dict)
+
+
+def _record(data: bytes) -> None:
+    with in_a_file(data, audit.NAME) as folder:
+        for line in audit.lines(f"{folder}/{audit.NAME}"):
+            assert isinstance(line, dict)
+
+
+def _listed(data: bytes) -> None:
+    class Places:
+        index = ""
+
+    with in_a_file(data, "index.json") as folder:
+        Places.index = f"{folder}/index.json"
+        names.listed(Places)  # type: ignore[arg-type]
+
+
+def _login(data: bytes) -> None:
+    with in_a_file(data) as folder:
+        content = credentials._read(f"{folder}/file")
+        if content is not None:
+            credentials._from_auths(content, "ghcr.io", "file")
+
+
+def _account(data: bytes) -> None:
+    with in_a_file(data, "passwd") as folder:
+        found = accounts.find(f"{folder}/passwd", lambda fields: fields[0] == "user")
+        if found is not None:
+            accounts._number(found[2])
+
+
+def _program(data: bytes) -> None:
+    with in_a_file(data) as folder:
+        file = os.open(f"{folder}/file", os.O_RDONLY)
+        try:
+            elf.read(file)
+        finally:
+            os.close(file)
+
+
+with open(os.path.realpath("/proc/self/exe"), "rb") as _own:
+    ELF = _own.read(2048)
+
+
+def _challenge(header: str) -> None:
+    for challenge in authentication.challenges([header]):
+        assert challenge.scheme == challenge.scheme.lower()
+
+
+GHCR = Endpoint(Origin("https", "ghcr.io", 443), "o/n", "ghcr.io")
+
+
+def _realm(text: str) -> None:
+    """A password goes to the registry itself, whatever it says."""
+    challenge = authentication.Challenge("bearer", {"realm": text, "service": text})
+    url = authentication.realm(GHCR, challenge, Configuration(), secret=True)
+    assert authentication.origin_of(url) == GHCR.origin
+    authentication.token_request(url, challenge, ["s"], None)
+
+
+def _answered(data: bytes) -> None:
+    asked = dns.message.make_query("a.example", "A")
+    answering.understood(data, asked)
+    answering.read(data)
+
+
+QUERY = dns.message.make_query("a.example", "A", use_edns=0).to_wire()
+LAYER = {"mediaType": documents.OCI_LAYER_GZIP, "digest": NAME, "size": 3}
+MANIFEST = {
+    "schemaVersion": 2,
+    "mediaType": documents.OCI_MANIFEST,
+    "config": {"mediaType": documents.OCI_CONFIG, "digest": NAME, "size": 2},
+    "layers": [LAYER],
+}
+INDEX = {
+    "schemaVersion": 2,
+    "manifests": [
+        {"mediaType": documents.OCI_MANIFEST, "digest": NAME, "size": 3,
+         "platform": {"os": "linux", "architecture": "amd64"}, "annotations": {"a": "b"}}
+    ],
+}  # fmt: skip
+IMAGE = {
+    "os": "linux",
+    "architecture": "amd64",
+    "config": {"Env": ["A=b"], "Cmd": ["sh"], "User": "0", "Labels": {"a": "b"}},
+    "rootfs": {"type": "layers", "diff_ids": [NAME]},
+    "history": [{"created_by": "x"}],
+}
+WHEEL = {"name": "a", "version": "1", "file": "a-1-py3-none-any.whl", "sha256": "0" * 64,
+         "size": 1, "url": "https://a/b"}  # fmt: skip
+LOCK = {"python": "3.12", "requirements": ["a"], "wheels": [WHEEL]}
+PLUG = {"do": "plug", "container": "a" * 12, "network": "bridge", "shape": {"bandwidth": 1}}
+
+OURS = (errors.ImageError,)
+PIECES = st.lists(damaged(*CELL_FRAMES), max_size=4)
+TARGETS: dict[str, Target] = {
+    "jupyter-frames": Target(
+        st.tuples(json_of(HEADER), json_of(HEADER), json_of({"a": {}}), json_of({"text": ""}),
+                  st.binary(max_size=8)).map(list),
+        _jupyter, (wire.BadMessage,)),
+    "zmtp": Target(
+        st.lists(damaged(*ZMTP_MESSAGES, ZMTP_READY), max_size=5).map(
+            lambda pieces: [zmtp.GREETING, ZMTP_READY, *pieces]),
+        _zmtp, (wire.BadMessage,)),
+    "zmtp-greeting": Target(
+        st.lists(damaged(zmtp.GREETING), max_size=2), _zmtp, (wire.BadMessage,)),
+    "cell-frames": Target(PIECES, _frames_of_a_cell, (events.BrokenChannel,),
+                          ([_cell_frame(b'{"kind":"\x80"}')],)),
+    "packets": Target(json_of({"op": "create", "id": "x"}), _packet, (ValueError,), (NESTED,)),
+    "template-child": Target(
+        json_of({"here": "x"}), _child_of_a_template, (ValueError,), (NESTED,)),
+    "references": Target(
+        text_of("ghcr.io/o/n:tag@" + NAME, "build:./x#File", "packages: a==1 on python:3"),
+        reference.parse, OURS),
+    "manifests": Target(json_of(MANIFEST), documents.decode, OURS),
+    "indexes": Target(json_of(INDEX), documents.decode, OURS,
+                      (b'{"schemaVersion":2,"manifests":[{"mediaType":"\\ud800"}]}',)),
+    "image-configurations": Target(json_of(IMAGE), documents.decode_config, OURS),
+    "compression": Target(
+        st.one_of(damaged(GZIP, ZSTD, GZIP_NAMED, GZIP + GZIP),
+                  damaged(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + ZSTD)),
+        _unpacked, OURS),
+    "tar": Target(damaged(ARCHIVE), _members, OURS),
+    "containerfiles": Target(
+        text_of("# syntax=x\nARG A=b\nFROM a AS b\nRUN --mount=type=cache,target=/x <<E\nhi\nE\n",
+                'FROM a\nCOPY --from=b --chmod=0755 ["a", "b"]\nENV A="$A${B:-c}"\nUSER a:b\n'),
+        parse, (errors.ContainerfileError,)),
+    "ignore-patterns": Target(
+        text_of("# c\n*.o\n!a/**/b\n[a-z]?\\x\n", "**/a\n!../x\n[^]a]\n"),
+        _ignored, (errors.ContainerfileError,)),
+    "challenges": Target(
+        text_of('Bearer realm="https://a/t",service="b",scope="c:d:e", Basic realm=x'), _challenge),
+    "realms": Target(
+        text_of("https://ghcr.io/token?a=b", "https://ghcr.io@h/", "http://[::1]:80/x#f"),
+        _realm, (errors.RegistryError,)),
+    "tokens": Target(
+        json_of({"token": "abc", "access_token": "d", "expires_in": 60}),
+        lambda body: authentication.read_token(body, GHCR, 100), (errors.RegistryError,)),
+    "logins": Target(
+        json_of({"auths": {"ghcr.io": {"auth": "YTpi", "identitytoken": ""}}}),
+        _login, (errors.RegistryError,)),
+    "dns": Target(damaged(QUERY), _answered),
+    "name-servers": Target(text_of("nameserver 1.1.1.1\nsearch x\n"), name_servers.read),
+    "network-requests": Target(
+        changed(PLUG), protocol.read, (msgspec.ValidationError,), ({"\ud800": 1},)),
+    "script-headers": Target(
+        text_of('# /// script\n# requires-python = ">=3.9"\n# dependencies = ["a==1"]\n# ///\n',
+                "# /// script\n# [tool.uv]\n# exclude-newer = 2024-01-01\n# ///\n"),
+        lambda code: script.reference(code, "host"), OURS),
+    "locks": Target(json_of(LOCK), lambda data: lock.decode(data, "x"), OURS),
+    "pins": Target(
+        changed({"images": {"a": {"digest": NAME}}}), lambda table: pins.decode(table, "x"), OURS,
+        ({"\ud800": None},)),
+    "learnt-filters": Target(
+        json_of({"calls": ["read"], "learnt_from": ["x"]}),
+        lambda data: learnt.decode(data, "x"), (errors.StepFailed,), (NESTED,)),
+    "oci-configuration": Target(
+        json_of(CONFIGURATION), _configuration, (errors.StepFailed, errors.InvalidOption),
+        (NESTED, *(_written({**CONFIGURATION, name: value}) for name, value in (
+            ("linux", {"sysctl": [1]}), ("linux", {"namespaces": [{"type": "ipc", "path": 1}]}),
+            ("process", {"args": ["a"], "cwd": "/", "rlimits": [{"type": []}]}),
+            ("process", {"args": ["a"], "cwd": "/", "capabilities": {"bounding": 1}}),
+            ("process", {"args": ["a"], "cwd": "/", "capabilities": {"bounding": [{}]}}))))),
+    "oci-state": Target(
+        json_of({"id": "a", "pid": 1}), _state, (errors.StepFailed,), (NESTED, b"[]")),
+    "audit-lines": Target(
+        damaged(b'{"kind": "start", "run": "a"}\n{"kind": "end", "run": "a"}\n'), _record, (),
+        (NESTED,)),
+    "image-names": Target(json_of(INDEX), _listed, OURS,
+                          (NESTED, _written(INDEX).replace(b"mediaT", b"\x80"))),
+    "accounts": Target(
+        damaged(b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:\n"),
+        _account, (errors.StepFailed,)),
+    "programs": Target(damaged(ELF), _program, (ValueError,)),
+}  # fmt: skip
