@@ -19,12 +19,13 @@ PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils binutils binutils-aarch64-l
 	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc runsc \
 	skopeo strace umoci user-mode-linux util-linux
 
-.PHONY: help demo lab test hostile check bench format docs clean packages packages-to-test
+.PHONY: help demo lab test hostile chaos check bench format docs clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
 	@echo "make hostile run the corpus of attacks, and print a table of its entries"
+	@echo "make chaos   kill, stop, fill and damage what runs, and look that all holds (SEEDS=20)"
 	@echo "make bench   measure speed and size beside runc, bwrap and ipykernel"
 	@echo "make format  put the code into its one format"
 	@echo "make docs    make the reference pages of what the program declares"
@@ -52,6 +53,10 @@ test: packages-to-test check
 # Each entry of the corpus as root and as an ordinary user, with control groups v1 and v2.
 hostile: .venv/.ready-to-test packages-to-test
 	UV=$(UV) $(BIN)/python tests/hostile_table.py $(COLUMNS)
+
+# Faults at numbered points of a workload, and what has to hold afterwards. SEED=7 repeats one.
+chaos: .venv/.ready-to-test packages-to-test
+	PYTHONPATH=tests $(BIN)/python -m chaos $(call given,SEED SEEDS SECONDS)
 
 # Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
 bench: .venv/.ready-to-test packages-to-test
@@ -89,6 +94,9 @@ clean:
 .venv-uv/bin/uv: | packages
 	$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/pip install --quiet uv
+
+# NAME=VALUE of those that were given on the command line.
+given = $(foreach name,$(1),$(if $($(name)),$(name)=$($(name))))
 
 define install
 	@missing=; for package in $(1); do \

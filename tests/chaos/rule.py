@@ -1,0 +1,99 @@
+"""What has to hold after the faults of a seed: the findings, one line each. None: it held."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from pathlib import Path
+
+import leftovers
+
+import sandbox_kernel
+from sandbox_kernel import errors
+from sandbox_kernel.image import documents
+from sandbox_kernel.image.store import Store, blobs
+from sandbox_kernel.network import client as network
+from sandbox_kernel.runtime import client
+
+KEPT = re.compile(r"index\.(previous|broken)|sha(256|512)-[0-9a-f]+|oci-layout")
+"""Names in `partial/` that are there on purpose: the list as it was, and beginnings of blobs."""
+RUNTIME = Path("/run/sandbox-kernel")
+
+
+def lost(saved: list[tuple[str, str, str]], excused: set[str], *, last_name: bool) -> list[str]:
+    """What was said to be saved and is not there as it was. `excused`: what `repair` named.
+
+    `last_name`: the list of images was damaged, and put back as it was before its last change.
+    """
+    store = Store.open()
+    found = []
+    for what, key, value in saved:
+        if what == "file":
+            there = Path(key).read_text() if Path(key).exists() else None
+            if there != value:
+                found.append(f"lost: file {key} has {there!r}, not {value!r}")
+            continue
+        full = store.full_name(key)
+        if full in excused:
+            continue
+        try:
+            image = store.find(key)
+            whole = image.digest == value
+            for part in (image.manifest.config, *image.manifest.layers):
+                blobs.read(store.places, part.digest, documents.LARGEST_DOCUMENT << 4)
+        except errors.ImageError as error:
+            found.append(f"lost: image {key}: {error}")
+        else:
+            if not whole:
+                found.append(f"lost: image {key} is {image.digest}, not {value}")
+    missing = [line for line in found if "lost: image" in line and "none such" in line]
+    if last_name and len(missing) == 1:
+        found.remove(missing[0])
+    return found
+
+
+def store_is_whole() -> list[str]:
+    """After a collection of garbage nothing is wrong with the store, and nothing is over."""
+    store = Store.open()
+    store.prune()
+    found = [f"store: {problem}" for problem in store.check()]
+    over = [name for name in os.listdir(f"{store.root}/partial") if not KEPT.fullmatch(name)]
+    return found + [f"store: partial/{name} is left" for name in over]
+
+
+def next_start() -> list[str]:
+    """The next program works, and removes what was left."""
+    try:
+        text = sandbox_kernel.run("6 * 7").check().text
+    except errors.SandboxError as error:
+        return [f"the next start fails: {type(error).__name__}: {error}"]
+    finally:
+        client.stop_pool()
+        client.end_shared()
+        stop_what_waits()
+    return [] if text == "42" else [f"the next start answers {text!r}"]
+
+
+def stop_what_waits() -> None:
+    """What is kept ready on purpose between programs."""
+    with contextlib.suppress(errors.SandboxError):
+        client.stop_holder()
+    network.stop()
+
+
+def left(before: leftovers.Snapshot) -> list[str]:
+    """Processes, mounts, groups, interfaces and files since `before`, and locks of nobody."""
+    found = [
+        f"left: {line}"
+        for line in leftovers.settled(leftovers.keeper_pid(), before, program=os.getpid())
+    ]
+    found += [f"left: {path}" for path in RUNTIME.glob("relay-*")]
+    for path in (RUNTIME / "ids").glob("*"):
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(f"left: a lock of ids: {path}")
+    return found
