@@ -954,6 +954,9 @@ class Launcher:
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
+        over = wiring.as_message(NoSuchContainer(f"find container `{held.id}`: it has ended"))
+        for waiting in cells.unanswered(held):
+            self._answer(waiting, over)  # type: ignore[arg-type] # as in `_on_agent`
         for channel in (held.agent, held.keeper):
             self.forget(channel.fileno() if channel else -1)
         for descriptor in (held.pidfd, held.oom_fd):
@@ -975,10 +978,10 @@ class Launcher:
             failure = StepFailed("remove", held.id, str(error))
             # Said in any case, and tried again by the sweep of the next start.
             print(f"sandbox-kernel: {failure}", file=sys.stderr, flush=True)
-        waiting = held.order.pop("waiting", ())
+        removers = held.order.pop("waiting", ())
 
         def gone() -> None:
-            for client in waiting:
+            for client in removers:
                 self._answer(
                     client, wiring.as_message(failure) if failure else {"event": "removed"}
                 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,23 +32,23 @@ import psutil  # noqa: E402
 from chaos import rule  # noqa: E402
 from chaos.crew import Crew  # noqa: E402
 from chaos.faults import PIDS, RUNTIME, Faults  # noqa: E402
-from chaos.schedule import points  # noqa: E402
+from chaos.schedule import Point, points, work  # noqa: E402
 from sandbox_kernel.image import archives  # noqa: E402
 from sandbox_kernel.image.store import Store, places  # noqa: E402
 
-EVERYBODY = ("fresh", "held", "network", "images", "kernel", "warm", "carry")
 READY_SECONDS = 60.0
 GO_ON_SECONDS = 60.0
 APART_SECONDS = 0.7
 """At least so long from one fault to the next, so that there is work that it can meet."""
-DISK = "96m"
+DISK, INODES = "96m", 6000
 
 
 class Outcome:
     """Of one seed: what was found, what was done, and how much work that met."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: tuple[str, ...]) -> None:
         self.seed = seed
+        self.kinds = kinds
         self.findings: list[str] = []
         self.did: list[str] = []
         self.said: list[str] = []
@@ -56,7 +57,8 @@ class Outcome:
 
     def __str__(self) -> str:
         return (
-            f"seed {self.seed}: {len(self.findings)} findings; {self.steps} steps, "
+            f"seed {self.seed} ({', '.join(self.kinds)}): {len(self.findings)} findings; "
+            f"{self.steps} steps, "
             f"{self.failed} of them failed, {self.restarts} programs started again, "
             f"{self.saved} saved, "
             f"{self.seconds:.0f} s"
@@ -69,18 +71,18 @@ class Outcome:
         return "\n".join([str(self), *(f"  {line}" for line in lines)])
 
 
-def run(
-    seed: int, seconds: float, kinds: tuple[str, ...] = EVERYBODY, *, count: int = 9
-) -> Outcome:
+def run(seed: int, seconds: float, kinds: tuple[str, ...] = (), *, count: int = 9) -> Outcome:
     """One seed."""
-    outcome = Outcome(seed)
+    kinds = kinds or work(seed)
+    outcome = Outcome(seed, kinds)
     began = time.monotonic()
     before = leftovers.take(leftovers.keeper_pid(), program=os.getpid())
-    with _world() as (disk, logs, group), _bystander() as stranger:
+    with _world(seed) as (disk, logs, group), _bystander() as stranger:
         crew = Crew(kinds, disk, logs, group)
         faults = Faults(disk, group)
         try:
-            outcome.findings += _workload(seed, seconds, crew, faults, count)
+            due = points(seed, kinds, count)
+            outcome.findings += _workload(list(due), seconds, crew, faults)
         finally:
             faults.undo(now=True)
             crew.kill()
@@ -101,14 +103,14 @@ def run(
     return outcome
 
 
-def _workload(seed: int, seconds: float, crew: Crew, faults: Faults, count: int) -> list[str]:
+def _workload(waiting: list[Point], seconds: float, crew: Crew, faults: Faults) -> list[str]:
     """The faults while everybody works, and that everybody goes on without them."""
     late = crew.go_on(READY_SECONDS, steps=1)
     if late or crew.failed:
         return [f"before any fault: {line}" for line in (*late, *crew.failed)]
     first = crew.steps
     began = time.monotonic()
-    waiting = list(points(seed, count))
+    count = len(waiting)
     last = 0.0
     while not crew.wrong and (waiting or time.monotonic() - began < seconds):
         crew.listen(min(0.2, faults.next_end()))
@@ -127,7 +129,7 @@ def _workload(seed: int, seconds: float, crew: Crew, faults: Faults, count: int)
 
 
 @contextlib.contextmanager
-def _world() -> Iterator[tuple[Path, Path, Path | None]]:
+def _world(seed: int) -> Iterator[tuple[Path, Path, Path | None]]:
     """A small disk with a store and a layout on it, a folder for logs, a group of processes."""
     with tempfile.TemporaryDirectory(prefix="sandbox-kernel-chaos-", dir="/var/tmp") as name:
         logs, disk, other = Path(name, "logs"), Path(name, "disk"), Path(name, "other")
@@ -136,36 +138,43 @@ def _world() -> Iterator[tuple[Path, Path, Path | None]]:
         Path(name).chmod(0o755)
         store = Store.open(str(other))
         made = made_images.small(store)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", "chaos", disk], check=True
-        )
-        group = PIDS / f"chaos-{os.getpid()}" if PIDS.parent.is_dir() else None
-        if group is not None:
-            group.mkdir(parents=True)
-        kept = os.environ.get(places.VARIABLE)
-        os.environ[places.VARIABLE] = str(disk / "images")
-        os.environ["JUPYTER_RUNTIME_DIR"] = str(logs / "jupyter")
+        group = PIDS / f"chaos-{os.getpid()}-{seed}" if PIDS.parent.is_dir() else None
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},nr_inodes={INODES},mode=755"]
+        subprocess.run([*mount, "chaos", disk], check=True)
         try:
+            if group is not None:
+                group.mkdir(parents=True)
             archives.saving.save_layout(store, made, str(disk / "layout"), None)
-            yield disk, logs, group
+            with _environment(str(disk / "images"), str(logs / "jupyter")):
+                yield disk, logs, group
         finally:
-            if kept is None:
-                del os.environ[places.VARIABLE]
-            else:
-                os.environ[places.VARIABLE] = kept
-            del os.environ["JUPYTER_RUNTIME_DIR"]
             subprocess.run(["umount", disk], check=True)
             if group is not None:
                 _remove_group(group)
 
 
+@contextlib.contextmanager
+def _environment(images: str, jupyter: str) -> Iterator[None]:
+    """Of all that is started meanwhile: a store, and where Jupyter has its connection files."""
+    before = dict(os.environ)
+    os.environ.update({places.VARIABLE: images, "JUPYTER_RUNTIME_DIR": jupyter})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _remove_group(group: Path) -> None:
     """As soon as nobody is in it; who stays there is found as left."""
     deadline = time.monotonic() + leftovers.SECONDS_TO_SETTLE
-    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)  # the end of processes that are nobody's children can't be waited for
-    with contextlib.suppress(OSError):
-        group.rmdir()
+    while time.monotonic() < deadline:
+        try:
+            group.rmdir()
+        except OSError:
+            time.sleep(0.05)  # the end of processes that are nobody's children can't be waited for
+        else:
+            return
 
 
 @contextlib.contextmanager
@@ -192,6 +201,7 @@ def main(words: list[str]) -> int:
             env={**os.environ, "PYTHONPATH": str(HERE.parent)}, check=False,
         ).returncode  # fmt: skip
     leftovers.keep()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     given = {"SEEDS": "20", "SECONDS": "15", **dict(word.split("=", 1) for word in words[1:])}
     seeds = [int(given["SEED"])] if "SEED" in given else range(1, int(given["SEEDS"]) + 1)
     bad = []

@@ -179,7 +179,7 @@ class Faults:
     def _damage(self, point: Point) -> str:
         store = self._store / "images"
         chance = random.Random(point.nth)
-        blobs = sorted((store / "blobs/sha256").iterdir())
+        blobs = sorted(store.glob("blobs/sha256/*"))
         launchers = sorted((RUNTIME / "launchers").glob("*"))
         match point.at:
             case "a bit of a blob":

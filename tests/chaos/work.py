@@ -8,6 +8,7 @@ What must never be is `wrong`: another result, an exception that is not ours, no
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -31,7 +32,9 @@ from sandbox_kernel.image.store import Store
 
 LIMITS = {"memory": "192m", "pids_limit": 64}
 ANSWER_SECONDS = 40.0
-PAUSE_SECONDS = 0.05
+OF_THE_PROGRAM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.EIO, errno.EBUSY)
+"""What a program that has nothing left itself may be told as Python tells it."""
+PAUSE_SECONDS = 0.2
 _REPORT = os.dup(1)
 """Standard output as it was; what programs below this one write there goes to standard error."""
 SERVER = """
@@ -65,7 +68,11 @@ class KernelDied(Exception):
 
 def say(kind: str, **facts: object) -> None:
     """One line to whoever started this."""
-    os.write(_REPORT, json.dumps({"kind": kind, **facts}).encode() + b"\n")
+    line = json.dumps({"kind": kind, **facts}).encode() + b"\n"
+    for _ in range(10):  # a fault may be meant for this very call, and a report is none of ours
+        with contextlib.suppress(OSError):
+            os.write(_REPORT, line)
+            return
 
 
 class Fresh:
@@ -314,6 +321,9 @@ def main(kind: str, folder: str) -> None:
             say("step", number=number)
         except errors.SandboxError as error:
             say("failed", number=number, why=f"{type(error).__name__}: {error}")
+        except OSError as error:
+            kind = "failed" if error.errno in OF_THE_PROGRAM else "wrong"
+            say(kind, number=number, why=f"OSError: {error}", trace=traceback.format_exc())
         except BaseException as error:
             say("wrong", number=number, why=f"{type(error).__name__}: {error}",
                 trace=traceback.format_exc())  # fmt: skip

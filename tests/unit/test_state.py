@@ -22,6 +22,7 @@ def test_a_launcher_lives_from_its_folder_to_its_end(tmp_path: Path) -> None:
     assert not state.is_live(runtime, "0123456789ab")
 
 
+@pytest.mark.fault(9)
 def test_what_a_killed_launcher_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     runtime = str(tmp_path)
     living = state.LauncherFolder(runtime, "aaaaaaaaaaaa")
