@@ -25,6 +25,7 @@ PR_SET_CHILD_SUBREAPER = 36
 LAUNCHER = re.compile(r"sandbox_kernel\.runtime\.launcher import main.* ([0-9a-f]{12,16})\b")
 BROWSER = "/usr/lib/chromium/chromium"
 RUNTIME_FOLDER = "/run/sandbox-kernel"
+CHAOS = "chaos-"
 KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
 SECONDS_TO_SETTLE = 10.0
 
@@ -213,6 +214,9 @@ def _groups() -> Iterator[str]:
 
 
 def _is_elsewhere(group: str) -> bool:
+    """Whether it is of others: of another runtime folder, or around a run of `chaos`."""
+    if group.startswith(CHAOS):
+        return True
     launcher, dot, _ = group.partition(".")
     known = os.path.isdir(RUNTIME_FOLDER) and dot != ""
     return known and not state.is_named_here(RUNTIME_FOLDER, launcher)

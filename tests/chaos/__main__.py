@@ -22,19 +22,16 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]
+import leftovers
+import made_images
+import psutil
 
-import leftovers  # noqa: E402 - beside this folder
-import made_images  # noqa: E402
-import psutil  # noqa: E402
-
-from chaos import rule  # noqa: E402
-from chaos.crew import Crew  # noqa: E402
-from chaos.faults import PIDS, RUNTIME, Faults  # noqa: E402
-from chaos.schedule import Point, points, work  # noqa: E402
-from sandbox_kernel.image import archives  # noqa: E402
-from sandbox_kernel.image.store import Store, places  # noqa: E402
+from chaos import rule
+from chaos.crew import Crew
+from chaos.faults import PIDS, Faults
+from chaos.schedule import Point, points, work
+from sandbox_kernel.image import archives
+from sandbox_kernel.image.store import Store, places
 
 READY_SECONDS = 60.0
 GO_ON_SECONDS = 60.0
@@ -138,7 +135,7 @@ def _world(seed: int) -> Iterator[tuple[Path, Path, Path | None]]:
         Path(name).chmod(0o755)
         store = Store.open(str(other))
         made = made_images.small(store)
-        group = PIDS / f"chaos-{os.getpid()}-{seed}" if PIDS.parent.is_dir() else None
+        group = PIDS / f"{leftovers.CHAOS}{os.getpid()}-{seed}" if PIDS.parent.is_dir() else None
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},nr_inodes={INODES},mode=755"]
         subprocess.run([*mount, "chaos", disk], check=True)
         try:
@@ -166,15 +163,15 @@ def _environment(images: str, jupyter: str) -> Iterator[None]:
 
 
 def _remove_group(group: Path) -> None:
-    """As soon as nobody is in it; who stays there is found as left."""
+    """As soon as nobody is in it. Raises OSError when somebody stays."""
     deadline = time.monotonic() + leftovers.SECONDS_TO_SETTLE
-    while time.monotonic() < deadline:
+    while True:
         try:
-            group.rmdir()
+            return group.rmdir()
         except OSError:
+            if time.monotonic() > deadline:
+                raise
             time.sleep(0.05)  # the end of processes that are nobody's children can't be waited for
-        else:
-            return
 
 
 @contextlib.contextmanager
@@ -190,16 +187,8 @@ def _bystander() -> Iterator[psutil.Process]:
 
 def main(words: list[str]) -> int:
     """The status."""
-    if os.geteuid() != 0:
-        print("chaos: run it as root: it mounts a small disk to fill up", file=sys.stderr)
-        return 2
     if words[:1] != ["inside"]:
-        mount = f'mkdir -p {RUNTIME} && mount -t tmpfs -o mode=700 chaos {RUNTIME} && exec "$@"'
-        argv = [sys.executable, "-m", "chaos", "inside", *words]
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", mount, "chaos", *argv],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)}, check=False,
-        ).returncode  # fmt: skip
+        return rule.in_own_namespace("chaos", words)
     leftovers.keep()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     given = {"SEEDS": "20", "SECONDS": "15", **dict(word.split("=", 1) for word in words[1:])}
