@@ -5,7 +5,7 @@ others a processor: one `cpuset`, in which their program is too, since it reads 
 It rests now and then, so that the time that a normal cell takes beside it is compared with that of
 cells of the same minute without it, whatever else the machine does.
 
-Counted at each rest, for the launchers of both and for the programs: descriptors, memory (PSS),
+Counted at some of the rests, for both programs and their launchers: descriptors, memory (PSS),
 processes, mounts, control groups. The status is 1 when a normal cell failed, when a counter grew
 from the first quarter to the end, or when the median beside the hostile cells is more than 1.5 of
 that at rest.
@@ -32,11 +32,12 @@ from chaos import rule
 from sandbox_kernel import errors
 from sandbox_kernel.runtime import client
 
-HERE = Path(__file__).resolve().parent
 MOST_RATIO = 1.5
 ROUND_SECONDS, REST_SECONDS = 20.0, 10.0
-GROWTH = {"descriptors": 4, "PSS in KiB": 4096, "processes": 2, "mounts": 4, "groups": 4}
-"""How much more than in the first quarter is none: a ready container more or less."""
+COUNT_EVERY, AGAIN_SECONDS = 3, 3.0
+"""Rounds between two counts, before which nothing is kept ready; how long the pool fills then."""
+GROWTH = {"descriptors": 2, "PSS in KiB": 4096, "processes": 1, "mounts": 2, "groups": 2}
+"""How much more than in the first quarter is none."""
 LIMITS = {"memory": "128m", "pids_limit": 48, "timeout": "1s", "cpuset_cpus": "0"}
 HOSTILE = {
     "forks": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
@@ -111,12 +112,17 @@ class Program:
 
 
 def work(kind: str) -> None:
-    """The program itself: a line tells how long to go, a line says what came of it."""
+    """The program itself: a line tells how long to go, a line says what came of it.
+
+    To go for no time is to let go of what is kept ready, so that all that is left can be counted.
+    """
     if kind == "hostile":
         os.sched_setaffinity(0, {0})
     number = 0
     for line in sys.stdin:
         end = time.monotonic() + float(line)
+        if float(line) == 0:
+            client.stop_pool()
         took: dict[str, list[float]] = {}
         while time.monotonic() < end:
             number += 1
@@ -158,6 +164,7 @@ def main(words: list[str]) -> int:
     beside: list[float] = []
     cells: dict[str, int] = {}
     counted: list[tuple[Counted, Counted]] = []
+    rounds = 0
     end = time.monotonic() + float(given["SECONDS"])
     while time.monotonic() < end:
         normal.go(REST_SECONDS)
@@ -167,13 +174,28 @@ def main(words: list[str]) -> int:
         beside += normal.rested()["normal"]
         for name, took in hostile.rested().items():
             cells[name] = cells.get(name, 0) + len(took)
-        counted.append((Counted.of(normal.process.pid), Counted.of(hostile.process.pid)))
+        rounds += 1
+        if rounds % COUNT_EVERY == 1:
+            counted.append(_count(normal, hostile))
+    counted.append(_count(normal, hostile))
     normal.end()
     hostile.end()
     findings = _findings(quiet, beside, counted) + rule.left(before)
     _print(quiet, beside, cells, counted)
     print("\n".join(["", *findings]) if findings else "nothing leaked, nothing was dropped")
     return int(bool(findings))
+
+
+def _count(normal: Program, hostile: Program) -> tuple[Counted, Counted]:
+    found = []
+    for program in (normal, hostile):
+        program.go(0)
+        program.rested()
+        found.append(Counted.of(program.process.pid))
+    for program in (normal, hostile):
+        program.go(AGAIN_SECONDS)
+        program.rested()
+    return found[0], found[1]
 
 
 def _findings(

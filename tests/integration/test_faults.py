@@ -19,11 +19,11 @@ from pathlib import Path
 import kernels
 import psutil
 import pytest
-from commands import COMMAND, command, output_of
+from commands import COMMAND, command, detached, output_of
 from made_images import layer, put, small
 
 import sandbox_kernel
-from sandbox_kernel import errors, policy, settings
+from sandbox_kernel import container, errors, policy, settings
 from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.image import archives
 from sandbox_kernel.image.store import Store, locks
@@ -338,6 +338,26 @@ def test_a_folder_that_will_not_do_is_named_or_does(
     else:
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "it runs"
+
+
+@pytest.mark.fault(16)
+def test_a_launcher_whose_socket_is_removed_makes_it_anew_and_without_its_lock_it_ends() -> None:
+    with detached("sleep", "600") as name:
+        folder = Path(container.match(name).folder)
+        (folder / "control.sock").unlink()
+        deadline = time.monotonic() + SECONDS
+        while not (folder / "control.sock").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert name in output_of("ps", "--quiet")
+    made = output_of("run", "--detach", "host", "sleep", "600").strip()
+    folder = Path(container.match(made).folder)
+    (folder / "lock").unlink()
+    deadline = time.monotonic() + SECONDS
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert output_of("run", "host", "echo", "whole") == "whole\n"
 
 
 # -- 10, 11, 19, 20: what others on this machine do ------------------------------------------------

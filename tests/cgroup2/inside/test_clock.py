@@ -32,11 +32,12 @@ def jump(seconds: float) -> None:
 @pytest.mark.fault(12)
 def test_a_clock_that_jumps_ends_nothing_and_spares_nothing() -> None:
     sandbox_kernel.run("pass").check()
-    with a_clock_that_may_be_set(), sandbox_kernel.Sandbox(timeout="20s") as sandbox:
+    with a_clock_that_may_be_set(), sandbox_kernel.Sandbox(timeout="60s") as sandbox:
         for seconds in (YEAR, -2 * YEAR):
+            year = time.gmtime().tm_year
             later = threading.Timer(0.3, jump, (seconds,))
             later.start()
-            code = "import time\nt = time.time()\nwhile abs(time.time() - t) < 1e7: pass\nprint(1)"
+            code = f"import time\nwhile time.gmtime().tm_year == {year}: time.sleep(0.05)\nprint(1)"
             assert sandbox.run(code).check().stdout == "1\n"
             later.join()
         assert client.shared().alive()
