@@ -101,15 +101,16 @@ def stop_what_waits() -> None:
     while True:
         with contextlib.suppress(errors.SandboxError):
             client.stop_holder()
+        network.stop()
         if not _is_holder_there() or time.monotonic() > deadline:
             break
-        time.sleep(0.2)  # one whose name was damaged puts it right when it looks
-    network.stop()
+        time.sleep(0.2)  # one whose name or socket was damaged puts it right when it looks
 
 
 def _is_holder_there() -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return any("holder" in each.cmdline() for each in processes("launcher"))
+        launchers = [each.cmdline() for each in processes("launcher")]
+        return any("holder" in words for words in launchers) or any(processes("network"))
     return True
 
 

@@ -360,6 +360,23 @@ def test_a_launcher_whose_socket_is_removed_makes_it_anew_and_without_its_lock_i
     assert output_of("run", "host", "echo", "whole") == "whole\n"
 
 
+@pytest.mark.fault(16)
+def test_a_holder_of_networks_whose_socket_is_removed_makes_it_anew() -> None:
+    plan = policy.plan(settings.PROGRAM, network="class")
+    with Container.create(plan):
+        (socket,) = Path(RUNTIME, "networks").glob("*/socket")
+        socket.unlink()
+        deadline = time.monotonic() + SECONDS
+        while not socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        reached = subprocess.run(
+            [*COMMAND, "run", "--network", "class", "host", "echo", "there"],
+            capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
+        assert reached.stdout == "there\n", reached.stderr
+
+
 # -- 10, 11, 19, 20: what others on this machine do ------------------------------------------------
 
 UNSHARE_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
