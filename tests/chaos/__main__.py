@@ -88,7 +88,7 @@ def run(seed: int, seconds: float, kinds: tuple[str, ...] = (), *, count: int = 
         outcome.saved, outcome.restarts = len(crew.saved), crew.restarts
         damaged_list = any(path.endswith("index.json") for path in faults.damaged)
         outcome.findings += rule.lost(crew.saved, faults.excused, last_name=damaged_list)
-        outcome.findings += rule.store_is_whole()
+        outcome.findings += rule.store_is_whole(faults.excused)
         outcome.findings += rule.next_start()
         outcome.did, outcome.said = faults.did, crew.failed
         for path in sorted(logs.glob("*.stderr")):
@@ -144,6 +144,8 @@ def _world(seed: int) -> Iterator[tuple[Path, Path, Path | None]]:
             if group is not None:
                 group.mkdir(parents=True)
             archives.saving.save_layout(store, made, str(disk / "layout"), None)
+            (disk / "says").write_bytes(made_images.program())
+            (disk / "says").chmod(0o755)
             with _environment(str(disk / "images"), str(logs / "jupyter")):
                 yield disk, logs, group
         finally:

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import select
+import shutil
 import socket
 import sys
 import time
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import kernels
-from made_images import program
 
 import sandbox_kernel
 from sandbox_kernel import errors, image, policy, settings
@@ -33,6 +33,7 @@ from sandbox_kernel.image.store import Store
 LIMITS = {"memory": "192m", "pids_limit": 64}
 ANSWER_SECONDS = 40.0
 OF_THE_PROGRAM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.EIO, errno.EBUSY)
+NO_THREAD = "can't start new thread"
 """What a program that has nothing left itself may be told as Python tells it."""
 PAUSE_SECONDS = 0.2
 _REPORT = os.dup(1)
@@ -172,8 +173,7 @@ class Images:
         self._layout = folder / "layout"
         self._context = folder / f"context-{os.getpid()}"
         self._context.mkdir()
-        (self._context / "says").write_bytes(program())
-        (self._context / "says").chmod(0o755)
+        shutil.copy(folder / "says", self._context / "says")
 
     def step(self, number: int) -> None:
         store = Store.open()
@@ -321,9 +321,10 @@ def main(kind: str, folder: str) -> None:
             say("step", number=number)
         except errors.SandboxError as error:
             say("failed", number=number, why=f"{type(error).__name__}: {error}")
-        except OSError as error:
-            kind = "failed" if error.errno in OF_THE_PROGRAM else "wrong"
-            say(kind, number=number, why=f"OSError: {error}", trace=traceback.format_exc())
+        except (OSError, RuntimeError) as error:
+            own = getattr(error, "errno", 0) in OF_THE_PROGRAM or str(error) == NO_THREAD
+            why = f"{type(error).__name__}: {error}"
+            say("failed" if own else "wrong", number=number, why=why, trace=traceback.format_exc())
         except BaseException as error:
             say("wrong", number=number, why=f"{type(error).__name__}: {error}",
                 trace=traceback.format_exc())  # fmt: skip

@@ -513,3 +513,17 @@ def the_command() -> Iterator[subprocess.Popen[str]]:
     finally:
         running.kill()
         running.communicate()
+
+
+@pytest.mark.fault(23)
+def test_a_command_that_gets_no_thread_says_so_in_one_line(tmp_path: Path, store: Store) -> None:
+    small(store, "app:1")
+    (tmp_path / "Containerfile").write_text('FROM app:1\nRUN ["/bin/says"]\n')
+    tracer = [STRACE, "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3"]
+    done = subprocess.run(
+        [*tracer, "-e", "inject=clone,clone3:error=EAGAIN:when=1+", *COMMAND, "build", tmp_path],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 125
+    assert "no more processes are to be had" in done.stderr
+    assert "Traceback" not in done.stderr
