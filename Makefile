@@ -19,13 +19,15 @@ PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils binutils binutils-aarch64-l
 	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc runsc \
 	skopeo strace umoci user-mode-linux util-linux
 
-.PHONY: help demo lab test hostile fuzz check bench format docs clean packages packages-to-test
+.PHONY: help demo lab test hostile chaos soak fuzz check bench format docs clean packages packages-to-test
 help:
 	@echo "make demo    install, run a notebook in a sandbox, and print what that proves"
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
 	@echo "make hostile run the corpus of attacks, and print a table of its entries"
 	@echo "make fuzz    feed the readers of foreign bytes, SECONDS=600 each, all or TARGET=name"
+	@echo "make chaos   kill, stop, fill and damage what runs, and look that all holds (SEEDS=20)"
+	@echo "make soak    run hostile cells beside normal ones for two hours (SECONDS=300)"
 	@echo "make bench   measure speed and size beside runc, bwrap and ipykernel"
 	@echo "make format  put the code into its one format"
 	@echo "make docs    make the reference pages of what the program declares"
@@ -57,6 +59,14 @@ hostile: .venv/.ready-to-test packages-to-test
 # Each reader for so long. The short form is part of `make test`.
 fuzz: .venv/.ready-to-test
 	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600) $(addprefix --target ,$(TARGET))
+
+# Faults at numbered points of a workload, and what has to hold afterwards. SEED=7 repeats one.
+chaos: .venv/.ready-to-test packages-to-test
+	PYTHONPATH=tests $(BIN)/python -m chaos $(call given,SEED SEEDS SECONDS)
+
+# Two hours of hostile cells beside normal ones: what leaks, what is dropped, who has to wait.
+soak: .venv/.ready-to-test packages-to-test
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak $(call given,SECONDS)
 
 # Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
 bench: .venv/.ready-to-test packages-to-test
@@ -94,6 +104,9 @@ clean:
 .venv-uv/bin/uv: | packages
 	$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/pip install --quiet uv
+
+# NAME=VALUE of those that were given on the command line.
+given = $(foreach name,$(1),$(if $($(name)),$(name)=$($(name))))
 
 define install
 	@missing=; for package in $(1); do \

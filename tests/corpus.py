@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("hostile", "integration", "unit", "browser")
+FOLDERS = ("hostile", "integration", "unit", "browser", "cgroup2/inside")
 GROUPS = {
     "A, escape and sight of the host": range(1, 26),
     "B, exhaustion": range(26, 43),
@@ -32,6 +32,7 @@ class Test(NamedTuple):
     file: str
     name: str
     flaws: tuple[str, ...]
+    faults: tuple[int, ...]
 
     @property
     def entries(self) -> tuple[int, ...]:
@@ -46,12 +47,18 @@ def all_tests() -> Iterator[Test]:
         for path in sorted((HERE / folder).glob("test_*.py")):
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                    yield Test(str(path.relative_to(HERE.parent)), node.name, tuple(_flaws(node)))
+                    yield Test(
+                        str(path.relative_to(HERE.parent)),
+                        node.name,
+                        tuple(map(str, _marked(node, "cve"))),
+                        tuple(int(number) for number in _marked(node, "fault")),
+                    )
 
 
-def _flaws(node: ast.FunctionDef) -> Iterator[str]:
+def _marked(node: ast.FunctionDef, name: str) -> Iterator[str | int]:
+    """What the marks of that name say."""
     for mark in node.decorator_list:
-        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.cve":
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{name}":
             yield from (ast.literal_eval(word) for word in mark.args)
 
 

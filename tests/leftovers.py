@@ -19,9 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from sandbox_kernel.runtime import state
+
 PR_SET_CHILD_SUBREAPER = 36
 LAUNCHER = re.compile(r"sandbox_kernel\.runtime\.launcher import main.* ([0-9a-f]{12,16})\b")
 BROWSER = "/usr/lib/chromium/chromium"
+RUNTIME_FOLDER = "/run/sandbox-kernel"
+CHAOS = "chaos-"
 KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
 SECONDS_TO_SETTLE = 10.0
 STATUS_LEFT = 20
@@ -201,6 +205,9 @@ def _groups() -> Iterator[str]:
         top = Path(before.split()[4], "sandbox-kernel")
         for directory, names, _ in os.walk(top):
             # What root handed over to a user is taken back by who handed it over, whoever it was.
+            # What bears the mark of another runtime folder is swept by those who have that one.
+            if Path(directory) == top:
+                names[:] = [name for name in names if not _is_elsewhere(name)]
             yield from (
                 os.path.join(directory, name)
                 for name in names
@@ -208,9 +215,18 @@ def _groups() -> Iterator[str]:
             )
 
 
+def _is_elsewhere(group: str) -> bool:
+    """Whether it is of others: of another runtime folder, or around a run of `chaos`."""
+    if group.startswith(CHAOS):
+        return True
+    launcher, dot, _ = group.partition(".")
+    known = os.path.isdir(RUNTIME_FOLDER) and dot != ""
+    return known and not state.is_named_here(RUNTIME_FOLDER, launcher)
+
+
 def _files() -> Iterator[str]:
     """Folders and files that live only as long as a launcher. Locks of id ranges stay."""
-    folders = [Path("/run/sandbox-kernel"), *Path("/run/user").glob("*/sandbox-kernel")]
+    folders = [Path(RUNTIME_FOLDER), *Path("/run/user").glob("*/sandbox-kernel")]
     folders += Path("/tmp").glob("sandbox-kernel-*")
     for folder in folders:
         yield from (str(path) for path in folder.glob("launchers/*"))

@@ -50,6 +50,7 @@ VERBS = {
     "doctor": ("doctor", "say what this machine can do, and how to mend what it can't"),
 }
 FAILED, INTERRUPTED, USAGE = 125, 130, 125
+NO_THREAD = "can't start new thread"  # Python's RuntimeError where no process is left for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +91,10 @@ def _guarded(name: str, words: list[str]) -> int:
         return 128 + 13
     except KeyboardInterrupt:
         return INTERRUPTED
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        return _complain(f"{name}: {error}: no more processes are to be had: end some first")
     except OSError as error:
         where = f" `{_short(str(error.filename))}`" if error.filename is not None else ""
         return _complain(f"{name}{where}: {error.strerror or error}")

@@ -30,6 +30,11 @@ def watch_created(directory: str) -> int:
     return _watch(directory, IN_CREATE)
 
 
+def watch_removed(directory: str) -> int:
+    """A descriptor that is readable when something was taken from a directory, or it itself."""
+    return _watch(directory, IN_DELETE | IN_MOVED | IN_DELETE_SELF | IN_MOVE_SELF)
+
+
 def _watch(path: str, mask: int) -> int:
     descriptor = c.check(_inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
     try:
@@ -43,6 +48,8 @@ def _watch(path: str, mask: int) -> int:
 IN_ATTRIB = 0x00000004
 IN_MOVED = 0x000000C0
 IN_DELETE = 0x00000200
+IN_DELETE_SELF = 0x00000400
+IN_MOVE_SELF = 0x00000800
 IN_ONLYDIR = 0x01000000
 IN_Q_OVERFLOW = 0x00004000
 

@@ -145,9 +145,12 @@ def _unshare() -> None:
     try:
         processes.unshare(processes.CLONE_NEWUSER | processes.CLONE_NEWNS)
     except OSError as error:
-        raise HostLacks(
-            f"make a user namespace: {os.strerror(error.errno or 0)}: {_switch()}"
-        ) from error
+        raise refused(error) from error
+
+
+def refused(error: OSError) -> HostLacks:
+    """Why no user namespace was made, and what to do about it."""
+    return HostLacks(f"make a user namespace: {os.strerror(error.errno or 0)}: {_switch()}")
 
 
 # Sysctls that forbid user namespaces to ordinary users, the value that does, and the way out.

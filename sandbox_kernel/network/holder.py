@@ -105,12 +105,12 @@ class Holder:
         self._listen = self._begin_listening()
         if shared >= 0:
             os.close(shared)
-        self._used = time.monotonic()
+        self._used = self._looked = time.monotonic()
 
     def serve(self) -> None:
         """Until nobody needs it."""
         try:
-            while not self._is_idle():
+            while not self._is_idle() and self._is_found():
                 waits = self._resolver.timeout()
                 longest = _QUIET_SECONDS if self._networks.untidy else _TURN_SECONDS
                 if not self._loop.turn(longest if waits is None else min(waits, longest)):
@@ -167,6 +167,23 @@ class Holder:
 
     def _lost_way_out(self) -> None:
         self._networks.lost_way_out()
+
+    def _is_found(self) -> bool:
+        """Whether others find us; a socket that somebody removed by hand is made again.
+
+        Without a folder to have it in we end, and the networks with us.
+        """
+        now = time.monotonic()
+        if now - self._looked < _TURN_SECONDS:
+            return True
+        self._looked = now
+        if not os.path.isdir(self._folder):
+            return False
+        if not os.path.lexists(f"{self._folder}/socket"):
+            self._loop.forget(self._listen.fileno())
+            self._listen.close()
+            self._listen = self._begin_listening()
+        return True
 
     def _begin_listening(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

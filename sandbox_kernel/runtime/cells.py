@@ -115,6 +115,11 @@ def retire(held: Held, number: int) -> bool:
     return True
 
 
+def unanswered(held: Held) -> list[object]:
+    """The container ends: who still waits for a cell of it to come into its group."""
+    return [cell.client for cell in held.cells.values() if cell.client is not None]
+
+
 def let_go(held: Held) -> None:
     """The container ends, and the groups of its cells with its own."""
     for cell in held.cells.values():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -398,7 +399,7 @@ class Held:
             options = mounted[int(index)].get("options", ()) if kind == "mount" else ()
             if kind == "layer" or IMAGE_IDS in options:
                 with step("map ids of", name):
-                    mounts.map_identities(tree, self.slot.user)
+                    _show_as(tree, self.slot.user)
             elif "idmap" in options:
                 with step("map ids of", name):
                     owner = os.fstat(tree)
@@ -408,7 +409,7 @@ class Held:
     @staticmethod
     def _map(tree: int, namespace: int) -> None:
         try:
-            mounts.map_identities(tree, namespace)
+            _show_as(tree, namespace)
         finally:
             os.close(namespace)
 
@@ -469,6 +470,8 @@ class Held:
             processes.send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it is over already; the pidfd says so
+        else:
+            self.group.thaw()
 
     def stop(self) -> None:
         """SIGTERM to what was started in it; where nothing runs, it is over now."""
@@ -593,6 +596,19 @@ def _file_of(mount: Mapping[str, Any]) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise StepFailed("find mount source", mount["source"], "it is gone", 2) from error
     return found.st_dev, found.st_ino
+
+
+def _show_as(tree: int, namespace: int) -> None:
+    """Files of a detached tree belong to the ids of a user namespace. Raises OSError."""
+    try:
+        mounts.map_identities(tree, namespace)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise HostLacks(
+            "its file system can't show files under other ids: have it on ext4, xfs, btrfs or "
+            "tmpfs (the store of images is where `SANDBOX_KERNEL_IMAGES` says)"
+        ) from error
 
 
 def _attributes(mount: Mapping[str, Any]) -> int:

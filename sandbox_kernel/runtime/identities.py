@@ -20,6 +20,7 @@ from sandbox_kernel.errors import HostLacks
 from sandbox_kernel.linux import processes
 from sandbox_kernel.linux.user_namespaces import (
     RANGE,
+    refused,
     write_map,
     write_maps,
 )
@@ -102,7 +103,10 @@ def namespace_of(extent: tuple[int, int, int], groups: tuple[int, int, int]) -> 
 
 
 def _made(write: Callable[[int], None]) -> int:
-    pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+    try:
+        pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+    except OSError as error:
+        raise refused(error) from error
     if pid == 0:
         while True:
             signal.pause()

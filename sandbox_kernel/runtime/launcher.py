@@ -30,7 +30,7 @@ import sys
 import time
 
 from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
-from sandbox_kernel.linux import messages, mounts, processes
+from sandbox_kernel.linux import inotify, messages, mounts, processes
 from sandbox_kernel.runtime import (
     cells,
     identities,
@@ -156,14 +156,12 @@ class Launcher:
             else Pool(self, idle=pool.IDLE_SECONDS, demand=pool.DEMAND_SECONDS, most=pool.MOST)
         )
         # The folder itself is needed no more; the mounts on it hold on to it in this namespace.
-        self._listen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        before = os.umask(0o077)  # whatever the caller's is: the socket is for its owner
-        self._listen.bind(f"{self._folder.path}/control.sock")
-        os.umask(before)
-        self._listen.listen(16)
+        self._listen = self._open_control()
+        self._is_lost = False
+        removals = inotify.watch_removed(self._folder.path)
+        self.watch(removals, lambda: self._look_after_place(removals))
         if shared >= 0:
             os.close(shared)
-        self.watch(self._listen.fileno(), self._accept)
         self.watch(main.fileno(), self._hear_main)
         self._children = processes.child_signal_descriptor()
         self.watch(self._children, self._reap)
@@ -183,7 +181,9 @@ class Launcher:
         """Until the program lets go of the first socket (or, detached, of the last container)."""
         try:
             self._greet()
-            while self._main.fileno() >= 0 or self._containers or self._records or self._holds:
+            while not self._is_lost and (
+                self._main.fileno() >= 0 or self._containers or self._records or self._holds
+            ):
                 for descriptor, _ in self._epoll.poll(self._time_left()):
                     handler = self._handlers.get(descriptor)
                     if handler:
@@ -200,8 +200,12 @@ class Launcher:
             self._slots.close()
             self._stop_holding()
             self._listen.close()
-            mounts.detach(f"{self._folder.path}/sources")
-            os.rmdir(f"{self._folder.path}/sources")
+            try:
+                mounts.detach(f"{self._folder.path}/sources")
+                os.rmdir(f"{self._folder.path}/sources")
+            except OSError:
+                if not self._is_lost:
+                    raise
             self._folder.remove()
 
     def _greet(self) -> None:
@@ -257,7 +261,11 @@ class Launcher:
                 held.kill_run(held.runs[number], "timed-out")
 
     def _end_when_idle(self, now: float) -> None:
-        """A holder that nobody uses has no reason to be."""
+        """A holder that nobody uses has no reason to be, nor one that nobody finds any more."""
+        name = self._folder.name
+        if self._holder and not state.stays_holder(self._runtime, name, self._holder):
+            self._stop_holding()
+            return
         if any(not self._pool.only_waits(held) for held in self._containers.values()):
             self._idle_since = now
         elif now - max(self._idle_since, self._pool.last_use) > HOLDER_SECONDS:
@@ -267,7 +275,7 @@ class Launcher:
         """Ends with the last container that somebody has."""
         self._holds = False
         if self._holder is not None:
-            state.stop_being_holder(self._runtime, self._holder)
+            state.stop_being_holder(self._runtime, self._folder.name, self._holder)
             self._holder = None
         self._pool.stop("the holder ended")
 
@@ -292,6 +300,27 @@ class Launcher:
             return
         for descriptor in received[1]:
             self._add_client(socket.socket(fileno=descriptor))
+
+    def _open_control(self) -> socket.socket:
+        """The socket in our folder by which other programs of this user find us."""
+        listen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        before = os.umask(0o077)  # whatever the caller's is: the socket is for its owner
+        listen.bind(f"{self._folder.path}/control.sock")
+        os.umask(before)
+        listen.listen(16)
+        self.watch(listen.fileno(), self._accept)
+        return listen
+
+    def _look_after_place(self, removals: int) -> None:
+        """Somebody removed something by hand. Without its lock a launcher is dead to all others,
+        who take its groups away: it ends. Its socket is made again."""
+        os.read(removals, 4096)
+        if not self._folder.is_ours():
+            self._is_lost = True
+        elif not os.path.lexists(f"{self._folder.path}/control.sock"):
+            self.forget(self._listen.fileno())
+            self._listen.close()
+            self._listen = self._open_control()
 
     def _accept(self) -> None:
         channel, _ = self._listen.accept()
@@ -954,6 +983,9 @@ class Launcher:
             if held.reason is None:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
+        over = wiring.as_message(NoSuchContainer(f"find container `{held.id}`: it has ended"))
+        for waiting in cells.unanswered(held):
+            self._answer(waiting, over)  # type: ignore[arg-type] # as in `_on_agent`
         for channel in (held.agent, held.keeper):
             self.forget(channel.fileno() if channel else -1)
         for descriptor in (held.pidfd, held.oom_fd):
@@ -975,10 +1007,10 @@ class Launcher:
             failure = StepFailed("remove", held.id, str(error))
             # Said in any case, and tried again by the sweep of the next start.
             print(f"sandbox-kernel: {failure}", file=sys.stderr, flush=True)
-        waiting = held.order.pop("waiting", ())
+        removers = held.order.pop("waiting", ())
 
         def gone() -> None:
-            for client in waiting:
+            for client in removers:
                 self._answer(
                     client, wiring.as_message(failure) if failure else {"event": "removed"}
                 )

@@ -36,7 +36,14 @@ import socket
 import sys
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import first_process, interfaces, libc, messages, processes
+from sandbox_kernel.linux import (
+    first_process,
+    interfaces,
+    libc,
+    messages,
+    processes,
+    user_namespaces,
+)
 from sandbox_kernel.runtime import agent, becoming, keeper, machine, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import step, told
@@ -174,7 +181,10 @@ def start_in_new_namespace(write_maps: Callable[[int], None], home: list[int]) -
     channel, theirs = messages.pair()
     try:
         with theirs:
-            pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+            try:
+                pid, pidfd = processes.clone(processes.CLONE_NEWUSER)
+            except OSError as error:
+                raise user_namespaces.refused(error) from error
             if pid == 0:
                 _be_maker(theirs, None, home)
         maker = Maker(channel, pidfd)

@@ -92,6 +92,13 @@ class LauncherFolder:
         finally:
             os.close(guard)
 
+    def is_ours(self) -> bool:
+        """Whether its lock is still where others look for it: else it is dead to them."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.stat(f"{self.path}/lock"))
+        except OSError:
+            return False
+
     def remove(self) -> None:
         """The launcher ends: nothing of it stays."""
         _remove(self.path)
@@ -158,9 +165,23 @@ def become_holder(runtime: str, name: str) -> int | None:
         os.close(lock)  # its last owner has just removed it
 
 
-def stop_being_holder(runtime: str, lock: int) -> None:
+def stays_holder(runtime: str, name: str, lock: int) -> bool:
+    """Whether the file still is the one with our lock; what it says is put right."""
+    try:
+        if not os.path.samestat(os.fstat(lock), os.stat(holder_file(runtime))):
+            return False
+    except FileNotFoundError:
+        return False
+    if os.pread(lock, 256, 0) != name.encode():
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, name.encode(), 0)
+    return True
+
+
+def stop_being_holder(runtime: str, name: str, lock: int) -> None:
     """Whoever looks for a holder from now on finds none."""
-    os.unlink(holder_file(runtime))
+    if stays_holder(runtime, name, lock):
+        os.unlink(holder_file(runtime))
     os.close(lock)
 
 

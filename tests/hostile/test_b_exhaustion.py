@@ -83,6 +83,7 @@ def test_b26_a_fork_bomb_meets_its_limit_and_is_stopped_in_time(inside):
 # 27
 
 
+@pytest.mark.fault(11)
 @USES_LIMITS
 def test_b27_out_of_memory_ends_this_container_alone_and_is_said_so(inside, held):
     ran = inside("eaten = []\nwhile True: eaten.append(bytearray(1 << 20))", memory="64m")
@@ -232,6 +233,7 @@ def test_b32_every_place_in_memory_is_bounded_and_counted(inside, place):
 # 33, 34, 35
 
 
+@pytest.mark.fault(23)
 def test_b33_floods_of_descriptors_end_inside(inside):
     told = inside.tell(
         """

@@ -281,6 +281,8 @@ def test_58_a_manifest_larger_than_any(store: Store, server: Server) -> None:
     works_again(store, server)
 
 
+@pytest.mark.fault(14)
+@pytest.mark.fault(26)
 @pytest.mark.everybody
 def test_58_interrupted_it_answers_at_once(store: Store, server: Server) -> None:
     """As Ctrl-C does: what waits for a silent registry ends within a second."""

@@ -385,6 +385,7 @@ def test_98_nobody_fills_the_table_of_flows(who: Who) -> None:
 HOLDER = "from sandbox_kernel.network.client import Holder as h; print(h.find().about['pid'])"
 
 
+@pytest.mark.fault(3)
 def test_98_when_the_holder_is_killed_there_is_no_network(who: Who) -> None:
     speaking = f"""
 import socket, time

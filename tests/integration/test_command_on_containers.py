@@ -201,6 +201,7 @@ def _words(pid: str) -> list[str]:
         return []
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     "plan", [{}, {"options": {"of_the_future": 1}, "sources": {}, "asked": []}]
 )

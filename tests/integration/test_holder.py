@@ -81,6 +81,7 @@ def test_limits_of_a_kernel_that_was_ready_are_its_own() -> None:
         assert "128 MiB" in str(outputs)
 
 
+@pytest.mark.fault(3)
 def test_a_killed_holder_ends_its_kernels_with_the_cause_and_the_next_start_is_whole() -> None:
     first_kernel()
     with kernels.started(holder=True) as kernel:
@@ -119,6 +120,7 @@ def test_the_command_shows_warms_and_stops_the_holder() -> None:
     assert "no warm holder" in pool("status")
 
 
+@pytest.mark.fault(25)
 def test_an_upgraded_package_does_not_speak_to_the_holder_of_before(tmp_path: Path) -> None:
     def pool(word: str, folder: Path) -> str:
         code = f"import sys; sys.argv[1:] = ['pool', {word!r}]; from sandbox_kernel.cli import main"

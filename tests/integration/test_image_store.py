@@ -162,6 +162,7 @@ def test_two_hundred_images_take_little_more_than_one(store: Store) -> None:
 # -- faults ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(13)
 def test_the_beginning_of_a_blob_is_kept_and_gone_on_with(store: Store) -> None:
     data = random.Random(1).randbytes(100_000)
     digest = digests.of(data)
@@ -213,6 +214,7 @@ def test_of_two_that_write_one_blob_the_second_takes_what_the_first_made(store: 
             assert writer.commit() == digests.of(data)
 
 
+@pytest.mark.fault(15)
 @everybody
 def test_many_processes_load_tag_and_remove_at_once(store: Store, tmp_path: Path) -> None:
     small(store, "app:1")
@@ -277,6 +279,7 @@ def test_whoever_is_killed_leaves_the_store_whole(store: Store, tmp_path: Path) 
     assert set(os.listdir(f"{store.root}/partial")) <= {"index.previous"}
 
 
+@pytest.mark.fault(5)
 def test_a_full_disk_is_said_and_free_space_is_enough_to_go_on(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +314,7 @@ def test_a_full_disk_is_said_and_free_space_is_enough_to_go_on(
 MS_REMOUNT = 32
 
 
+@pytest.mark.fault(17)
 def test_a_flipped_bit_is_found_and_only_that_blob_set_aside(store: Store, tmp_path: Path) -> None:
     made, other = small(store, "app:1"), small(store, "other:1", note=b"other\n")
     archive = tmp_path / "app.tar"
@@ -347,6 +351,7 @@ def test_a_broken_manifest_is_one_line_and_repair_takes_it_from_the_list(store: 
     assert store.check() == []
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("content", [b"", b'{"schemaVersion":2,"mani', b"\0" * 300, None])
 def test_a_broken_list_is_put_back_as_it_was_before(store: Store, content: bytes | None) -> None:
     made = small(store, "app:1")
@@ -379,6 +384,8 @@ def test_without_any_list_the_images_are_found_again_by_digest(store: Store) -> 
     assert store.find(made.digest).names == ()
 
 
+@pytest.mark.fault(9)
+@pytest.mark.fault(18)
 def test_a_layer_made_before_the_power_went_is_made_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_cell_over_its_time_is_told_so() -> None:
         assert text_of(kernel.run("print('next')")[1]) == "next\n"
 
 
+@pytest.mark.fault(11)
 def test_27_out_of_memory_is_an_error_with_limit_and_peak_and_a_fresh_kernel_follows() -> None:
     with kernels.started(memory="200m") as kernel:
         kernel.run("left_behind = 1")
@@ -230,6 +231,7 @@ def another_client(kernel: Kernel) -> BlockingKernelClient:
     return client
 
 
+@pytest.mark.fault(24)
 def test_80_storms_and_clients_that_vanish_never_wedge_it() -> None:
     starting = kernels.Starting()
     for _ in range(3):  # before it answers for the first time

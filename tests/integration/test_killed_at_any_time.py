@@ -113,6 +113,8 @@ def nothing_left(before: leftovers.Snapshot) -> None:
             assert psutil.pid_exists(int(pid)), f"the lease {line} has no living owner"
 
 
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
 @pytest.mark.timeout(180)
 def test_a_killed_server_relay_launcher_pid_1_or_kernel_leaves_nothing(
     tmp_path: Path, bystander: None
@@ -161,6 +163,7 @@ def _busy_kernels(server: JupyterServer, clients: contextlib.ExitStack) -> list:
     return chains
 
 
+@pytest.mark.fault(1)
 @pytest.mark.timeout(120)
 def test_a_launcher_pid_1_or_cell_killed_at_any_moment_leaves_nothing(bystander: None) -> None:
     sandbox_kernel.run("pass").check()

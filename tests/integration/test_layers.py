@@ -204,6 +204,7 @@ def test_a_source_that_fails_leaves_the_process_no_more(root: Path) -> None:
         layers.apply(io.BytesIO(b"x" * 10_000_000), "gzip", str(root))
 
 
+@pytest.mark.fault(5)
 @everybody
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     """In a mount namespace of its own, where a small tmpfs is the disk."""
@@ -256,6 +257,7 @@ def test_a_tree_is_removed_with_what_other_ids_own_and_links_are_not_followed(
     assert os.listdir(tmp_path) == ["outside"]
 
 
+@pytest.mark.fault(22)
 @pytest.mark.root
 def test_a_tree_in_which_something_is_mounted_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "layer/mounted").mkdir(parents=True)

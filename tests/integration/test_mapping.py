@@ -126,6 +126,7 @@ def test_an_error_of_the_caller_ends_what_runs() -> None:
     assert time.monotonic() - begin < 30
 
 
+@pytest.mark.fault(26)
 def test_ctrl_c_ends_all_and_leaves_nothing() -> None:
     program = (
         "import sandbox_kernel, sys\n"

@@ -252,6 +252,7 @@ def test_one_more_network_for_a_container_that_lives() -> None:
         assert found("found = reach('web', 80)", network="class") == "reached"
 
 
+@pytest.mark.fault(3)
 def test_without_its_holder_a_container_has_no_network_and_the_next_one_has() -> None:
     code = "import os; found = sorted(os.listdir('/sys/class/net'))"
     with serving("web") as web, holder() as there:

@@ -368,6 +368,7 @@ def test_errors_go_to_the_log_that_the_caller_named(bundle: Bundle, tmp_path: Pa
     assert entry["level"] == "error" and "does not exist" in entry["msg"]
 
 
+@pytest.mark.fault(1)
 def test_whoever_is_killed_while_it_is_made_delete_takes_it_away(bundle: Bundle) -> None:
     config = bundle.config("sleep", "1000")
     config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]}

@@ -94,6 +94,7 @@ def _partial_size(store: Store, blob: bytes) -> int:
     return partial.size if partial else 0
 
 
+@pytest.mark.fault(14)
 def test_a_connection_that_breaks_is_made_anew_for_the_rest(store: Store, server: Server) -> None:
     """Within one pull: nothing comes twice, and what is unpacked already goes on."""
     large = server.image.layers[1]
@@ -118,6 +119,7 @@ def test_a_connection_that_breaks_is_made_anew_for_the_rest(store: Store, server
     whole(store, server)
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_pull_that_is_ended_goes_on_where_it_was(
     store: Store, server: Server, how: signal.Signals
@@ -159,6 +161,7 @@ def test_a_layer_that_came_whole_before_the_end_is_not_asked_for_again(
     whole(store, server)
 
 
+@pytest.mark.fault(15)
 def test_two_pulls_at_once_fetch_each_layer_once(store: Store, server: Server) -> None:
     stalling = Stalling(server, server.image.layers[1], 1 << 20)
     first = start(store, server.name)
@@ -201,6 +204,7 @@ def test_a_layer_that_its_registry_has_lost_a_part_of(store: Store, tmp_path: Pa
     assert store.check() == []
 
 
+@pytest.mark.fault(5)
 def test_a_full_disk(server: Server, tmp_path: Path) -> None:
     """For the blob, and then for the tree of it."""
     place = tmp_path / "disk"

@@ -128,6 +128,7 @@ def test_a_sigint_and_a_sigterm_to_the_stub_are_for_the_kernel(warm: None) -> No
         assert not relay.is_running()
 
 
+@pytest.mark.fault(2)
 @everybody
 def test_of_a_killed_stub_nothing_is_left_and_a_restart_gets_the_same_ports(warm: None) -> None:
     with kernels.started(holder=True) as kernel:
@@ -150,6 +151,7 @@ def test_of_a_killed_stub_nothing_is_left_and_a_restart_gets_the_same_ports(warm
         assert text_of(kernel.run("print(2)")[1]) == "2\n"
 
 
+@pytest.mark.fault(2)
 def test_of_a_killed_relay_nothing_is_left_and_the_stub_ends(warm: None) -> None:
     with kernels.started(holder=True) as kernel:
         inside = inside_of(kernel)

@@ -174,6 +174,7 @@ def test_the_cache_is_used_and_private(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "link", "writable", "directory"])
 def test_a_damaged_cache_file_is_built_again(tmp_path, damage):
     profile = tables.profile()
@@ -216,12 +217,14 @@ def test_a_machine_without_the_library_says_how_to_get_it(monkeypatch):
         seccomp.build(tables.profile())
 
 
+@pytest.mark.fault(21)
 def test_an_unknown_machine_gets_no_filter_but_an_error(monkeypatch):
     monkeypatch.setattr(seccomp.platform, "machine", lambda: "vax")
     with pytest.raises(errors.HostLacks, match="`vax`"):
         seccomp.build(tables.profile())
 
 
+@pytest.mark.fault(21)
 def test_what_is_no_program_is_never_installed():
     code = (
         f"import sys; sys.path.insert(0, {str(PACKAGE_PARENT)!r})\n"

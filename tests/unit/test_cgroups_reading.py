@@ -52,6 +52,7 @@ def test_the_own_group_is_seen_through_a_mount_of_a_part(monkeypatch: pytest.Mon
     assert mounted.own_v2(mount) is None
 
 
+@pytest.mark.fault(19)
 def test_no_cgroups_at_all_is_a_driver_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from sandbox_kernel.runtime import cgroups
 
@@ -74,6 +75,7 @@ def test_without_cgroups_nothing_is_limited_or_counted() -> None:
         group.update({"pids": {"limit": 5}})
 
 
+@pytest.mark.fault(19)
 def test_a_read_only_hierarchy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str, *_: object, **__: object) -> None:
         raise OSError(30, os.strerror(30), path)

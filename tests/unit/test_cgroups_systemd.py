@@ -78,6 +78,7 @@ def test_another_user_s_bus_is_refused(runtime: Path, monkeypatch: pytest.Monkey
         systemd.delegated_scope(os.getpid(), "abc")
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("owners", "mark", "wanted"),
     [

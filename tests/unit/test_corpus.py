@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from corpus import GROUPS, all_tests, by_entry
+from faults import FAULTS
 from known_flaws import ROWS
 
 
@@ -20,6 +21,12 @@ def test_every_known_flaw_has_a_test() -> None:
     known = [flaw for row in ROWS.values() for flaw in row]
     assert [flaw for flaw in known if flaw not in marked] == []
     assert [flaw for flaw in marked if flaw not in known] == []
+
+
+def test_every_fault_has_a_test() -> None:
+    marked = {number for test in all_tests() for number in test.faults}
+    assert [FAULTS[number] for number in FAULTS if number not in marked] == []
+    assert marked <= set(FAULTS)
 
 
 def test_each_promise_of_the_security_page_names_tests_that_exist() -> None:

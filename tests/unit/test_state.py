@@ -22,6 +22,7 @@ def test_a_launcher_lives_from_its_folder_to_its_end(tmp_path: Path) -> None:
     assert not state.is_live(runtime, "0123456789ab")
 
 
+@pytest.mark.fault(9)
 def test_what_a_killed_launcher_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     runtime = str(tmp_path)
     living = state.LauncherFolder(runtime, "aaaaaaaaaaaa")
@@ -69,7 +70,7 @@ def test_an_upgraded_package_has_a_holder_of_its_own(
         assert state.holder(runtime) is None
         other = state.become_holder(runtime, "aaaaaaaaaaaa")
         assert other is not None
-        state.stop_being_holder(runtime, other)
+        state.stop_being_holder(runtime, "aaaaaaaaaaaa", other)
     assert state.holder(runtime) == "aaaaaaaaaaaa"
 
     # whoever is killed leaves a name that the next start removes, and no other one
@@ -78,5 +79,24 @@ def test_an_upgraded_package_has_a_holder_of_its_own(
     state.sweep(runtime)
     assert not upgraded_name.exists()
     assert state.holder(runtime) == "aaaaaaaaaaaa"
-    state.stop_being_holder(runtime, lock)
+    state.stop_being_holder(runtime, "aaaaaaaaaaaa", lock)
     living.remove()
+
+
+@pytest.mark.fault(17)
+def test_a_holder_puts_its_name_right_and_knows_when_its_file_is_gone(tmp_path: Path) -> None:
+    runtime = str(tmp_path)
+    lock = state.become_holder(runtime, "aaaaaaaaaaaa")
+    assert lock is not None
+    file = Path(state.holder_file(runtime))
+    file.write_bytes(b"aabaaaaaaaaa and more")
+    assert state.stays_holder(runtime, "aaaaaaaaaaaa", lock)
+    assert file.read_text() == "aaaaaaaaaaaa"
+    file.unlink()
+    other = state.become_holder(runtime, "bbbbbbbbbbbb")
+    assert other is not None
+    assert not state.stays_holder(runtime, "aaaaaaaaaaaa", lock)
+    state.stop_being_holder(runtime, "aaaaaaaaaaaa", lock)
+    assert file.read_text() == "bbbbbbbbbbbb"
+    state.stop_being_holder(runtime, "bbbbbbbbbbbb", other)
+    assert not file.exists()

@@ -29,7 +29,7 @@ class Lock:
     def release(self) -> None:
         """Free it. Twice is once."""
         if self.fd >= 0:
-            if self.passing:
+            if self.passing and _is(self.path, self.fd):
                 os.unlink(self.path)
             os.close(self.fd)
             self.fd = -1
@@ -62,17 +62,21 @@ def _take(path: str, operation: int) -> Lock | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, operation)
-            held = os.fstat(fd)
-            try:
-                named = os.stat(path, follow_symlinks=False)
-            except FileNotFoundError:
-                named = None
+            still = _is(path, fd)
         except BlockingIOError:
             os.close(fd)
             return None
         except BaseException:
             os.close(fd)
             raise
-        if named is not None and (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino):
+        if still:
             return Lock(path, fd)
         os.close(fd)
+
+
+def _is(path: str, fd: int) -> bool:
+    """Whether a locked file still has its name, which somebody may have taken from it by hand."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False

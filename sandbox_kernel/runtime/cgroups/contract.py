@@ -112,6 +112,9 @@ class Group:
         """SIGKILL every process in it, daemonised ones too. Returns when it is empty."""
         raise NotImplementedError
 
+    def thaw(self) -> None:
+        """What was killed in it may end, whoever froze it. v2 ends also what is frozen."""
+
     def child(self, name: str) -> Group:
         """A group for one run: own kill, own CPU time; the limits are the container's."""
         raise NotImplementedError

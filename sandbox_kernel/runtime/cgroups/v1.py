@@ -277,6 +277,9 @@ class Group(contract.Group):
     def kill(self) -> None:
         kill(self._directories)
 
+    def thaw(self) -> None:
+        _freeze(self._directories.get("freezer"), "THAWED")
+
     def child(self, name: str) -> Run:
         return Run(self, name)
 
@@ -365,7 +368,11 @@ class Run(contract.Group):
         return self._container.oom_fd()
 
     def kill(self) -> None:
+        self._container.thaw()  # what is frozen above is frozen here, and would not end
         kill(self._own)
+
+    def thaw(self) -> None:
+        self._container.thaw()
 
     def child(self, name: str) -> contract.Group:
         raise errors.StepFailed("make group", name, "a run has no runs below it")

@@ -1,0 +1,529 @@
+"""Faults of the machine that no other file brings about: see tests/faults.py.
+
+strace(1) does what can't be had otherwise: that a call fails, or that a process ends at one call
+and at no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import kernels
+import psutil
+import pytest
+from commands import COMMAND, command, detached, output_of
+from made_images import layer, put, small
+
+import sandbox_kernel
+from sandbox_kernel import container, errors, policy, settings
+from sandbox_kernel.container import Container, ProcessSpec
+from sandbox_kernel.image import archives
+from sandbox_kernel.image.store import Store, locks
+from sandbox_kernel.linux import mounts
+from sandbox_kernel.runtime import client
+
+STRACE = "/usr/bin/strace"
+SECONDS = 30.0
+
+
+@contextlib.contextmanager
+def traced(pid: int, calls: str, how: str) -> Iterator[None]:
+    """While it lasts, something happens to these calls of a process and of what it starts."""
+    inject = f"inject={calls}:{how}"
+    tracer = subprocess.Popen(
+        [STRACE, "-f", "-o", "/dev/null", "-p", str(pid), "-e", f"trace={calls}", "-e", inject],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert tracer.stderr
+    assert "attached" in tracer.stderr.readline()
+    try:
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate(timeout=SECONDS)
+
+
+def answer_or_error() -> object:
+    """What becomes of a cell: right, or one line that is ours."""
+    try:
+        found = sandbox_kernel.run("print(6 * 7)").check().stdout
+    except errors.SandboxError as error:
+        assert "Traceback" not in str(error)
+        return error
+    assert found == "42\n"
+    return found
+
+
+# -- 1, 23: at numbered calls of the launcher ------------------------------------------------------
+
+
+@pytest.mark.fault(1)
+def test_a_launcher_killed_at_a_numbered_call_leaves_nothing() -> None:
+    killed = 0
+    for number in (1, 6, 15, 30, 50, 75):
+        launcher = client.shared()
+        assert launcher.about
+        with traced(launcher.pid, "all", f"signal=SIGKILL:when={number}"):
+            killed += isinstance(answer_or_error(), errors.SandboxError)
+        assert sandbox_kernel.run("6 * 7").check().text == "42"
+    assert killed >= 3
+
+
+@pytest.mark.fault(23)
+def test_when_the_host_gives_no_more_it_is_one_error_and_nothing_is_left() -> None:
+    failed = 0
+    for calls, error in (
+        ("clone,clone3,fork,vfork", "EAGAIN"),
+        ("openat,openat2", "EMFILE"),
+        ("mkdir,mkdirat", "ENOSPC"),
+        ("mount,fsopen,fsmount,move_mount,open_tree", "ENOMEM"),
+        ("socketpair,pipe2,memfd_create", "EMFILE"),
+        ("write,pwrite64", "ENOMEM"),
+    ):
+        for number in (1, 3):
+            launcher = client.shared()
+            launcher.stop_pool()
+            with traced(launcher.pid, calls, f"error={error}:when={number}"):
+                failed += isinstance(answer_or_error(), errors.SandboxError)
+            assert sandbox_kernel.run("6 * 7").check().text == "42", (calls, number)
+    assert failed >= 4
+
+
+# -- 3: who carries messages -----------------------------------------------------------------------
+
+
+@pytest.mark.fault(3)
+def test_a_cell_whose_agent_is_killed_before_it_began_is_told_so() -> None:
+    with kernels.cells_started(mode="carry") as kernel:
+        kernel.run("x = 1")
+        relay = psutil.Process(kernel.pid)
+        below = relay.children(recursive=True)
+        agents = [each for each in below if each.name() == "sandbox-agent"]
+        for agent in agents:
+            agent.suspend()
+        sent = kernel.client.execute("x")
+        deadline = time.monotonic() + SECONDS
+        while relay.children(recursive=True) == below:  # the fork that waits for its place
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        agents[0].kill()
+        begin = time.monotonic()
+        assert kernel.finish(sent)[0]["content"]["ename"] == "StateLost"
+        assert time.monotonic() - begin < SECONDS
+        assert kernel.run("x = 2")[0]["content"]["status"] == "ok"
+
+
+# -- 4: stopped, and going on ----------------------------------------------------------------------
+
+
+@pytest.mark.fault(4)
+def test_a_stopped_payload_is_ended_at_its_time_and_by_a_stop() -> None:
+    code = "import os, signal; print('on', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    found = sandbox_kernel.run(code, timeout="1s")
+    assert found.error is not None
+    assert found.error.name == "TimedOut"
+    plan = policy.plan(settings.PROGRAM, stop_timeout="500ms")
+    argv = ("python", "-c", code)
+    with Container.create(plan, process=ProcessSpec(argv=argv, logged=True)) as made:
+        begin = time.monotonic()
+        made.stop()
+        made.wait()
+        assert time.monotonic() - begin < SECONDS
+
+
+@pytest.mark.fault(4)
+def test_after_a_stop_launcher_and_relay_do_what_was_asked_and_what_is_due() -> None:
+    with kernels.started() as kernel:
+        relay = psutil.Process(kernel.pid)
+        for process in (relay, relay.children()[0]):
+            sent = kernel.client.execute("print('first')")
+            process.suspend()
+            later = kernel.client.execute("print('second')")
+            time.sleep(0.2)
+            process.resume()
+            assert kernels.text_of(kernel.finish(sent)[1]) == "first\n"
+            assert kernels.text_of(kernel.finish(later)[1]) == "second\n"
+    launcher = psutil.Process(client.shared().pid)
+    with sandbox_kernel.Sandbox(timeout="500ms") as sandbox:
+        launcher.suspend()
+        timer = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {launcher.pid}"])
+        found = sandbox.run("import time; time.sleep(60)")
+        timer.wait()
+    assert found.error is not None
+    assert found.error.name == "TimedOut"
+
+
+# -- 6, 7, 16: the store ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def archive(store: Store, tmp_path: Path) -> Path:
+    """An image in a file; the store has nothing of it."""
+    path = tmp_path / "app.tar"
+    with open(path, "wb") as file:
+        archives.save(store, [(small(store, "app:1"), "app:1")], "oci", file)
+    store.prune(named=True)
+    return path
+
+
+@pytest.mark.fault(6)
+def test_without_inodes_it_is_said_and_some_are_enough_to_go_on(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    remount = 32
+    mounts.mount("small", str(place), "tmpfs", 0, "nr_inodes=16,size=16m,mode=0700")
+    try:
+        monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(place))
+        there = Store.open()
+        said = command("load", "-i", str(archive))
+        assert said.returncode == 125
+        assert "No space left on device" in said.stderr
+        assert len(said.stderr.splitlines()) == 1
+        assert there.images() == []
+        assert there.check() == []
+        mounts.mount("small", str(place), "tmpfs", remount, "nr_inodes=500,size=16m,mode=0700")
+        assert command("load", "-i", str(archive)).returncode == 0
+        assert output_of("run", "app:1") == "it runs\n"
+        assert there.check() == []
+    finally:
+        mounts.detach(str(place))
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(
+    ("calls", "error", "passes"),
+    [
+        ("fsync", "EIO", False),
+        ("rename,renameat,renameat2", "EIO", False),
+        ("write", "EIO", False),
+        ("write,fsync", "EINTR", True),
+    ],
+)
+def test_what_was_not_written_is_never_said_to_be(
+    store: Store, archive: Path, calls: str, error: str, passes: bool
+) -> None:
+    words = []
+    for name in blobs_in(archive):
+        words += ["-P", f"{store.root}/partial/sha256-{name}"]
+    done = subprocess.run(
+        [
+            STRACE, "-f", "-qq", "-o", "/dev/null", *words, "-e", f"trace={calls}",
+            "-e", f"inject={calls}:error={error}:when=1", *COMMAND, "load", "-i", str(archive),
+        ],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    if passes:
+        assert done.returncode == 0, done.stderr
+        assert len(store.images()) == 1
+    else:
+        assert done.returncode == 125, done.stdout
+        assert len(done.stderr.splitlines()) == 1
+        assert "Input/output error" in done.stderr
+        assert store.images() == []
+    assert store.check() == []
+    assert len(archives.load(store, str(archive))) == 1
+
+
+def blobs_in(archive: Path) -> list[str]:
+    """The digests of the blobs in a file, in hexadecimal."""
+    with tarfile.open(archive) as opened:
+        names = opened.getnames()
+    return [name.rpartition("/")[2] for name in names if name.startswith("blobs/sha256/")]
+
+
+@pytest.mark.fault(16)
+def test_a_lock_is_free_when_its_holder_is_killed_or_its_file_is_removed(store: Store) -> None:
+    code = (
+        "import sys, time\n"
+        "from sandbox_kernel.image.store import Store\n"
+        "with Store.open().adding():\n"
+        "    print('held', flush=True); sys.stdin.readline()\n"
+    )
+    content = Path(store.places.lock("content"))
+    for end in ("killed", "removed"):
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == b"held\n"
+        assert locks.try_hold(str(content)) is None
+        if end == "killed":
+            holder.kill()
+            holder.wait()
+        else:
+            content.unlink()
+        with locks.hold(str(content)):
+            pass
+        holder.communicate(b"\n")
+    digest = put(store, "app:1", [layer({"note": b"there\n"})]).manifest.layers[0].digest
+    data = store.read(digest)
+    store.prune(named=True)
+    with store.writer(digest, len(data)) as writer:
+        writer.write(data)
+        for path in content.parent.iterdir():
+            path.unlink()
+        writer.commit()
+    assert store.has(digest)
+
+
+# -- 8: folders ------------------------------------------------------------------------------------
+
+RUNTIME = "/run/sandbox-kernel"
+FOLDERS = {
+    "the runtime folder is read-only": (
+        f"mount -t tmpfs -o ro,mode=700 none {RUNTIME}",
+        "Read-only file system",
+    ),
+    "the runtime folder is somebody else's": (
+        f"mount -t tmpfs -o uid=12345,mode=700 none {RUNTIME}",
+        "it is not a folder of yours with mode 0700",
+    ),
+    "the runtime folder is open to others": (
+        f"mount -t tmpfs -o mode=755 none {RUNTIME}",
+        "it is not a folder of yours with mode 0700",
+    ),
+    "the runtime folder allows no programs": (
+        f"mount -t tmpfs -o noexec,mode=700 none {RUNTIME}",
+        "",
+    ),
+    "the store is read-only": (
+        "mount --bind $STORE $STORE && mount -o remount,bind,ro $STORE",
+        "Read-only file system",
+    ),
+    "the store is open to others": (
+        "mount -t tmpfs -o mode=755 none $STORE",
+        "others may look into it",
+    ),
+    "the store allows no programs": (
+        "mount -t tmpfs -o noexec,mode=700 none $STORE",
+        "",
+    ),
+    "the store knows no other ids": (
+        "mount -t ramfs -o mode=700 none $STORE",
+        "`layer 0`: its file system can't show files under other ids: have it on ext4",
+    ),
+}
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize(("prepare", "says"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_a_folder_that_will_not_do_is_named_or_does(
+    store: Store, archive: Path, prepare: str, says: str
+) -> None:
+    words = " ".join(COMMAND)
+    script = f"{prepare} && exec {words} run host echo it runs"
+    if "$STORE" in prepare:
+        script = f"{prepare} && {words} load -i {archive} && exec {words} run app:1"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env={**os.environ, "STORE": store.root},
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    if says:
+        assert done.returncode in (125, 126), done
+        assert len(done.stderr.splitlines()) == 1
+        assert says in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "it runs"
+
+
+@pytest.mark.fault(16)
+def test_a_launcher_whose_socket_is_removed_makes_it_anew_and_without_its_lock_it_ends() -> None:
+    with detached("sleep", "600") as name:
+        folder = Path(container.match(name).folder)
+        (folder / "control.sock").unlink()
+        deadline = time.monotonic() + SECONDS
+        while not (folder / "control.sock").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert name in output_of("ps", "--quiet")
+    made = output_of("run", "--detach", "host", "sleep", "600").strip()
+    folder = Path(container.match(made).folder)
+    (folder / "lock").unlink()
+    deadline = time.monotonic() + SECONDS
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert output_of("run", "host", "echo", "whole") == "whole\n"
+
+
+@pytest.mark.fault(16)
+def test_a_holder_of_networks_whose_socket_is_removed_makes_it_anew() -> None:
+    plan = policy.plan(settings.PROGRAM, network="class")
+    with Container.create(plan):
+        (socket,) = Path(RUNTIME, "networks").glob("*/socket")
+        socket.unlink()
+        deadline = time.monotonic() + SECONDS
+        while not socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        reached = subprocess.run(
+            [*COMMAND, "run", "--network", "class", "host", "echo", "there"],
+            capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
+        assert reached.stdout == "there\n", reached.stderr
+
+
+# -- 10, 11, 19, 20: what others on this machine do ------------------------------------------------
+
+UNSHARE_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+REUSED = """
+import os, signal, subprocess
+import sandbox_kernel
+from sandbox_kernel.runtime import client
+with open('/proc/sys/kernel/ns_last_pid', 'w') as last:
+    sandbox = sandbox_kernel.Sandbox()
+    launcher = client.shared().pid
+    os.kill(launcher, signal.SIGKILL)
+    client._shared[1]._process.wait()
+    strangers = []
+    try:
+        while True:
+            os.waitpid(-1, 0)  # all that the launcher had come to pid 1 here, and are reaped by it
+    except ChildProcessError:
+        pass
+    for number in (launcher, sandbox.container.pid):
+        os.pwrite(last.fileno(), str(number - 1).encode(), 0)
+        strangers.append(subprocess.Popen(['sleep', '600']))
+    print([each.pid for each in strangers] == [launcher, sandbox.container.pid])
+print(sandbox_kernel.run('6 * 7').check().text)
+client.end_shared()
+print([each.poll() for each in strangers])
+for each in strangers:
+    each.kill()
+    each.wait()
+"""
+
+
+@pytest.mark.fault(10)
+def test_a_stranger_with_the_number_of_a_dead_process_is_left_alone() -> None:
+    done = subprocess.run(
+        [*UNSHARE_PIDS, sys.executable, "-c", REUSED],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:3] == ["True", "42", "[None, None]"], done.stderr
+
+
+@pytest.mark.fault(11)
+def test_a_launcher_or_relay_that_the_kernel_kills_for_memory_is_told_and_made_anew() -> None:
+    with small_group() as group:
+        (group / "cgroup.procs").write_text(str(client.shared().pid))
+        assert isinstance(answer_or_error(), errors.ContainerError)
+    assert sandbox_kernel.run("6 * 7").check().text == "42"
+    with kernels.started() as kernel, small_group() as group:
+        below = psutil.Process(kernel.pid).children(recursive=True)
+        (group / "cgroup.procs").write_text(str(kernel.pid))
+        kernel.client.execute("print('x' * 10_000_000)")
+        psutil.wait_procs([psutil.Process(kernel.pid)], timeout=SECONDS)
+        assert not kernel.manager.is_alive()
+        assert psutil.wait_procs(below, timeout=SECONDS)[1] == []
+
+
+@contextlib.contextmanager
+def small_group() -> Iterator[Path]:
+    """A group in which there is no memory to be had."""
+    group = Path(f"/sys/fs/cgroup/memory/sandbox-kernel/fault-{os.getpid()}")
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("4096")
+    try:
+        yield group
+    finally:
+        (group / "memory.force_empty").write_text("0")
+        group.rmdir()
+
+
+@pytest.mark.fault(19)
+def test_a_container_that_somebody_else_froze_can_be_ended() -> None:
+    with sandbox_kernel.Sandbox(stop_timeout="500ms") as sandbox:
+        frozen = Path(sandbox.container.cgroup_paths()["freezer"], "freezer.state")
+        frozen.write_text("FROZEN")
+        begin = time.monotonic()
+    assert time.monotonic() - begin < SECONDS
+    assert not frozen.exists()
+
+
+@pytest.mark.fault(20)
+def test_without_user_namespaces_the_cause_and_what_mends_it_are_said() -> None:
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    words = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
+    done = subprocess.run(
+        [*words, *COMMAND, "run", "host", "true"],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 125
+    assert "user.max_user_namespaces" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# -- 26: signals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(26)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_command_with_the_usual_status_and_leaves_nothing(
+    number: signal.Signals,
+) -> None:
+    for times in (1, 2) if number == signal.SIGINT else (1,):
+        with the_command() as running:
+            for _ in range(times):
+                running.send_signal(number)
+            _, said = running.communicate(timeout=SECONDS)
+            assert running.returncode in (128 + number, -number), said
+            assert "Traceback" not in said
+
+
+@pytest.mark.fault(26)
+def test_a_signal_while_a_container_is_made_leaves_nothing() -> None:
+    """At several calls of the command's own process."""
+    for calls, nth in (("sendmsg", 1), ("sendmsg", 3), ("recvmsg", 2)):
+        traced_command = [STRACE, "-qq", "-o", "/dev/null", "-e", f"trace={calls}"]
+        traced_command += ["-e", f"inject={calls}:signal=SIGINT:when={nth}"]
+        done = subprocess.run(
+            [*traced_command, *COMMAND, "run", "host", "sleep", "600"],
+            capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
+        assert done.returncode in (130, -signal.SIGINT), done
+        assert "Traceback" not in done.stderr
+
+
+@contextlib.contextmanager
+def the_command() -> Iterator[subprocess.Popen[str]]:
+    """The command, with a program in a container that says it is there and then does nothing."""
+    running = subprocess.Popen(
+        [*COMMAND, "run", "host", "sh", "-c", "echo on; exec sleep 600"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert running.stdout
+        assert running.stdout.readline() == "on\n"
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@pytest.mark.fault(23)
+def test_a_command_that_gets_no_thread_says_so_in_one_line(tmp_path: Path, store: Store) -> None:
+    small(store, "app:1")
+    (tmp_path / "Containerfile").write_text('FROM app:1\nRUN ["/bin/says"]\n')
+    tracer = [STRACE, "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3"]
+    done = subprocess.run(
+        [*tracer, "-e", "inject=clone,clone3:error=EAGAIN:when=1+", *COMMAND, "build", tmp_path],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 125
+    assert "no more processes are to be had" in done.stderr
+    assert "Traceback" not in done.stderr
