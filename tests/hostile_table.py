@@ -5,17 +5,23 @@ A row is an entry of the corpus, a column who ran it on which control groups: `r
 number of tests that passed, or the name of one that did not. What can't be judged in a column
 stands below the table with its reason, and is counted apart: it is never a pass. The status is 1 if
 a test failed.
+
+    python tests/hostile_table.py [--keep FOLDER] [COLUMN...]
+
+With `--keep` the outcomes stay in that folder, and columns that were run into it before are shown
+beside those that are run now, each with its own date.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
+import json
+import platform
 import shlex
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as xml
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +33,15 @@ import corpus  # noqa: E402 - beside this file
 import lanes  # noqa: E402
 import machine  # noqa: E402
 import ordinary_user  # noqa: E402
+import outcomes  # noqa: E402
+from outcomes import Outcome  # noqa: E402
 
 from sandbox_kernel.runtime.cgroups import delegation  # noqa: E402
 
 COLUMNS = ("root-v1", "user-v1", "root-v2", "user-v2")
 SECONDS = 1800.0
+WITH_THE_ORDINARY_USER = ("tests/hostile/test_h_network.py",)
+"""Files whose tests root starts for the ordinary user too, since it makes their networks."""
 QUIET = ("-q", "-p", "no:cacheprovider", "--tb=short")
 ROOTS_ALONE = "looks at it with root's eyes: it has no test marked `everybody`"
 LEFT_OUT = (
@@ -44,14 +54,6 @@ LEFT_OUT = (
     ("test_h_network", "", ("root-v2", "user-v2"), "its networks are rules outside of the groups"),
 )
 """Which files are not run in which columns, and why."""
-
-
-class Outcome(NamedTuple):
-    """What became of one test function in one column."""
-
-    passed: int
-    failed: tuple[str, ...]
-    skipped: tuple[str, ...]
 
 
 def left_out(file: str, column: str) -> str:
@@ -70,52 +72,62 @@ def files(column: str) -> list[str]:
 
 def root_v1(report: Path) -> None:
     """On this machine, in a mount namespace of its own."""
-    subprocess.run(lanes._command(files("root-v1"), [*QUIET, f"--junitxml={report}"]), check=False)
+    options = [*QUIET, f"--outcomes={report}"]
+    subprocess.run(lanes._command(files("root-v1"), options), check=False)
 
 
 def user_v1(report: Path) -> None:
     """The ordinary user of the tests, with control groups of his own."""
     with contextlib.contextmanager(ordinary_user.made)() as user, user.control_groups():
-        made = user.home / "report-of-the-corpus"
-        words = [*files("user-v1"), *QUIET, f"--junitxml={made}"]
+        made = user.home / "outcomes-of-the-corpus"
+        made.unlink(missing_ok=True)
+        words = [*files("user-v1"), *QUIET, "--with-groups", f"--outcomes={made}"]
         words = ["python", "-m", "pytest", *words]
-        print(user.run(words, cwd=user.place, timeout=SECONDS).stdout)
-        if made.exists():
-            report.write_bytes(made.read_bytes())
-            made.unlink()
+        try:
+            user.run(words, cwd=user.place, timeout=SECONDS, capture_output=False)
+        finally:
+            if made.exists():
+                with report.open("ab") as file:
+                    file.write(made.read_bytes())
+                made.unlink()
+    started_by_root = [*QUIET, "-k", outcomes.OF_THE_ORDINARY_USER, f"--outcomes={report}"]
+    subprocess.run(lanes._command(list(WITH_THE_ORDINARY_USER), started_by_root), check=False)
 
 
 def root_v2(report: Path) -> None:
     """In the machine with cgroup v2."""
     words = [sys.executable, "-B", "-m", "pytest", *files("root-v2"), *QUIET, "--timeout=300"]
-    _in_machine(shlex.join([*words, "--junitxml=/run/machine/report"]), report)
+    _in_machine(shlex.join([*words, "--outcomes=/run/machine/report"]), report)
 
 
 def user_v2(report: Path) -> None:
     """The ordinary user in that machine, to whom root hands over a subtree there."""
     with contextlib.contextmanager(ordinary_user.made)() as user:
         place = shlex.quote(str(user.place))
+        home = "/tmp/home-of-user"
         lines = [
             f"mkdir -p {place} && mount -t hostfs -o {place} none {place}",
             *delegation.commands(user.name, systemd=False),
-            f"mkdir -p {user.home} /tmp/home-of-user && chown {user.uid} /tmp/home-of-user",
+            f"mkdir -p {user.home} {home} && touch {home}/report /run/machine/report",
+            f"chown -R {user.uid} {home} /run/machine/report",
+            f"mount --bind /run/machine/report {home}/report",  # the folder there is root's alone
         ]
         words = [user.python, "-B", "-m", "pytest", *files("user-v2"), *QUIET, "--timeout=300"]
-        words += ["--junitxml=/tmp/home-of-user/report"]
-        environment = ["/usr/bin/env", "HOME=/tmp/home-of-user", "LANG=C.UTF-8"]
+        words += ["--with-groups", f"--outcomes={home}/report"]
+        environment = ["/usr/bin/env", f"HOME={home}", "LANG=C.UTF-8"]
         environment += [f"PATH={user.place}/environment/bin:/usr/bin:/bin"]
         environment += ["SANDBOX_KERNEL_TEST_MACHINE=cgroup2"]
         run = shlex.join(user.command([*environment, *words]))
-        script = "\n".join([*lines, f"cd {place}", f"{run}; status=$?"])
-        _in_machine(f"{script}\ncp /tmp/home-of-user/report /run/machine/report", report)
+        _in_machine("\n".join([*lines, f"cd {place}", run]), report)
 
 
 def _in_machine(script: str, report: Path) -> None:
     outcome = machine.run(["/bin/sh", "-c", script], seconds=SECONDS, keep=("report",))
     print(outcome.output)
-    if not outcome.files["report"]:
+    if outcome.status is None or not outcome.files["report"]:
         print(outcome.why)
-    report.write_bytes(outcome.files["report"])
+    with report.open("ab") as file:
+        file.write(outcome.files["report"])
 
 
 RUN: Mapping[str, Callable[[Path], None]] = {
@@ -126,30 +138,42 @@ RUN: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-def outcomes(report: Path) -> dict[str, Outcome]:
-    """Name of a test function -> what its cases did."""
-    found: dict[str, Outcome] = {}
-    if not report.exists() or not report.stat().st_size:
-        return found
-    for case in xml.parse(report).iter("testcase"):
-        name = re.sub(r"\[.*", "", case.get("name", ""), flags=re.DOTALL)
-        known = found.get(name, Outcome(0, (), ()))
-        bad = case.find("failure") is not None or case.find("error") is not None
-        left = case.find("skipped")
-        found[name] = Outcome(
-            known.passed + (not bad and left is None),
-            known.failed + ((case.get("name", name),) if bad else ()),
-            known.skipped + ((left.get("message", ""),) if left is not None else ()),
-        )
-    return found
+def run(column: str, report: Path) -> None:
+    """Run a column; its report says when, of which commit and on which machine first."""
+    report.unlink(missing_ok=True)
+    commit = subprocess.run(
+        ["git", "-C", str(HERE.parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    kernel = "Linux " + platform.release()
+    if column.endswith("v2"):
+        kernel = machine.run(["uname", "-r"]).output.strip() + " of user-mode Linux on " + kernel
+    python = platform.python_version()
+    begin = time.monotonic()
+    about = [time.strftime("%Y-%m-%d"), commit, f"Python {python}", kernel]
+    report.write_text(json.dumps({"about": ", ".join(filter(None, about))}) + "\n")
+    try:
+        RUN[column](report)
+    finally:
+        with report.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"seconds": round(time.monotonic() - begin)}) + "\n")
+
+
+def about(report: Path) -> str:
+    """When and where the column of a report was run, and how long that took."""
+    lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    return f"{lines[0]['about']}, {lines[-1]['seconds']} s"
 
 
 class Cell(NamedTuple):
-    """One cell of the table: what it shows, and why it is not judged if it isn't."""
+    """One cell of the table: what it shows, and why it, or a part of it, is not judged."""
 
     text: str
     failed: bool = False
     reason: str = ""
+    in_part: tuple[str, ...] = ()
 
 
 def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) -> Cell:
@@ -159,9 +183,9 @@ def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) ->
     if failed:
         return Cell(f"FAILED {failed[0]}", failed=True)
     passed = sum(one.passed for one in ran)
-    if passed:
-        return Cell(f"ok {passed}")
     skipped = [why for one in ran for why in one.skipped]
+    if passed:
+        return Cell(f"ok {passed}", in_part=tuple(skipped))
     if skipped:
         return Cell("-", reason=skipped[0])
     reasons = [left_out(test.file, column) for test in tests]
@@ -184,31 +208,42 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
             cells = [cell(by_entry[entry], name, found[name]) for name in columns]
             for name, one in zip(columns, cells, strict=True):
                 counts[name][1 if one.failed else 2 if one.reason else 0] += 1
-                if one.reason:
-                    reasons.setdefault((name, one.reason), []).append(entry)
+                for why in (one.reason, *one.in_part):
+                    if why:
+                        part = "in part " if one.in_part else ""
+                        reasons.setdefault((f"{part}not judged in {name}", why), []).append(entry)
             lines.append(f"{entry:>5}  " + "".join(one.text.ljust(12) for one in cells).rstrip())
     lines += [
         f"{name}: {p} passed, {f} failed, {n} not judged" for name, (p, f, n) in counts.items()
     ]
-    for (name, reason), entries in reasons.items():
-        lines.append(f"not judged in {name}: {', '.join(map(str, entries))}: {reason}")
+    for (where, reason), entries in reasons.items():
+        lines.append(f"{where}: {', '.join(map(str, entries))}: {reason}")
     return "\n".join(lines), any(failed for _, failed, _ in counts.values())
 
 
-def main(columns: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Runs the columns one after another and prints the table."""
+    kept = Path(words[1]).resolve() if words[:1] == ["--keep"] else None
+    columns = (words[2:] if kept else words) or list(COLUMNS)
     unknown = [name for name in columns if name not in RUN]
     if unknown:
         print(f"{', '.join(unknown)}: no such column: {', '.join(COLUMNS)}")
         return 2
-    with _folder() as folder:
-        found = {}
-        for name in columns or COLUMNS:
-            report = folder / name
-            RUN[name](report)
-            found[name] = outcomes(report)
-        text, failed = table(list(columns or COLUMNS), found)
-    print(text)
+    with _folder() if kept is None else contextlib.nullcontext(kept) as folder:
+        folder.mkdir(exist_ok=True)
+        for name in columns:
+            run(name, folder / name)
+        shown = [name for name in COLUMNS if (folder / name).exists()]
+        found = {
+            name: outcomes.read(
+                folder / name, but="" if name.startswith("user") else outcomes.OF_THE_ORDINARY_USER
+            )
+            for name in shown
+        }
+        text, failed = table(shown, found)
+        print(text)
+        for name in shown:
+            print(f"{name}: {about(folder / name)}")
     return int(failed)
 
 

@@ -174,6 +174,12 @@ DEVICES = {
 }
 
 
+EINVAL = 22
+NO_OTHER_IDS = (
+    "this kernel can't show the files of its file system with other ids, which root needs (a tmpfs "
+    "from Linux 6.3 on): use a folder on ext4, xfs or btrfs, or start it as an ordinary user"
+)
+
 IMAGE_IDS = "image-ids"
 """Option of a bind mount of ours whose files have the ids of images, as layers do."""
 
@@ -296,6 +302,8 @@ class Held:
             self._map_trees(trees)
             entrances = self.group.entrances()
             given += entrances
+            around = [] if walled else self.group.around()
+            given += around
             life, self._life = os.pipe2(os.O_CLOEXEC)
             given.append(life)
             with step("ask", "the maker of the slot"):
@@ -306,7 +314,7 @@ class Held:
                     with theirs:
                         maker.start_keeper(self.order, theirs, trees, entrances, life, network)
                 else:
-                    maker.make(self.order, trees, entrances, life, descriptors, network)
+                    maker.make(self.order, trees, entrances, around, life, descriptors, network)
         finally:
             for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)
@@ -397,20 +405,26 @@ class Held:
             kind, _, index = name.partition(" ")
             options = mounted[int(index)].get("options", ()) if kind == "mount" else ()
             if kind == "layer" or IMAGE_IDS in options:
-                with step("map ids of", name):
-                    mounts.map_identities(tree, self.slot.user)
+                self._map(tree, self.slot.user, name)
             elif "idmap" in options:
                 with step("map ids of", name):
                     owner = os.fstat(tree)
                     ids = (owner.st_uid, first, 1), (owner.st_gid, first, 1)
-                    self._map(tree, identities.namespace_of(*ids))
+                    namespace = identities.namespace_of(*ids)
+                try:
+                    self._map(tree, namespace, mounted[int(index)]["source"])
+                finally:
+                    os.close(namespace)
 
     @staticmethod
-    def _map(tree: int, namespace: int) -> None:
-        try:
-            mounts.map_identities(tree, namespace)
-        finally:
-            os.close(namespace)
+    def _map(tree: int, namespace: int, name: str) -> None:
+        with step("map ids of", name):
+            try:
+                mounts.map_identities(tree, namespace)
+            except OSError as error:
+                if error.errno != EINVAL:
+                    raise
+                raise StepFailed("map ids of", name, NO_OTHER_IDS, EINVAL) from error
 
     def start(
         self,
