@@ -6,10 +6,11 @@ number of tests that passed, or the name of one that did not. What can't be judg
 stands below the table with its reason, and is counted apart: it is never a pass. The status is 1 if
 a test failed.
 
-    python tests/hostile_table.py [--keep FOLDER] [COLUMN...]
+    python tests/hostile_table.py [--keep FOLDER [--again]] [COLUMN...]
 
 With `--keep` the outcomes stay in that folder, and columns that were run into it before are shown
-beside those that are run now, each with its own date.
+beside those that are run now, each with its own date. With `--again` only what failed in them is
+run once more, for a machine that others use too; the table names what passed only then.
 """
 
 from __future__ import annotations
@@ -70,37 +71,47 @@ def files(column: str) -> list[str]:
     return [file for file in found if not left_out(file, column)]
 
 
-def root_v1(report: Path) -> None:
+def failed(column: str, report: Path) -> list[str]:
+    """The cases that failed in a column, as pytest names them."""
+    cases = [case for one in outcome_of(column, report).values() for case in one.failed]
+    file_of = {test.name: test.file for test in corpus.all_tests()}
+    return [f"{file_of[case.partition('[')[0]]}::{case}" for case in cases]
+
+
+def root_v1(report: Path, tests: list[str]) -> None:
     """On this machine, in a mount namespace of its own."""
     options = [*QUIET, f"--outcomes={report}"]
-    subprocess.run(lanes._command(files("root-v1"), options), check=False)
+    subprocess.run(lanes._command(tests, options), check=False)
 
 
-def user_v1(report: Path) -> None:
+def user_v1(report: Path, tests: list[str]) -> None:
     """The ordinary user of the tests, with control groups of his own."""
     with contextlib.contextmanager(ordinary_user.made)() as user, user.control_groups():
         made = user.home / "outcomes-of-the-corpus"
         made.unlink(missing_ok=True)
-        words = [*files("user-v1"), *QUIET, "--with-groups", f"--outcomes={made}"]
-        words = ["python", "-m", "pytest", *words]
+        own = [test for test in tests if not test.startswith(WITH_THE_ORDINARY_USER)]
+        words = ["python", "-m", "pytest", *own, *QUIET, "--with-groups", f"--outcomes={made}"]
         try:
-            user.run(words, cwd=user.place, timeout=SECONDS, capture_output=False)
+            if own:
+                user.run(words, cwd=user.place, timeout=SECONDS, capture_output=False)
         finally:
             if made.exists():
                 with report.open("ab") as file:
                     file.write(made.read_bytes())
                 made.unlink()
-    started_by_root = [*QUIET, "-k", outcomes.OF_THE_ORDINARY_USER, f"--outcomes={report}"]
-    subprocess.run(lanes._command(list(WITH_THE_ORDINARY_USER), started_by_root), check=False)
+    others = [test for test in tests if test.startswith(WITH_THE_ORDINARY_USER)]
+    options = [*QUIET, "-k", outcomes.OF_THE_ORDINARY_USER, f"--outcomes={report}"]
+    if others:
+        subprocess.run(lanes._command(others, options), check=False)
 
 
-def root_v2(report: Path) -> None:
+def root_v2(report: Path, tests: list[str]) -> None:
     """In the machine with cgroup v2."""
-    words = [sys.executable, "-B", "-m", "pytest", *files("root-v2"), *QUIET, "--timeout=300"]
+    words = [sys.executable, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=300"]
     _in_machine(shlex.join([*words, "--outcomes=/run/machine/report"]), report)
 
 
-def user_v2(report: Path) -> None:
+def user_v2(report: Path, tests: list[str]) -> None:
     """The ordinary user in that machine, to whom root hands over a subtree there."""
     with contextlib.contextmanager(ordinary_user.made)() as user:
         place = shlex.quote(str(user.place))
@@ -112,7 +123,7 @@ def user_v2(report: Path) -> None:
             f"chown -R {user.uid} {home} /run/machine/report",
             f"mount --bind /run/machine/report {home}/report",  # the folder there is root's alone
         ]
-        words = [user.python, "-B", "-m", "pytest", *files("user-v2"), *QUIET, "--timeout=300"]
+        words = [user.python, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=300"]
         words += ["--with-groups", f"--outcomes={home}/report"]
         environment = ["/usr/bin/env", f"HOME={home}", "LANG=C.UTF-8"]
         environment += [f"PATH={user.place}/environment/bin:/usr/bin:/bin"]
@@ -130,7 +141,7 @@ def _in_machine(script: str, report: Path) -> None:
         file.write(outcome.files["report"])
 
 
-RUN: Mapping[str, Callable[[Path], None]] = {
+RUN: Mapping[str, Callable[[Path, list[str]], None]] = {
     "root-v1": root_v1,
     "user-v1": user_v1,
     "root-v2": root_v2,
@@ -138,9 +149,8 @@ RUN: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-def run(column: str, report: Path) -> None:
-    """Run a column; its report says when, of which commit and on which machine first."""
-    report.unlink(missing_ok=True)
+def run(column: str, report: Path, tests: list[str]) -> None:
+    """Run a column; its report says when, of which commit and on which machine."""
     commit = subprocess.run(
         ["git", "-C", str(HERE.parent), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -153,18 +163,24 @@ def run(column: str, report: Path) -> None:
     python = platform.python_version()
     begin = time.monotonic()
     about = [time.strftime("%Y-%m-%d"), commit, f"Python {python}", kernel]
-    report.write_text(json.dumps({"about": ", ".join(filter(None, about))}) + "\n")
     try:
-        RUN[column](report)
+        RUN[column](report, tests)
     finally:
+        about.append(f"{time.monotonic() - begin:.0f} s")
         with report.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"seconds": round(time.monotonic() - begin)}) + "\n")
+            file.write(json.dumps({"about": ", ".join(filter(None, about))}) + "\n")
 
 
-def about(report: Path) -> str:
-    """When and where the column of a report was run, and how long that took."""
-    lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-    return f"{lines[0]['about']}, {lines[-1]['seconds']} s"
+def about(report: Path) -> list[str]:
+    """When and where the column of a report was run, and how long that took; each time."""
+    lines = report.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["about"] for line in lines if line.startswith('{"about"')]
+
+
+def outcome_of(column: str, report: Path) -> dict[str, Outcome]:
+    """What a column's tests did."""
+    but = "" if column.startswith("user") else outcomes.OF_THE_ORDINARY_USER
+    return outcomes.read(report, but=but)
 
 
 class Cell(NamedTuple):
@@ -218,11 +234,16 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
     ]
     for (where, reason), entries in reasons.items():
         lines.append(f"{where}: {', '.join(map(str, entries))}: {reason}")
+    for name in columns:
+        for case in (case for one in found[name].values() for case in one.again):
+            lines.append(f"passed in {name} when it was run again: {case}")
     return "\n".join(lines), any(failed for _, failed, _ in counts.values())
 
 
 def main(words: list[str]) -> int:
     """Runs the columns one after another and prints the table."""
+    again = "--again" in words
+    words = [word for word in words if word != "--again"]
     kept = Path(words[1]).resolve() if words[:1] == ["--keep"] else None
     columns = (words[2:] if kept else words) or list(COLUMNS)
     unknown = [name for name in columns if name not in RUN]
@@ -232,19 +253,17 @@ def main(words: list[str]) -> int:
     with _folder() if kept is None else contextlib.nullcontext(kept) as folder:
         folder.mkdir(exist_ok=True)
         for name in columns:
-            run(name, folder / name)
+            if not again:
+                (folder / name).unlink(missing_ok=True)
+            tests = failed(name, folder / name) if again else files(name)
+            if tests:
+                run(name, folder / name, tests)
         shown = [name for name in COLUMNS if (folder / name).exists()]
-        found = {
-            name: outcomes.read(
-                folder / name, but="" if name.startswith("user") else outcomes.OF_THE_ORDINARY_USER
-            )
-            for name in shown
-        }
-        text, failed = table(shown, found)
+        text, bad = table(shown, {name: outcome_of(name, folder / name) for name in shown})
         print(text)
         for name in shown:
-            print(f"{name}: {about(folder / name)}")
-    return int(failed)
+            print(f"{name}: {'; again: '.join(about(folder / name))}")
+    return int(bad)
 
 
 @contextlib.contextmanager

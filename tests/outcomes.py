@@ -51,7 +51,8 @@ class Outcome(NamedTuple):
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     """Why each was left out."""
-    seconds: float = 0
+    again: tuple[str, ...] = ()
+    """Those that passed when they were run again, and not at first."""
 
 
 def read(path: Path, but: str = "") -> dict[str, Outcome]:
@@ -60,11 +61,14 @@ def read(path: Path, but: str = "") -> dict[str, Outcome]:
     A case that came to no end, or was not even begun, has failed.
     """
     steps: dict[str, list[dict[str, str]]] = {}
+    again: set[str] = set()
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             step = json.loads(line)
             for case in step.get("collected", ()):
-                steps.setdefault(case, [])
+                if case in steps:
+                    again.add(case)
+                steps[case] = []
             if "test" in step:
                 steps.setdefault(step["test"], []).append(step)
     found: dict[str, Outcome] = {}
@@ -72,14 +76,14 @@ def read(path: Path, but: str = "") -> dict[str, Outcome]:
         if but and but in case:
             continue
         name = re.sub(r"\[.*", "", case, flags=re.DOTALL)
-        passed, failed, skipped, seconds = found.get(name, Outcome())
+        known = found.get(name, Outcome())
         left_out = tuple(step["why"] for step in its if step["outcome"] == "skipped")
         ended = any(step["step"] == "teardown" for step in its)
         bad = not ended or any(step["outcome"] == "failed" for step in its)
         found[name] = Outcome(
-            passed + (not bad and not left_out),
-            failed + ((case,) if bad else ()),
-            tuple(dict.fromkeys(skipped + left_out)),
-            seconds + sum(float(step["seconds"]) for step in its),
+            known.passed + (not bad and not left_out),
+            known.failed + ((case,) if bad else ()),
+            tuple(dict.fromkeys(known.skipped + left_out)),
+            known.again + ((case,) if not bad and case in again else ()),
         )
     return found

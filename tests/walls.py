@@ -43,13 +43,13 @@ _ALL_CAPABILITIES = ("bundle/make.py", "added: set[str] = set()", "added = {*cap
 
 OF_CONTAINERS = (
     _wall(
-        "files of the host",
+        "files-of-the-host",
         "all of /etc of the host is in the image `host`",
         [("image/host.py", "CONFIGURATION = (\n", 'CONFIGURATION = (\n    "shadow",\n')],
         "test_a01_no_file_of_the_host_is_read_by_its_path",
     ),
     _wall(
-        "filter and capabilities",
+        "filter-and-capabilities",
         "no filter of system calls, and all capabilities of the container",
         [_NO_FILTER, _ALL_CAPABILITIES],
         "test_a02_no_walk_out_of_the_root",
@@ -57,7 +57,7 @@ OF_CONTAINERS = (
         "test_b35_no_mount_and_no_namespace_is_ever_made",
     ),
     _wall(
-        "filter of system calls",
+        "filter-of-system-calls",
         "no filter of system calls",
         [_NO_FILTER],
         "test_a08_no_new_namespace",
@@ -67,7 +67,7 @@ OF_CONTAINERS = (
         "test_b34_keyrings_are_denied",
     ),
     _wall(
-        "filter, all 64 bits",
+        "filter-all-64-bits",
         "the filter compares 64 bits, where the kernel uses 32",
         [(_SECCOMP, "_ALL = 0xFFFFFFFF\n_Cond", "_ALL = 0xFFFFFFFFFFFFFFFF\n_Cond")],
         "test_a15_nothing_is_typed_into_a_terminal_of_the_host",
@@ -86,13 +86,16 @@ OF_CONTAINERS = (
         "test_a03_only_declared_descriptors_are_open",
     ),
     _wall(
-        "pid 1",
-        "the program of pid 1 can be read, so that its process is open to others",
-        [("linux/first_process.py", "os.fchmod(memory, 0o111)", "os.fchmod(memory, 0o755)")],
+        "pid-1",
+        "the program of pid 1 can be read, and others in the container have its capabilities",
+        [
+            ("linux/first_process.py", "os.fchmod(memory, 0o111)", "os.fchmod(memory, 0o755)"),
+            _ALL_CAPABILITIES,
+        ],
         "test_a04_pid_1_and_all_others_are_closed",
     ),
     _wall(
-        "standard input",
+        "standard-input",
         "standard input is a terminal",
         [
             (
@@ -104,13 +107,13 @@ OF_CONTAINERS = (
         "test_b42_there_is_no_terminal_to_write_to_and_nothing_of_a_pty_reaches_the_host",
     ),
     _wall(
-        "copying out",
+        "copying-out",
         "the number of files that are copied out has no bound",
         [("runtime/transfer.py", "        if self._files_left < 0:", "        if False:")],
         "test_a22_an_endless_file_a_sparse_one_and_very_many_end_at_the_bound",
     ),
     _wall(
-        "names of accounts",
+        "names-of-accounts",
         "the C library looks accounts up, with what the image gives it for that",
         [
             (
@@ -122,32 +125,32 @@ OF_CONTAINERS = (
         "test_a25_poisoned_files_are_opened_by_no_process_of_the_host",
     ),
     _wall(
-        "read-only parts of /proc",
+        "read-only-parts-of-proc",
         "what is to be read-only in /proc can be written",
         [("runtime/rootfs.py", 'for path in linux.get("readonlyPaths", ()):', "for path in ():")],
         "test_a06_no_switch_of_the_kernel_can_be_moved",
     ),
     _wall(
-        "masked paths",
+        "masked-paths",
         "nothing covers what is to be hidden in /proc and /sys",
         [("runtime/rootfs.py", 'for path in linux.get("maskedPaths", ()):', "for path in ():")],
         "test_a07_masked_entries_are_empty_and_stay_masked",
     ),
     _wall(
-        "namespace of groups",
+        "namespace-of-groups",
         "the container is in the host's namespace of control groups",
         [("bundle/defaults.py", '"uts", "cgroup", "time")', '"uts", "time")')],
         "test_a08_no_namespace_is_the_host_s",
         "test_a10_the_cgroup_is_out_of_reach",
     ),
     _wall(
-        "namespace of IPC",
+        "namespace-of-IPC",
         "the container shares queues and shared memory with the host",
         [("bundle/defaults.py", '"network", "ipc", "uts",', '"network", "uts",')],
         "test_a17_shared_memory_of_the_host_and_the_neighbour_is_not_there",
     ),
     _wall(
-        "namespace of networks",
+        "namespace-of-networks",
         "the container is in the network of the host",
         [
             ("bundle/defaults.py", '"pid", "network", "ipc"', '"pid", "ipc"'),
@@ -163,7 +166,7 @@ OF_CONTAINERS = (
         "test_a13_no_device_is_made_or_found",
     ),
     _wall(
-        "bounding set",
+        "bounding-set",
         "capabilities stay in the bounding set",
         [
             (
@@ -195,13 +198,19 @@ OF_CONTAINERS = (
         "test_a14_nothing_is_held_and_nothing_can_be_gained",
     ),
     _wall(
-        "nosuid and nodev",
+        "nosuid-and-nodev",
         "the mounts of the root honour setuid bits and device nodes",
-        [("runtime/rootfs.py", "MS_NOSUID | MS_NODEV,\n", "0,\n")],
+        [
+            (
+                "runtime/rootfs.py",
+                "tuple(options), mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV",
+                "tuple(options), 0",
+            )
+        ],
         "test_a14_every_mount_ignores_setuid_and_device_nodes",
     ),
     _wall(
-        "core files",
+        "core-files",
         "a crash may write a core",
         [("bundle/defaults.py", 'RLIMITS = {"RLIMIT_CORE": (0, 0)}', "RLIMITS = {}")],
         "test_a14_a_crash_writes_no_core",
@@ -219,7 +228,7 @@ OF_CONTAINERS = (
         "test_a20_no_secret_of_the_server_is_inside",
     ),
     _wall(
-        "read-only mounts",
+        "read-only-mounts",
         "a mount that is to be read-only is not",
         [
             (
@@ -231,7 +240,7 @@ OF_CONTAINERS = (
         "test_a21_a_read_only_input_stays_as_it_is",
     ),
     _wall(
-        "end of a run",
+        "end-of-a-run",
         "what a run leaves behind lives on",
         [
             (
@@ -243,7 +252,7 @@ OF_CONTAINERS = (
         "test_a23_daemons_end_with_the_run_that_made_them",
     ),
     _wall(
-        "links in mount targets",
+        "links-in-mount-targets",
         "links on the way to a mount target are followed, out of the root too",
         [
             (
@@ -256,7 +265,7 @@ OF_CONTAINERS = (
         "test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else",
     ),
     _wall(
-        "limit of processes",
+        "limit-of-processes",
         "four times as many processes as asked for",
         [
             (
@@ -268,7 +277,7 @@ OF_CONTAINERS = (
         "test_b26_a_fork_bomb_meets_its_limit_and_is_stopped_in_time",
     ),
     _wall(
-        "limit of memory",
+        "limit-of-memory",
         "eight times the memory that was asked for",
         [
             (
@@ -288,13 +297,13 @@ OF_CONTAINERS = (
         "test_b32_every_place_in_memory_is_bounded_and_counted",
     ),
     _wall(
-        "limit of processors",
+        "limit-of-processors",
         "three times the processor time that was asked for",
         [("bundle/make.py", "round(plan.cpus * CPU_PERIOD)", "round(3 * plan.cpus * CPU_PERIOD)")],
         "test_b36_a_busy_loop_on_all_processors_stays_in_its_quota",
     ),
     _wall(
-        "size of the writable layer",
+        "size-of-the-writable-layer",
         "the writable layer is four times as large, with more inodes",
         [
             ("runtime/rootfs.py", '("size", str(size))', '("size", str(4 * size))'),
@@ -304,7 +313,7 @@ OF_CONTAINERS = (
         "test_b31_inodes_run_out_inside_only",
     ),
     _wall(
-        "limit of descriptors",
+        "limit-of-descriptors",
         "rlimits of the plan are left out",
         [("bundle/make.py", "for limit in plan.ulimit}", "for limit in ()}")],
         "test_b33_floods_of_descriptors_end_inside",
@@ -325,7 +334,7 @@ OF_CONTAINERS = (
 
 OF_IMAGES = (
     _wall(
-        "names in layers",
+        "names-in-layers",
         "`..` in the name of a member is let through, and long names are",
         [
             ("image/layers/names.py", 'if part == b"..":', "if False:"),
@@ -343,7 +352,7 @@ OF_IMAGES = (
         "test_c43_a_name_that_leads_out_is_refused",
     ),
     _wall(
-        "links in layers",
+        "links-in-layers",
         "a link in the way of a member is followed by the kernel",
         [
             (
@@ -364,13 +373,13 @@ OF_IMAGES = (
         "test_c45_a_whiteout_of_what_can_not_be_hidden_is_refused",
     ),
     _wall(
-        "attributes of layers",
+        "attributes-of-layers",
         "all attributes that a layer brings are set",
         [("image/layers/placing.py", 'if kept and not key.startswith(b"user.overlay.") and', "if")],
         "test_c46_attributes_that_mean_something_to_the_host_are_dropped",
     ),
     _wall(
-        "bombs in layers",
+        "bombs-in-layers",
         "sizes and ratios of a layer have no cap",
         [
             ("image/layers/compression.py", "if produced > limits.plain:", "if False:"),
@@ -383,7 +392,7 @@ OF_IMAGES = (
         "test_c47_more_than_the_limits_allow_is_refused",
     ),
     _wall(
-        "digest of the plain layer",
+        "digest-of-the-plain-layer",
         "the diff id of a layer is not compared",
         [
             (
@@ -395,7 +404,7 @@ OF_IMAGES = (
         "test_c48_a_wrong_diff_id_is_named",
     ),
     _wall(
-        "layers and diff ids",
+        "layers-and-diff-ids",
         "a layer may have two diff ids, or none",
         [
             ("image/documents.py", "    if layers != diff_ids:", "    if False:"),
@@ -421,7 +430,7 @@ OF_IMAGES = (
         "test_50_a_document_that_can_be_read_in_two_ways_or_none_is_refused",
     ),
     _wall(
-        "spelling of digests",
+        "spelling-of-digests",
         "a digest has any length and case, and what follows it",
         [
             (
@@ -434,7 +443,7 @@ OF_IMAGES = (
         "test_51_a_digest_has_one_spelling",
     ),
     _wall(
-        "size of blobs",
+        "size-of-blobs",
         "a blob may have another size than was said",
         [
             (
@@ -446,7 +455,7 @@ OF_IMAGES = (
         "test_52_a_blob_of_another_size_is_not_kept",
     ),
     _wall(
-        "working folder",
+        "working-folder",
         "the working folder of an image may lie anywhere",
         [
             (
@@ -463,7 +472,7 @@ OF_IMAGES = (
         "test_53_a_user_or_folder_that_can_not_be_starts_nothing",
     ),
     _wall(
-        "account files",
+        "account-files",
         "an account file is read whatever it is, and with its links",
         [
             (
@@ -476,7 +485,7 @@ OF_IMAGES = (
         "test_c54_an_account_file_that_is_a_trap_finds_nobody",
     ),
     _wall(
-        "places of the kernel",
+        "places-of-the-kernel",
         "links and files at /proc, /sys and /dev of an image are not looked for",
         [
             (
@@ -491,7 +500,7 @@ OF_IMAGES = (
 
 OF_REGISTRIES = (
     _wall(
-        "digest of blobs",
+        "digest-of-blobs",
         "the digest of a blob is not compared",
         [
             (
@@ -508,7 +517,7 @@ OF_REGISTRIES = (
         "test_57_right_length_wrong_bytes",
     ),
     _wall(
-        "sizes of documents",
+        "sizes-of-documents",
         "a document of a registry may have any size",
         [("image/registry/client.py", "            if size > most:\n", "            if False:\n")],
         "test_58_a_manifest_larger_than_any",
@@ -529,7 +538,7 @@ OF_REGISTRIES = (
         "test_59_redirected_to_this_machine_or_its_link",
     ),
     _wall(
-        "places of tokens",
+        "places-of-tokens",
         "the password goes wherever the registry says that tokens are made",
         [
             (
@@ -562,7 +571,7 @@ OF_REGISTRIES = (
 
 OF_BUILDS = (
     _wall(
-        "sources of COPY",
+        "sources-of-COPY",
         "a source may have `..`, and links lead out of the context",
         [
             (
@@ -574,7 +583,7 @@ OF_BUILDS = (
         "test_e63_a_link_out_of_the_context_leads_nowhere",
     ),
     _wall(
-        "addresses of ADD",
+        "addresses-of-ADD",
         "ADD fetches of private addresses",
         [("building/remote.py", "if not allowed and any(", "if False and any(")],
         "test_e64_no_private_address_and_no_git_is_fetched",
@@ -582,7 +591,7 @@ OF_BUILDS = (
         "test_99_what_a_build_adds_from_elsewhere_is_public",
     ),
     _wall(
-        "mounts of RUN",
+        "mounts-of-RUN",
         "unknown options of a mount are passed over, and so are its sources' links",
         [
             (
@@ -600,13 +609,13 @@ OF_BUILDS = (
         "test_e65_a_mount_source_that_is_a_link_out_of_the_context_is_refused",
     ),
     _wall(
-        "keys of the cache",
+        "keys-of-the-cache",
         "a step is known by which inputs it has, not by what they are",
         [("building/cache.py", "json.dumps([VERSION, inputs]", "json.dumps([VERSION, [*inputs]]")],
         "test_e68_the_cache_of_steps_sees_every_input",
     ),
     _wall(
-        "working folder of a build",
+        "working-folder-of-a-build",
         "WORKDIR may lie in /proc",
         [
             (
@@ -618,7 +627,7 @@ OF_BUILDS = (
         "test_e67_a_word_that_leads_elsewhere_is_refused",
     ),
     _wall(
-        "patterns of ignore files",
+        "patterns-of-ignore-files",
         "a pattern may begin above the context",
         [
             (
@@ -630,7 +639,7 @@ OF_BUILDS = (
         "test_e69_an_ignore_file_can_not_reach_out_of_the_context",
     ),
     _wall(
-        "sizes in Containerfiles",
+        "sizes-in-Containerfiles",
         "values, stages and lines have no cap",
         [
             ("containerfile/lines.py", "    if len(text) > MOST_BYTES:", "    if False:"),
@@ -710,7 +719,7 @@ OF_TRAFFIC = (
         "test_74_a_comm_lives_from_its_opening_to_its_closing",
     ),
     _wall(
-        "limit of outputs",
+        "limit-of-outputs",
         "outputs of a cell have no limit",
         [
             (
@@ -728,7 +737,7 @@ OF_TRAFFIC = (
         "test_74_a_flood_of_small_messages_reaches_the_limit_too",
     ),
     _wall(
-        "level of outputs",
+        "level-of-outputs",
         "outputs are shown as they are",
         [
             (
@@ -740,7 +749,7 @@ OF_TRAFFIC = (
         "test_76_no_attack_in_html_stands_in_the_page",
     ),
     _wall(
-        "escapes of terminals",
+        "escapes-of-terminals",
         "escapes are passed on",
         [
             (
@@ -753,7 +762,7 @@ OF_TRAFFIC = (
         "test_77_escapes_in_text_are_gone_and_colours_stay",
     ),
     _wall(
-        "kinds of values",
+        "kinds-of-values",
         "an array of objects is written as one of numbers",
         [("inside/values.py", "    if array.dtype.hasobject:\n", "    if False:\n")],
         "test_f79_a_value_that_would_run_code_is_refused_and_runs_nothing",
@@ -799,13 +808,13 @@ OF_SETTINGS = (
         "test_g83_only_the_user_widens",
     ),
     _wall(
-        "owners of settings",
+        "owners-of-settings",
         "a file of settings may be anybody's",
         [("settings_files.py", "    elif seen.st_mode & stat.S_IWOTH:\n", "    elif False:\n")],
         "test_g84_a_file_that_others_can_write_is_refused",
     ),
     _wall(
-        "values of settings",
+        "values-of-settings",
         "sizes are taken as they are written",
         [
             (
@@ -829,7 +838,7 @@ OF_SETTINGS = (
         "test_g86_a_name_that_is_none_is_refused",
     ),
     _wall(
-        "environment of the launcher",
+        "environment-of-the-launcher",
         "the launcher gets the environment of the program",
         [
             (
@@ -841,13 +850,13 @@ OF_SETTINGS = (
         "test_g87_the_launcher_gets_nothing_of_the_environment",
     ),
     _wall(
-        "runtime folder",
+        "runtime-folder",
         "a runtime folder may be anybody's",
         [("runtime/state.py", "    if not _is_private(path, uid):\n", "    if False:\n")],
         "test_g87_a_prepared_folder_in_tmp_is_refused",
     ),
     _wall(
-        "control characters in paths",
+        "control-characters-in-paths",
         "a path may have a line feed",
         [("policy.py", '    if any(c < " " or c == "\\x7f" for c in resolved):', "    if False:")],
         "test_g88_a_line_feed_in_a_path_is_refused",
@@ -856,7 +865,7 @@ OF_SETTINGS = (
 
 OF_NETWORKS = (
     _wall(
-        "special addresses",
+        "special-addresses",
         "private, loopback and link-local addresses are let through",
         [
             (
@@ -875,7 +884,7 @@ OF_NETWORKS = (
         "test_92_of_many_addresses_only_public_ones_are_told",
     ),
     _wall(
-        "addresses of the machine",
+        "addresses-of-the-machine",
         "the machine's own addresses are let through",
         [
             (
@@ -887,7 +896,7 @@ OF_NETWORKS = (
         "test_90_no_listener_of_the_host_is_reached",
     ),
     _wall(
-        "lists of addresses",
+        "lists-of-addresses",
         "what is on no list is let through too",
         [
             (
@@ -900,7 +909,7 @@ OF_NETWORKS = (
         "test_95_there_is_no_other_resolver_under_a_list",
     ),
     _wall(
-        "names on lists",
+        "names-on-lists",
         "every name is asked for",
         [
             (
@@ -924,13 +933,13 @@ OF_NETWORKS = (
         "test_96_who_pretends_to_be_another_one_is_not_heard",
     ),
     _wall(
-        "published ports",
+        "published-ports",
         "a port is published on all addresses of the machine",
         [("grammar.py", 'len(parts) == 3 else "127.0.0.1"', 'len(parts) == 3 else "0.0.0.0"')],
         "test_97_only_declared_ports_lead_in_and_on_loopback_only",
     ),
     _wall(
-        "flows of one container",
+        "flows-of-one-container",
         "a container may have sixteen times as many flows",
         [("network/firewall.py", "MOST_FLOWS = 4096", "MOST_FLOWS = 65536")],
         "test_98_nobody_fills_the_table_of_flows",

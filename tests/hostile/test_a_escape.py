@@ -92,7 +92,8 @@ def test_a01_the_whole_tree_holds_no_canary(inside, canaries):
                 if "canary" in name.lower() and "dist-packages" not in top:
                     print(os.path.join(top, name))
         print("walked")
-        """
+        """,
+        timeout=250,
     )
     assert found.lines[-1] == "walked"
     assert not [line for line in found.lines if line.endswith("/canary.txt")]
