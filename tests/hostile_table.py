@@ -2,9 +2,9 @@
 
 A row is an entry of the corpus, a column who ran it on which control groups: `root-v1` and
 `user-v1` on this machine, `root-v2` and `user-v2` in a machine of user-mode Linux. A cell is the
-number of tests that passed, or the name of one that did not. What can't be judged in a column
-stands below the table with its reason, and is counted apart: it is never a pass. The status is 1 if
-a test failed.
+number of tests that passed, or of those that did not, which are named below. What can't be judged
+in a column stands below the table with its reason, and is counted apart: it is never a pass. The
+status is 1 if a test failed, or was not run.
 
     python tests/hostile_table.py [--keep FOLDER [--again]] [COLUMN...]
 
@@ -65,10 +65,10 @@ def left_out(file: str, column: str) -> str:
     return ""
 
 
-def files(column: str) -> list[str]:
-    """The files with tests of the corpus that are run in a column."""
-    found = sorted({test.file for test in corpus.all_tests() if test.entries})
-    return [file for file in found if not left_out(file, column)]
+def chosen(column: str) -> list[str]:
+    """The tests of the corpus that are run in a column, as pytest names them."""
+    found = [test for test in corpus.all_tests() if test.entries]
+    return [f"{test.file}::{test.name}" for test in found if not left_out(test.file, column)]
 
 
 def failed(column: str, report: Path) -> list[str]:
@@ -116,9 +116,11 @@ def user_v2(report: Path, tests: list[str]) -> None:
     with contextlib.contextmanager(ordinary_user.made)() as user:
         place = shlex.quote(str(user.place))
         home = "/tmp/home-of-user"
+        *hand_over, put_in = delegation.commands(user.name, systemd=False)
         lines = [
             f"mkdir -p {place} && mount -t hostfs -o {place} none {place}",
-            *delegation.commands(user.name, systemd=False),
+            *hand_over,
+            f"echo $$ > {put_in.partition('> ')[2]}",  # this shell, which starts the tests
             f"mkdir -p {user.home} {home} && touch {home}/report /run/machine/report",
             f"chown -R {user.uid} {home} /run/machine/report",
             f"mount --bind /run/machine/report {home}/report",  # the folder there is root's alone
@@ -197,7 +199,9 @@ def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) ->
     ran = [found[test.name] for test in tests if test.name in found]
     failed = [name for one in ran for name in one.failed]
     if failed:
-        return Cell(f"FAILED {failed[0]}", failed=True)
+        missing = sum(len(one.missing) for one in ran)
+        cut_off = missing == len(failed)
+        return Cell("NOT RUN" if cut_off else f"FAILED {len(failed) - missing}", failed=True)
     passed = sum(one.passed for one in ran)
     skipped = [why for one in ran for why in one.skipped]
     if passed:
@@ -235,8 +239,14 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
     for (where, reason), entries in reasons.items():
         lines.append(f"{where}: {', '.join(map(str, entries))}: {reason}")
     for name in columns:
-        for case in (case for one in found[name].values() for case in one.again):
-            lines.append(f"passed in {name} when it was run again: {case}")
+        for one in found[name].values():
+            lines += [
+                f"{'not run' if case in one.missing else 'failed'} in {name}: {case}"
+                for case in one.failed
+            ]
+    for name in columns:
+        for one in found[name].values():
+            lines += [f"passed in {name} when it was run again: {case}" for case in one.again]
     return "\n".join(lines), any(failed for _, failed, _ in counts.values())
 
 
@@ -255,7 +265,7 @@ def main(words: list[str]) -> int:
         for name in columns:
             if not again:
                 (folder / name).unlink(missing_ok=True)
-            tests = failed(name, folder / name) if again else files(name)
+            tests = failed(name, folder / name) if again else chosen(name)
             if tests:
                 run(name, folder / name, tests)
         shown = [name for name in COLUMNS if (folder / name).exists()]

@@ -53,6 +53,8 @@ class Outcome(NamedTuple):
     """Why each was left out."""
     again: tuple[str, ...] = ()
     """Those that passed when they were run again, and not at first."""
+    missing: tuple[str, ...] = ()
+    """Those that failed by not coming to an end: the run was cut off."""
 
 
 def read(path: Path, but: str = "") -> dict[str, Outcome]:
@@ -66,7 +68,7 @@ def read(path: Path, but: str = "") -> dict[str, Outcome]:
         for line in path.read_text(encoding="utf-8").splitlines():
             step = json.loads(line)
             for case in step.get("collected", ()):
-                if case in steps:
+                if any(each["outcome"] == "failed" for each in steps.get(case, ())):
                     again.add(case)
                 steps[case] = []
             if "test" in step:
@@ -85,5 +87,6 @@ def read(path: Path, but: str = "") -> dict[str, Outcome]:
             known.failed + ((case,) if bad else ()),
             tuple(dict.fromkeys(known.skipped + left_out)),
             known.again + ((case,) if not bad and case in again else ()),
+            known.missing + ((case,) if not ended else ()),
         )
     return found

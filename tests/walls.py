@@ -667,8 +667,13 @@ OF_TRAFFIC = (
     ),
     _wall(
         "replies",
-        "a reply is taken whatever it is to, and how often it came",
+        "a reply and a status are taken whatever they are to, and how often they came",
         [
+            (
+                "kernel/outgoing.py",
+                'state == "starting" or getattr(request, state):',
+                'state == "starting":',
+            ),
             (
                 "kernel/outgoing.py",
                 "            or request.replied\n            or request.channel != channel\n",
@@ -680,7 +685,7 @@ OF_TRAFFIC = (
                 "",
             ),
         ],
-        "test_72_a_second_reply_and_a_second_idle_are_dropped",
+        "test_72_73_75_what_is_not_allowed_now_is_dropped",
         "test_73_a_reply_of_another_kind_or_channel_is_dropped",
     ),
     _wall(

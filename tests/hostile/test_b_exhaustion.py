@@ -314,7 +314,8 @@ def test_b36_a_busy_loop_on_all_processors_stays_in_its_quota(inside):
     used = ran.exit.usage["cpu_seconds"]
     # 5 % of the quota, and what one period of 100 ms may hold more
     assert used <= 0.5 * took * 1.05 + 0.1
-    assert ran.exit.usage["throttled_seconds"] > 0
+    # a machine with much to do may give it less than its quota, and nothing is held back then
+    assert ran.exit.usage["throttled_seconds"] > 0 or used < 0.45 * seconds
 
 
 # 38, 39
