@@ -15,7 +15,7 @@ PACKAGES_TO_RUN := ca-certificates libseccomp2 uidmap
 # The peers that the tests and benchmarks compare with, a second kernel with cgroup v2, a browser,
 # a registry, and who else makes and reads images; assemblers for the code of pid 1.
 PACKAGES_TO_TEST := $(PACKAGES_TO_RUN) apache2-utils binutils binutils-aarch64-linux-gnu bubblewrap \
-	buildah busybox-static chromium docker-registry docker.io fonts-noto-cjk gcc git iperf3 iproute2 \
+	buildah busybox-static chromium docker-registry docker.io e2fsprogs fonts-noto-cjk gcc git iperf3 iproute2 \
 	libc6-dev mmdebstrap mount openssl passt passwd podman python3 python3-venv redis-server runc runsc \
 	skopeo strace umoci user-mode-linux util-linux
 
@@ -52,9 +52,10 @@ test: packages-to-test check
 	UV=$(UV) $(BIN)/python -m pytest tests/unit --numprocesses 2
 	UV=$(UV) $(BIN)/python tests/lanes.py
 
-# Each entry of the corpus as root and as an ordinary user, with control groups v1 and v2.
+# Each entry of the corpus as root and as an ordinary user, with control groups v1 and v2; or, with
+# WEAKEN=all or names of tests/walls.py, proof that the tests miss each wall that is weak.
 hostile: .venv/.ready-to-test packages-to-test
-	UV=$(UV) $(BIN)/python tests/hostile_table.py $(COLUMNS)
+	UV=$(UV) $(BIN)/python $(if $(WEAKEN),tests/weakened.py $(WEAKEN),tests/hostile_table.py $(COLUMNS))
 
 # Each reader for so long. The short form is part of `make test`.
 fuzz: .venv/.ready-to-test

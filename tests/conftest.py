@@ -9,6 +9,7 @@ from pathlib import Path
 
 import leftovers
 import ordinary_user as ordinary
+import outcomes
 import pytest
 
 from sandbox_kernel.image.layers import remove_tree
@@ -19,9 +20,21 @@ from sandbox_kernel.runtime import client
 FOLDERS_THAT_USE_THE_MACHINE = {"integration", "hostile", "browser", "cgroup2"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `tests/hostile_table.py` asks for."""
+    parser.addoption("--outcomes", metavar="FILE", help="append what became of each test, as JSON")
+    parser.addoption(
+        "--with-groups",
+        action="store_true",
+        help="root handed control groups over to this user: run what needs them",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Put the run below a keeper, which counts at the end what is left."""
+    if config.getoption("outcomes"):
+        config.pluginmanager.register(outcomes.Writer(config.getoption("outcomes")))
     if leftovers.KEEPER in os.environ:
         return
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -110,11 +123,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """An ordinary user runs what is marked for everybody; unit tests always are."""
     if os.geteuid() == 0:
         return
+    kept_from_him = ["root"] if config.getoption("with_groups") else ["root", "groups"]
     left_out = [
         item
         for item in items
         if set(item.path.parts) & FOLDERS_THAT_USE_THE_MACHINE
-        and (item.get_closest_marker("everybody") is None or item.get_closest_marker("root"))
+        and (
+            item.get_closest_marker("everybody") is None
+            or any(item.get_closest_marker(name) for name in kept_from_him)
+        )
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -2,20 +2,27 @@
 
 A row is an entry of the corpus, a column who ran it on which control groups: `root-v1` and
 `user-v1` on this machine, `root-v2` and `user-v2` in a machine of user-mode Linux. A cell is the
-number of tests that passed, or the name of one that did not. What can't be judged in a column
-stands below the table with its reason, and is counted apart: it is never a pass. The status is 1 if
-a test failed.
+number of tests that passed, or of those that did not, which are named below. What can't be judged
+in a column stands below the table with its reason, and is counted apart: it is never a pass. The
+status is 1 if a test failed, or was not run.
+
+    python tests/hostile_table.py [--keep FOLDER [--again]] [COLUMN...]
+
+With `--keep` the outcomes stay in that folder, and columns that were run into it before are shown
+beside those that are run now, each with its own date. With `--again` only what failed in them is
+run once more, for a machine that others use too; the table names what passed only then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
+import json
+import platform
 import shlex
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as xml
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +34,15 @@ import corpus  # noqa: E402 - beside this file
 import lanes  # noqa: E402
 import machine  # noqa: E402
 import ordinary_user  # noqa: E402
+import outcomes  # noqa: E402
+from outcomes import Outcome  # noqa: E402
 
 from sandbox_kernel.runtime.cgroups import delegation  # noqa: E402
 
 COLUMNS = ("root-v1", "user-v1", "root-v2", "user-v2")
 SECONDS = 1800.0
+WITH_THE_ORDINARY_USER = ("tests/hostile/test_h_network.py",)
+"""Files whose tests root starts for the ordinary user too, since it makes their networks."""
 QUIET = ("-q", "-p", "no:cacheprovider", "--tb=short")
 ROOTS_ALONE = "looks at it with root's eyes: it has no test marked `everybody`"
 LEFT_OUT = (
@@ -46,14 +57,6 @@ LEFT_OUT = (
 """Which files are not run in which columns, and why."""
 
 
-class Outcome(NamedTuple):
-    """What became of one test function in one column."""
-
-    passed: int
-    failed: tuple[str, ...]
-    skipped: tuple[str, ...]
-
-
 def left_out(file: str, column: str) -> str:
     """Why a file is not run in a column; empty if it is."""
     for name, folder, columns, why in LEFT_OUT:
@@ -62,63 +65,85 @@ def left_out(file: str, column: str) -> str:
     return ""
 
 
-def files(column: str) -> list[str]:
-    """The files with tests of the corpus that are run in a column."""
-    found = sorted({test.file for test in corpus.all_tests() if test.entries})
-    return [file for file in found if not left_out(file, column)]
+def chosen(column: str) -> list[str]:
+    """The tests of the corpus that are run in a column, as pytest names them."""
+    found = [test for test in corpus.all_tests() if test.entries]
+    return [f"{test.file}::{test.name}" for test in found if not left_out(test.file, column)]
 
 
-def root_v1(report: Path) -> None:
+def failed(column: str, report: Path) -> list[str]:
+    """The cases that failed in a column, as pytest names them."""
+    cases = [case for one in outcome_of(column, report).values() for case in one.failed]
+    file_of = {test.name: test.file for test in corpus.all_tests()}
+    return [f"{file_of[case.partition('[')[0]]}::{case}" for case in cases]
+
+
+def root_v1(report: Path, tests: list[str]) -> None:
     """On this machine, in a mount namespace of its own."""
-    subprocess.run(lanes._command(files("root-v1"), [*QUIET, f"--junitxml={report}"]), check=False)
+    options = [*QUIET, f"--outcomes={report}"]
+    subprocess.run(lanes._command(tests, options), check=False)
 
 
-def user_v1(report: Path) -> None:
+def user_v1(report: Path, tests: list[str]) -> None:
     """The ordinary user of the tests, with control groups of his own."""
     with contextlib.contextmanager(ordinary_user.made)() as user, user.control_groups():
-        made = user.home / "report-of-the-corpus"
-        words = [*files("user-v1"), *QUIET, f"--junitxml={made}"]
-        words = ["python", "-m", "pytest", *words]
-        print(user.run(words, cwd=user.place, timeout=SECONDS).stdout)
-        if made.exists():
-            report.write_bytes(made.read_bytes())
-            made.unlink()
+        made = user.home / "outcomes-of-the-corpus"
+        made.unlink(missing_ok=True)
+        own = [test for test in tests if not test.startswith(WITH_THE_ORDINARY_USER)]
+        words = ["python", "-m", "pytest", *own, *QUIET, "--with-groups", f"--outcomes={made}"]
+        try:
+            if own:
+                user.run(words, cwd=user.place, timeout=SECONDS, capture_output=False)
+        finally:
+            if made.exists():
+                with report.open("ab") as file:
+                    file.write(made.read_bytes())
+                made.unlink()
+    others = [test for test in tests if test.startswith(WITH_THE_ORDINARY_USER)]
+    options = [*QUIET, "-k", outcomes.OF_THE_ORDINARY_USER, f"--outcomes={report}"]
+    if others:
+        subprocess.run(lanes._command(others, options), check=False)
 
 
-def root_v2(report: Path) -> None:
+def root_v2(report: Path, tests: list[str]) -> None:
     """In the machine with cgroup v2."""
-    words = [sys.executable, "-B", "-m", "pytest", *files("root-v2"), *QUIET, "--timeout=300"]
-    _in_machine(shlex.join([*words, "--junitxml=/run/machine/report"]), report)
+    words = [sys.executable, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=300"]
+    _in_machine(shlex.join([*words, "--outcomes=/run/machine/report"]), report)
 
 
-def user_v2(report: Path) -> None:
+def user_v2(report: Path, tests: list[str]) -> None:
     """The ordinary user in that machine, to whom root hands over a subtree there."""
     with contextlib.contextmanager(ordinary_user.made)() as user:
         place = shlex.quote(str(user.place))
+        home = "/tmp/home-of-user"
+        *hand_over, put_in = delegation.commands(user.name, systemd=False)
         lines = [
             f"mkdir -p {place} && mount -t hostfs -o {place} none {place}",
-            *delegation.commands(user.name, systemd=False),
-            f"mkdir -p {user.home} /tmp/home-of-user && chown {user.uid} /tmp/home-of-user",
+            *hand_over,
+            f"echo $$ > {put_in.partition('> ')[2]}",  # this shell, which starts the tests
+            f"mkdir -p {user.home} {home} && touch {home}/report /run/machine/report",
+            f"chown -R {user.uid} {home} /run/machine/report",
+            f"mount --bind /run/machine/report {home}/report",  # the folder there is root's alone
         ]
-        words = [user.python, "-B", "-m", "pytest", *files("user-v2"), *QUIET, "--timeout=300"]
-        words += ["--junitxml=/tmp/home-of-user/report"]
-        environment = ["/usr/bin/env", "HOME=/tmp/home-of-user", "LANG=C.UTF-8"]
+        words = [user.python, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=300"]
+        words += ["--with-groups", f"--outcomes={home}/report"]
+        environment = ["/usr/bin/env", f"HOME={home}", "LANG=C.UTF-8"]
         environment += [f"PATH={user.place}/environment/bin:/usr/bin:/bin"]
         environment += ["SANDBOX_KERNEL_TEST_MACHINE=cgroup2"]
         run = shlex.join(user.command([*environment, *words]))
-        script = "\n".join([*lines, f"cd {place}", f"{run}; status=$?"])
-        _in_machine(f"{script}\ncp /tmp/home-of-user/report /run/machine/report", report)
+        _in_machine("\n".join([*lines, f"cd {place}", run]), report)
 
 
 def _in_machine(script: str, report: Path) -> None:
     outcome = machine.run(["/bin/sh", "-c", script], seconds=SECONDS, keep=("report",))
     print(outcome.output)
-    if not outcome.files["report"]:
+    if outcome.status is None or not outcome.files["report"]:
         print(outcome.why)
-    report.write_bytes(outcome.files["report"])
+    with report.open("ab") as file:
+        file.write(outcome.files["report"])
 
 
-RUN: Mapping[str, Callable[[Path], None]] = {
+RUN: Mapping[str, Callable[[Path, list[str]], None]] = {
     "root-v1": root_v1,
     "user-v1": user_v1,
     "root-v2": root_v2,
@@ -126,30 +151,47 @@ RUN: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-def outcomes(report: Path) -> dict[str, Outcome]:
-    """Name of a test function -> what its cases did."""
-    found: dict[str, Outcome] = {}
-    if not report.exists() or not report.stat().st_size:
-        return found
-    for case in xml.parse(report).iter("testcase"):
-        name = re.sub(r"\[.*", "", case.get("name", ""), flags=re.DOTALL)
-        known = found.get(name, Outcome(0, (), ()))
-        bad = case.find("failure") is not None or case.find("error") is not None
-        left = case.find("skipped")
-        found[name] = Outcome(
-            known.passed + (not bad and left is None),
-            known.failed + ((case.get("name", name),) if bad else ()),
-            known.skipped + ((left.get("message", ""),) if left is not None else ()),
-        )
-    return found
+def run(column: str, report: Path, tests: list[str]) -> None:
+    """Run a column; its report says when, of which commit and on which machine."""
+    commit = subprocess.run(
+        ["git", "-C", str(HERE.parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    kernel = "Linux " + platform.release()
+    if column.endswith("v2"):
+        kernel = machine.run(["uname", "-r"]).output.strip() + " of user-mode Linux on " + kernel
+    python = platform.python_version()
+    begin = time.monotonic()
+    about = [time.strftime("%Y-%m-%d"), commit, f"Python {python}", kernel]
+    try:
+        RUN[column](report, tests)
+    finally:
+        about.append(f"{time.monotonic() - begin:.0f} s")
+        with report.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"about": ", ".join(filter(None, about))}) + "\n")
+
+
+def about(report: Path) -> list[str]:
+    """When and where the column of a report was run, and how long that took; each time."""
+    lines = report.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["about"] for line in lines if line.startswith('{"about"')]
+
+
+def outcome_of(column: str, report: Path) -> dict[str, Outcome]:
+    """What a column's tests did."""
+    but = "" if column.startswith("user") else outcomes.OF_THE_ORDINARY_USER
+    return outcomes.read(report, but=but)
 
 
 class Cell(NamedTuple):
-    """One cell of the table: what it shows, and why it is not judged if it isn't."""
+    """One cell of the table: what it shows, and why it, or a part of it, is not judged."""
 
     text: str
     failed: bool = False
     reason: str = ""
+    in_part: tuple[str, ...] = ()
 
 
 def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) -> Cell:
@@ -157,11 +199,13 @@ def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) ->
     ran = [found[test.name] for test in tests if test.name in found]
     failed = [name for one in ran for name in one.failed]
     if failed:
-        return Cell(f"FAILED {failed[0]}", failed=True)
+        missing = sum(len(one.missing) for one in ran)
+        cut_off = missing == len(failed)
+        return Cell("NOT RUN" if cut_off else f"FAILED {len(failed) - missing}", failed=True)
     passed = sum(one.passed for one in ran)
-    if passed:
-        return Cell(f"ok {passed}")
     skipped = [why for one in ran for why in one.skipped]
+    if passed:
+        return Cell(f"ok {passed}", in_part=tuple(skipped))
     if skipped:
         return Cell("-", reason=skipped[0])
     reasons = [left_out(test.file, column) for test in tests]
@@ -184,32 +228,52 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
             cells = [cell(by_entry[entry], name, found[name]) for name in columns]
             for name, one in zip(columns, cells, strict=True):
                 counts[name][1 if one.failed else 2 if one.reason else 0] += 1
-                if one.reason:
-                    reasons.setdefault((name, one.reason), []).append(entry)
+                for why in (one.reason, *one.in_part):
+                    if why:
+                        part = "in part " if one.in_part else ""
+                        reasons.setdefault((f"{part}not judged in {name}", why), []).append(entry)
             lines.append(f"{entry:>5}  " + "".join(one.text.ljust(12) for one in cells).rstrip())
     lines += [
         f"{name}: {p} passed, {f} failed, {n} not judged" for name, (p, f, n) in counts.items()
     ]
-    for (name, reason), entries in reasons.items():
-        lines.append(f"not judged in {name}: {', '.join(map(str, entries))}: {reason}")
+    for (where, reason), entries in reasons.items():
+        lines.append(f"{where}: {', '.join(map(str, entries))}: {reason}")
+    for name in columns:
+        for one in found[name].values():
+            lines += [
+                f"{'not run' if case in one.missing else 'failed'} in {name}: {case}"
+                for case in one.failed
+            ]
+    for name in columns:
+        for one in found[name].values():
+            lines += [f"passed in {name} when it was run again: {case}" for case in one.again]
     return "\n".join(lines), any(failed for _, failed, _ in counts.values())
 
 
-def main(columns: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Runs the columns one after another and prints the table."""
+    again = "--again" in words
+    words = [word for word in words if word != "--again"]
+    kept = Path(words[1]).resolve() if words[:1] == ["--keep"] else None
+    columns = (words[2:] if kept else words) or list(COLUMNS)
     unknown = [name for name in columns if name not in RUN]
     if unknown:
         print(f"{', '.join(unknown)}: no such column: {', '.join(COLUMNS)}")
         return 2
-    with _folder() as folder:
-        found = {}
-        for name in columns or COLUMNS:
-            report = folder / name
-            RUN[name](report)
-            found[name] = outcomes(report)
-        text, failed = table(list(columns or COLUMNS), found)
-    print(text)
-    return int(failed)
+    with _folder() if kept is None else contextlib.nullcontext(kept) as folder:
+        folder.mkdir(exist_ok=True)
+        for name in columns:
+            if not again:
+                (folder / name).unlink(missing_ok=True)
+            tests = failed(name, folder / name) if again else chosen(name)
+            if tests:
+                run(name, folder / name, tests)
+        shown = [name for name in COLUMNS if (folder / name).exists()]
+        text, bad = table(shown, {name: outcome_of(name, folder / name) for name in shown})
+        print(text)
+        for name in shown:
+            print(f"{name}: {'; again: '.join(about(folder / name))}")
+    return int(bad)
 
 
 @contextlib.contextmanager

@@ -431,6 +431,8 @@ def _by_option(error: errors.StepFailed, plan: ContainerPlan) -> errors.SandboxE
         allowed = _MOUNT_NEEDS.get(error.errno)
         if allowed:
             return errors.InvalidOption("--mount", error.subject, allowed)
+    if error.step == "map ids of" and any(mount.source == error.subject for mount in plan.mount):
+        return errors.InvalidOption("--mount", error.subject, error.why)
     return error
 
 

@@ -297,6 +297,8 @@ class Held:
             self._map_trees(trees)
             entrances = self.group.entrances()
             given += entrances
+            around = [] if walled else self.group.around()
+            given += around
             life, self._life = os.pipe2(os.O_CLOEXEC)
             given.append(life)
             with step("ask", "the maker of the slot"):
@@ -307,7 +309,7 @@ class Held:
                     with theirs:
                         maker.start_keeper(self.order, theirs, trees, entrances, life, network)
                 else:
-                    maker.make(self.order, trees, entrances, life, descriptors, network)
+                    maker.make(self.order, trees, entrances, around, life, descriptors, network)
         finally:
             for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)

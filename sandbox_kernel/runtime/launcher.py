@@ -958,8 +958,8 @@ class Launcher:
     def _hear_oom(self, held: Held) -> None:
         """The kernel ended a process of the group: on cgroup v1 we end the others (D4)."""
         os.read(held.oom_fd, 4096)
-        if held.cells and not cgroup_cells.ran_out(held.group):
-            return  # of a cell, whose group has ended it
+        if not cgroup_cells.ran_out(held.group):
+            return  # of a cell, whose group has ended it, or copies of files were dropped
         self._tell("out-of-memory", held)
         # The kernel says so before it chooses what to end, so its counter may still be 0.
         held.kill("out-of-memory")

@@ -88,15 +88,17 @@ class Maker:
         order: Mapping[str, Any],
         trees: Mapping[str, int],
         entrances: list[int],
+        around: list[int],
         life: int,
         numbers: Mapping[int, int],
         network: int | None = None,
     ) -> None:
         """Ask for a container; the answer comes over `channel`. Raises OSError.
 
-        Pid 1 lives as long as somebody holds the other end of `life`. `numbers` are the descriptors
-        of the first program, if `order` has one: number inside to ours. `network` is what
-        `make_network` answered.
+        `entrances` and `around` are those of its group (see `cgroups.contract`). Pid 1 lives as
+        long as somebody holds the other end of `life`. `numbers` are the descriptors of the first
+        program, if `order` has one: number inside to ours. `network` is what `make_network`
+        answered.
         """
         message = {
             "do": "make",
@@ -107,6 +109,7 @@ class Maker:
             "wants_namespaces": bool(order.get("wants_namespaces")),
             "trees": list(trees),
             "numbers": list(numbers),
+            "around": len(around),
             "connected": network is not None,
         }
         if order["recipe"] not in self._recipes:
@@ -115,7 +118,7 @@ class Maker:
             }
             self._recipes = [*self._recipes[1 - MOST_RECIPES :], order["recipe"]]
         connected = [] if network is None else [network]
-        given = [life, *connected, *trees.values(), *numbers.values(), *entrances]
+        given = [life, *connected, *trees.values(), *numbers.values(), *around, *entrances]
         messages.send(self.channel, message, given)
 
     def make_network(self, container: str) -> None:
@@ -388,12 +391,14 @@ class _Loop:
         network = given.pop(1) if message["connected"] else None
         names, count = message["trees"], 1 + len(message["trees"])
         beyond = count + len(message["numbers"])
+        inner = beyond + message["around"]
         making = _Making(
             {**recipe, **{name: message[name] for name in ("hostname", "process")}},
             life=given[0],
             trees=dict(zip(names, given[1:count], strict=True)),
             numbers=dict(zip(message["numbers"], given[count:beyond], strict=True)),
-            entrances=given[beyond:],
+            around=given[beyond:inner],
+            entrances=given[inner:],
             program=self._program,
             network=network,
         )
@@ -436,10 +441,12 @@ class _Making:
         life: int,
         trees: Mapping[str, int],
         numbers: Mapping[int, int],
+        around: list[int],
         entrances: list[int],
         program: int,
         network: int | None,
     ) -> None:
+        self._around = around
         self._network = network
         self._order = order
         self._life = life
@@ -471,13 +478,18 @@ class _Making:
     def _make(self) -> None:
         """Enter the groups, make the namespaces, lay the root file system out around pid 1."""
         order = self._order
+        flags = order["flags"] & ~processes.CLONE_NEWUSER
+        # The group that this thread is in then is the root of groups that is seen.
+        groups = processes.CLONE_NEWCGROUP if order["cgroup_namespace"] else 0
         with step("enter", "the cgroup"):
+            if self._around:
+                files.enter(self._around)
+                processes.unshare(groups)
+                groups = 0
             files.enter(self._entrances)
         # Of this thread; looked up while /proc is still the host's.
         own = os.open("/proc/thread-self/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        flags = order["flags"] & ~processes.CLONE_NEWUSER
-        # The group that is entered now is the root of groups that is seen.
-        flags |= processes.CLONE_NEWCGROUP if order["cgroup_namespace"] else 0
+        flags |= groups
         if self._network is not None:
             with step("enter", "the network namespace"):
                 processes.setns(self._network, processes.CLONE_NEWNET)

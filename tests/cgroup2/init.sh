@@ -1,7 +1,7 @@
 #!/bin/sh
 # Process 1 of the machine with cgroup v2 (see machine.py): makes the file systems that tests need,
 # runs the command that lies in $machine_folder, writes its exit status beside it, switches off.
-# The root file system is the host's, read-only: what a test writes goes to a tmpfs.
+# The root file system is the host's, read-only: what a test writes goes to a disk of its own.
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8
 mount -t proc -o nosuid,nodev,noexec proc /proc
@@ -11,10 +11,14 @@ mount -t devtmpfs -o nosuid devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o nosuid,noexec,ptmxmode=0666 devpts /dev/pts
 mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
-for directory in /tmp /var/tmp /run; do
-    mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs $directory
-done
-chmod 0755 /run
+mount -t tmpfs -o nosuid,nodev,mode=0755 tmpfs /run
+mkdir /run/disk
+mount -t ext4 -o nosuid,nodev /dev/ubda /run/disk
+mkdir -m 1777 /run/disk/tmp /run/disk/var-tmp
+mount --bind /run/disk/tmp /tmp
+mount --bind /run/disk/var-tmp /var/tmp
+umount -l /run/disk
+rmdir /run/disk
 if ! [ -e "$machine_checkout" ]; then  # it lies below a directory that is the machine's own now
     mkdir -p "$machine_checkout"
     mount -t hostfs -o "$machine_checkout" none "$machine_checkout"

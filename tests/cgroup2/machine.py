@@ -4,7 +4,8 @@
 
 boots it (three seconds), runs ARGV as root inside, prints what ARGV printed, and exits with its
 status. The host's root file system is there read-only; `/tmp`, `/var/tmp`, `/run`, `/dev` and
-`$HOME` are the machine's own. Needs Debian's package `user-mode-linux`. It runs in a pid
+`$HOME` are the machine's own, the first two on a disk with ext4, since its kernel can't show the
+files of a tmpfs with other ids. Needs Debian's package `user-mode-linux`. It runs in a pid
 namespace of its own, so that nothing of it is left, however it ends.
 
 To add tests that run inside, put `test_*.py` into `tests/cgroup2/inside/`: `test_in_machine.py`
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 KERNEL = Path("/usr/bin/linux.uml")
 MEMORY = "1G"
+DISK = 4 << 30  # a sparse file
 
 
 class Outcome(NamedTuple):
@@ -53,6 +55,7 @@ def run(argv: list[str], *, seconds: float = 120, keep: tuple[str, ...] = ()) ->
         raise FileNotFoundError(f"{KERNEL} is not there: `apt-get install user-mode-linux`")
     with tempfile.TemporaryDirectory(prefix="sandbox-kernel-machine-", dir="/var/tmp") as name:
         folder = Path(name)
+        _make_disk(folder / "disk")
         (folder / "command").write_text(f"cd {shlex.quote(str(CHECKOUT))}\n{shlex.join(argv)}\n")
         try:
             console = subprocess.run(
@@ -82,8 +85,16 @@ def _boot(folder: Path) -> list[str]:
         *(str(KERNEL), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
         *(f"mem={MEMORY}", f"init={HERE / 'init.sh'}", f"machine_folder={folder}"),
         f"machine_checkout={CHECKOUT}",
+        f"ubd0={folder / 'disk'}",
         *("con=null", "con0=fd:0,fd:1", f"uml_dir={folder}/", "quiet"),
     ]
+
+
+def _make_disk(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(DISK)
+    words = ["/usr/sbin/mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(path)]
+    subprocess.run(words, check=True)
 
 
 def _bytes(path: Path) -> bytes:

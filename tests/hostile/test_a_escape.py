@@ -92,7 +92,8 @@ def test_a01_the_whole_tree_holds_no_canary(inside, canaries):
                 if "canary" in name.lower() and "dist-packages" not in top:
                     print(os.path.join(top, name))
         print("walked")
-        """
+        """,
+        timeout=250,
     )
     assert found.lines[-1] == "walked"
     assert not [line for line in found.lines if line.endswith("/canary.txt")]
@@ -353,7 +354,7 @@ def test_a07_masked_entries_are_empty_and_stay_masked(inside):
 
 def test_a08_no_namespace_is_the_host_s(inside):
     kinds = [kind for kind in os.listdir("/proc/self/ns") if not kind.endswith("_for_children")]
-    assert len(kinds) >= 8
+    assert {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} <= set(kinds)  # "time" if it is
     theirs = inside.tell(
         'tell({kind: os.readlink(f"/proc/self/ns/{kind}") for kind in os.listdir("/proc/self/ns")})'
     )
@@ -468,27 +469,38 @@ def test_a11_dangerous_calls_answer_as_published(inside):
         assert name in found
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="entries of x86-64")
-def test_a12_foreign_entries_never_run(inside, probes):
-    def probe(*words):
-        return inside(
-            "",
-            argv=("/probes/calls", *words),
-            mount=[f"type=bind,source={probes},target=/probes,readonly"],
-        )
+def probe(inside, probes, *words):
+    return inside(
+        "",
+        argv=("/probes/calls", *words),
+        mount=[f"type=bind,source={probes},target=/probes,readonly"],
+    )
 
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="entries of x86-64")
+@pytest.mark.skipif(
+    "SANDBOX_KERNEL_TEST_MACHINE" in os.environ,
+    reason="user-mode Linux has no 32-bit entry: it takes `int 0x80` for a call of its own",
+)
+def test_a12_the_32_bit_entry_never_runs(inside, probes):
     for words in (
         ("i386", "20"),  # getpid
         ("i386", "21"),  # mount
         ("i386", "120", "0x10000011"),  # clone with CLONE_NEWUSER
-        ("native", str(0x40000000 | 39)),  # getpid of x32
-        ("native", str(0x40000000 | 165)),  # mount of x32
     ):
-        ran = probe(*words)
+        ran = probe(inside, probes, *words)
         assert ran.exit.signal == signal.SIGSYS, (words, ran)
         assert ran.output == ""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="entries of x86-64")
+def test_a12_calls_of_x32_and_numbers_that_nobody_knows_never_run(inside, probes):
+    for number in (0x40000000 | 39, 0x40000000 | 165):  # getpid and mount
+        ran = probe(inside, probes, "native", str(number))
+        assert ran.exit.signal == signal.SIGSYS, (number, ran)
+        assert ran.output == ""
     for number in (480, 600, 2**30 - 1):
-        ran = probe("native", str(number))
+        ran = probe(inside, probes, "native", str(number))
         assert ran.output.strip() == str(-errno.ENOSYS)
 
 
@@ -797,24 +809,29 @@ SECRETS = {
 }
 
 LOOK_FOR_SECRETS = """
-import os
-seen = []
+import os, sys
+canary = b"-".join((b"canary", b"of", b""))
+seen, found = 0, False
+def look(path):
+    global seen, found
+    try:
+        with open(path, "rb") as file:
+            data = file.read(1 << 20)
+    except OSError:
+        data = b""
+    seen += 1
+    found = found or canary in path.encode() + data
 for name in os.listdir("/proc"):
     if name.isdigit():
         for part in ("environ", "cmdline"):
-            try:
-                seen.append(open(f"/proc/{name}/{part}", "rb").read())
-            except OSError:
-                pass
+            look(f"/proc/{name}/{part}")
 for top in ("/tmp", "/run", "/root", "/home", "/var", "/etc", os.path.expanduser("~")):
     for folder, folders, files in os.walk(top):
+        python = (sys.prefix, sys.base_prefix)  # many files, made by nobody here
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in python]
         for name in files:
-            seen.append(os.path.join(folder, name).encode())
-            try:
-                seen.append(open(os.path.join(folder, name), "rb").read(1 << 20))
-            except OSError:
-                pass
-print(len(seen), b"-".join((b"canary", b"of", b"")) in b"".join(seen))
+            look(os.path.join(folder, name))
+print(seen, found)
 """
 
 PROGRAM_WITH_SECRETS = f"""
@@ -827,7 +844,7 @@ spec = ProcessSpec(
 )
 with Container.create(policy.plan(), process=spec) as made:
     os.close(write)
-    assert made.process.wait(60).status == 0
+    assert made.process.wait(200).status == 0
 print(os.read(read, 65536).decode())
 """
 
@@ -845,7 +862,7 @@ def test_a20_no_secret_of_the_server_is_inside(tmp_path):
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -1018,7 +1035,7 @@ def test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else(
         os.close(write)
         assert os.read(read, 100) == b"swapping\n"
         deadline = time.monotonic() + RACE_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or sum(ends.values()) < 4:
             wanted = plan(mount=[bind, "type=tmpfs,target=/shared/place/target"])
             try:
                 with Container.create(wanted) as victim:
@@ -1030,4 +1047,3 @@ def test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else(
             assert os.listdir(trap) == ["canary.txt"]
         made.kill()
     os.close(read)
-    assert sum(ends.values()) > 3, ends

@@ -23,7 +23,7 @@ from sandbox_kernel.container import Container, ProcessSpec
 pytestmark = pytest.mark.everybody
 
 MIB = 1 << 20
-USES_LIMITS = pytest.mark.root  # or an ordinary user to whom control groups were handed over
+USES_LIMITS = pytest.mark.groups
 
 
 def plan(**options):
@@ -116,7 +116,8 @@ def test_b28_locked_and_swapped_memory_count_and_huge_pages_are_no_way_out(insid
         memory="64m",
     )
     # without CAP_IPC_LOCK no more than RLIMIT_MEMLOCK of a few MiB; no huge pages are set aside
-    assert told == {"huge": "ENOMEM", "locked": -1}
+    assert told["huge"] in ("ENOMEM", "EINVAL")  # EINVAL: a kernel that has no huge pages at all
+    assert told["locked"] == -1
     ran = inside(
         """
         import mmap
@@ -159,8 +160,8 @@ def test_b29_a_flood_of_dirty_pages_is_charged_to_the_container_and_others_go_on
         assert inside("print('here')").output == "here\n"
         others = time.monotonic() - begin
         ran = flooding.result()
+        assert (ran.exit.status, ran.output) == (0, ""), ran
         peak = held.usage()["memory_peak_bytes"]
-        assert (ran.exit.status, ran.output) == (0, "")
         assert Path(folder, "flood").stat().st_size == 320 * MIB
     assert 32 * MIB < peak <= 64 * MIB
     assert others < 10
@@ -294,6 +295,7 @@ def test_b35_no_mount_and_no_namespace_is_ever_made(inside):
 @USES_LIMITS
 def test_b36_a_busy_loop_on_all_processors_stays_in_its_quota(inside):
     seconds = float(os.environ.get("SANDBOX_KERNEL_RACE_SECONDS", "5"))
+    begin = time.monotonic()
     ran = inside(
         """
         import os, sys, time
@@ -309,11 +311,13 @@ def test_b36_a_busy_loop_on_all_processors_stays_in_its_quota(inside):
         str(seconds),
         cpus=0.5,
     )
+    took = time.monotonic() - begin  # longer than asked for where the machine has much to do
     assert ran.exit.status == 0
     used = ran.exit.usage["cpu_seconds"]
     # 5 % of the quota, and what one period of 100 ms may hold more
-    assert used <= 0.5 * (seconds + 1) * 1.05 + 0.1
-    assert ran.exit.usage["throttled_seconds"] > 0
+    assert used <= 0.5 * took * 1.05 + 0.1
+    # a machine with much to do may give it less than its quota, and nothing is held back then
+    assert ran.exit.usage["throttled_seconds"] > 0 or used < 0.45 * seconds
 
 
 # 38, 39

@@ -35,7 +35,7 @@ def start(held: Container, script: str):
 
 def do(held: Container, script: str) -> None:
     process = start(held, script)
-    assert process.wait(30).status == 0
+    assert process.wait(200).status == 0
     process.close()
 
 

@@ -166,7 +166,6 @@ def test_g82_a_target_through_a_link_of_the_image_is_refused(project: Path) -> N
 # 83
 
 
-@pytest.mark.parametrize("source", SOURCES_OF_OTHERS)
 @pytest.mark.parametrize(
     ("option", "value"),
     [("network", "host"), ("cap_add", ["SYS_ADMIN"]), ("cap_add", ["ALL"]), ("memory", "2g"),
@@ -174,21 +173,25 @@ def test_g82_a_target_through_a_link_of_the_image_is_refused(project: Path) -> N
      ("storage_size", "2g"), ("security_opt", ["seccomp=unconfined"]), ("image", "dir:/"),
      ("mount", ["/etc:/x"]), ("env", ["HOME"])],
 )  # fmt: skip
-def test_g83_only_the_user_widens(project: Path, source: str, option: str, value: object) -> None:
+def test_g83_only_the_user_widens(project: Path, option: str, value: object) -> None:
     own = Path.home() / ".config/sandbox-kernel/config.toml"
     own.parent.mkdir(parents=True)
     own.write_text(
         "[ceiling]\nmemory = '1g'\npids_limit = 64\ncpus = 1\ntimeout = 60\nstorage_size = '1g'\n"
     )
-    with pytest.raises((NotAllowed, InvalidOption)) as caught:
-        policy.plan(source, **{option: value})
-    assert str(caught.value).isprintable()
+    for source in SOURCES_OF_OTHERS:
+        with pytest.raises((NotAllowed, InvalidOption)) as caught:
+            policy.plan(source, **{option: value})
+        assert str(caught.value).isprintable()
 
     text = json.dumps(value)
     (project / "sandbox.toml").write_text(f"{option} = {text}\n")
     said = command("run", "host", "true")
     assert said.is_refused, said
-    (project / "sandbox.toml").unlink()
+
+
+def test_g83_a_project_that_asks_for_less_is_heard(project: Path) -> None:
+    (project / "sandbox.toml").write_text("memory = '64m'\n")
     assert command("run", "host", "true").status == 0
 
 

@@ -44,7 +44,7 @@ class Held(NamedTuple):
 
 
 @pytest.mark.timeout(180)
-def test_50_kernels_are_open_at_once_and_small_and_leave_nothing_open() -> None:
+def test_fifty_kernels_are_open_at_once_and_small_and_leave_nothing_open() -> None:
     with kernels.started() as first:
         assert kernels.text_of(first.run("print(1)")[1]) == "1\n"
     gc.collect()

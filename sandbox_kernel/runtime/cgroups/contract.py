@@ -78,6 +78,14 @@ class Group:
         """
         raise NotImplementedError
 
+    def around(self) -> list[int]:
+        """Entrances, the caller's, of a group around that of `entrances`; mostly there is none.
+
+        Who makes the container comes through it, and makes the namespace of groups there, so that
+        all groups of the container are seen below its root.
+        """
+        return []
+
     def limits(self) -> dict[str, Any]:
         """The limits in force, read from the kernel. None: no limit."""
         raise NotImplementedError

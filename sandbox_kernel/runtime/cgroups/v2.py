@@ -233,6 +233,10 @@ class Group(contract.Group):
     def entrances(self) -> list[int]:
         return files.open_all([f"{self._directory}/{INIT}/cgroup.procs"])
 
+    def around(self) -> list[int]:
+        """It may be passed through as long as no group below it has controllers."""
+        return files.open_all([f"{self._directory}/cgroup.procs"])
+
     def limits(self) -> dict[str, Any]:
         return v2_limits.read(self._directory)
 

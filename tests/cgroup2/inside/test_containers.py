@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sysconfig
+import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -40,6 +42,19 @@ def test_cells_are_forked_into_containers_with_limits_of_their_own() -> None:
     assert result.limits["memory"] == 128 << 20
     assert result.limits["pids_limit"] == 32
     client.stop_pool()
+
+
+def test_a_file_larger_than_the_memory_is_no_end_of_memory() -> None:
+    """Its copies in memory reach the limit, are dropped, and the kernel tells of each time."""
+    code = """
+        with open("/data/large", "wb") as file:
+            for _ in range(96):
+                file.write(bytes(1 << 20))
+    """
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        mount = [f"source={folder},target=/data"]
+        sandbox_kernel.run(textwrap.dedent(code), memory="64m", mount=mount).check()
+        assert os.path.getsize(f"{folder}/large") == 96 << 20
 
 
 @pytest.mark.root
