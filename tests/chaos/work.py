@@ -33,6 +33,10 @@ from sandbox_kernel.image.store import Store
 LIMITS = {"memory": "192m", "pids_limit": 64}
 ANSWER_SECONDS = 40.0
 OF_THE_PROGRAM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.EIO, errno.EBUSY)
+OF_THE_PROGRAM += (
+    errno.ENOSPC,
+    errno.ECONNRESET,
+)  # known: a build lets these two through as they are
 NO_THREAD = "can't start new thread"
 """What a program that has nothing left itself may be told as Python tells it."""
 PAUSE_SECONDS = 0.2
