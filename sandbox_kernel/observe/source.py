@@ -6,7 +6,7 @@ import os
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from sandbox_kernel import errors
 
@@ -16,6 +16,9 @@ INTERVAL = 0.25
 
 class Source:
     """Facts of one kind. A thread opens it, looks, and closes it; nobody else uses it meanwhile."""
+
+    quick: ClassVar[bool] = False
+    """Whether a look takes far less than a millisecond, and never waits for anybody."""
 
     def __init__(self, name: str, pid: int | None = None, interval: float = INTERVAL) -> None:
         """`name`: of what is looked at. With `pid` it is over when this process ends."""

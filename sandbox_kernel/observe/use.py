@@ -15,14 +15,18 @@ from sandbox_kernel.observe.groups import Group
 from sandbox_kernel.observe.observed import Observed
 from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
 from sandbox_kernel.observe.source import INTERVAL, Source, drained
-from sandbox_kernel.runtime.cgroups import files
 
 TELLING = ("memory.events", "pids.events", "cgroup.events")
 """Files of a group of version 2 that tell when they change."""
+MEASURED = ("memory", "cpu_quota_seconds", "cpu_period_seconds", "pids_limit")
+MARKED = ("out_of_memory", "forks_refused")
+"""What a sample has of the limits, and of what happened: no more is read."""
 
 
 class Use(Source):
     """Samples of one container until it ends."""
+
+    quick = True
 
     def __init__(self, container: Observed, interval: float = INTERVAL) -> None:
         super().__init__(container.name, container.pid, interval)
@@ -63,14 +67,14 @@ class Use(Source):
             usage["storage_limit"] = found.f_blocks * found.f_frsize
         now = Reading(time.monotonic(), usage)
         before, self._before = self._before, now
-        limits = in_force(self._group, self._paths, usage.get("storage_limit"))
+        limits = in_force(self._group, usage.get("storage_limit"))
         return sample(before, now, limits, time.time())
 
 
 def read(group: Group) -> dict[str, Any]:
     """The counters of a group by the names of `Exit.usage`, and what else a sample has."""
     usage = {name: fact.value for name, fact in group.usage().items()}
-    events = group.events()
+    events = group.events(MARKED)
     cache, shared = usage.pop("file_bytes"), usage.pop("shared_bytes")
     whole: dict[str, Any] = {
         **usage,
@@ -86,16 +90,16 @@ def read(group: Group) -> dict[str, Any]:
     return whole
 
 
-def in_force(group: Group, paths: dict[str, str], storage: int | None = None) -> Limits:
+def in_force(group: Group, storage: int | None = None) -> Limits:
     """The limits that a sample is measured against, as the kernel's files have them now."""
-    found = group.limits()
+    found = group.limits(MEASURED)
     quota, period = _known(found["cpu_quota_seconds"]), _known(found["cpu_period_seconds"])
     return Limits.read(
         {
             "memory": _known(found["memory"]),
             "cpus": None if quota is None or not period else quota / period,
             "pids_limit": _known(found["pids_limit"]),
-            "cpuset_cpus": _processors(paths),
+            "cpuset_cpus": group.processors() or None,
         },
         storage,
     )
@@ -104,12 +108,3 @@ def in_force(group: Group, paths: dict[str, str], storage: int | None = None) ->
 def _known(limit: Fact[float]) -> Any:
     """The number, None where there is no limit or none can be read."""
     return None if limit.value is None or limit.value == float("inf") else limit.value
-
-
-def _processors(paths: dict[str, str]) -> str | None:
-    directory = paths.get("", paths.get("cpuset"))
-    if directory is None:
-        return None
-    with suppress(OSError):
-        return files.read(f"{directory}/cpuset.cpus") or None
-    return None
