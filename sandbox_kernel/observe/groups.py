@@ -165,10 +165,11 @@ class Group:
             return {name: Fact(None, f"/proc/pressure/{name}", reason) for name in RESOURCES}
         for name in RESOURCES:
             path = f"{self._paths['']}/{name}.pressure"
-            try:
-                found[name] = Fact(_pressure(self._content(path)), path)
-            except OSError as error:
-                found[name] = Fact(None, path, why(error))
+            content = self._content_or_why(path)
+            if isinstance(content, str):
+                found[name] = Fact(None, path, content)
+            else:
+                found[name] = Fact(_pressure(content), path)
         return found
 
     def processors(self) -> str:
@@ -256,6 +257,8 @@ def machine_pressure() -> dict[str, Fact[Pressure]]:
         path = f"/proc/pressure/{name}"
         try:
             found[name] = Fact(_pressure(read(path)), path)
+        except FileNotFoundError:
+            found[name] = Fact(None, path, NOT_COUNTED)
         except OSError as error:
             found[name] = Fact(None, path, why(error))
     return found

@@ -88,7 +88,7 @@ class LimitsView(View):
         "forks refused: {count}": "被拒绝的新进程：{count}",
         "a fork was refused": "拒绝了一个新进程",
         "waited in the last 10 s: {list}": "最近 10 秒内的等待：{list}",
-        "this machine counts no waiting of a group (cgroup v1)": "本机不按组统计等待（cgroup v1）",
+        "this machine counts no waiting of a group": "本机不按组统计等待",
         "limit of {name}": "{name}的限制",
         "memory": "内存",
         "cpu": "处理器",
@@ -299,7 +299,7 @@ class LimitsView(View):
             each = ", ".join(f"{self.say(key)} {part:g} %" for key, part in last.pressure.items())
             found.append(self.say("waited in the last 10 s: {list}", list=each))
         elif last.memory_parts:
-            found.append(self.say("this machine counts no waiting of a group (cgroup v1)"))
+            found.append(self.say("this machine counts no waiting of a group"))
         if last.oom_kills:
             found.append(self.say("out of memory"))
         return found
