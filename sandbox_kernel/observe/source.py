@@ -27,6 +27,7 @@ class Source:
         self._pid = pid
         self._pidfd: int | None = None
         self._gone = False
+        self._ends = select.poll()
 
     def set_interval(self, seconds: float) -> None:
         """How long to wait between two looks. Raises InvalidOption."""
@@ -42,6 +43,7 @@ class Source:
             except ProcessLookupError:
                 self._gone = True
                 return ()
+            self._ends.register(self._pidfd, select.POLLIN)
         return [*([] if self._pidfd is None else [self._pidfd]), *self.opened()]
 
     @property
@@ -59,6 +61,7 @@ class Source:
         """Lets all descriptors go."""
         self.closed()
         if self._pidfd is not None:
+            self._ends.unregister(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
 
@@ -66,9 +69,7 @@ class Source:
         """Whether the process is gone without which there is nothing to look at."""
         if self._pidfd is None:
             return self._gone
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(self._ends.poll(0))
 
     # -- of each kind -----------------------------------------------------------------------------
 
