@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import subprocess
@@ -27,7 +28,8 @@ from benchmarks import (
 from benchmarks.pairs import Amounts, Pair, Size
 from sandbox_kernel.runtime import client
 
-SETS: dict[str, Callable[[int], Iterator[Pair | Amounts | Size]]] = {
+Set = Callable[[int], Iterator[Pair | Amounts | Size]]
+SETS: dict[str, Set] = {
     "containers": containers.cold_runs,
     "cells": cells.rows,
     "kernels": kernels.pairs,
@@ -48,14 +50,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("set", nargs="*", choices=[*SETS, []], help="which ones; all by default")
     parser.add_argument("--rounds", type=int, default=40, help="of the quick ones (default 40)")
+    parser.add_argument("--growth", type=float, default=widgets.GROWTH_SECONDS, metavar="SECONDS",
+        help="for how long views are watched for growth (default %(default)g; promised: 1800)",
+    )  # fmt: skip
     chosen = parser.parse_args()
+    sets: dict[str, Set] = {
+        **SETS,
+        "widgets": functools.partial(widgets.rows, growth_seconds=chosen.growth),
+    }
     print("\n".join(f"- {line}" for line in machine()))
     print()
     print("| " + " | ".join(HEADER) + " |")
     print("|" + " --- |" * len(HEADER), flush=True)
     holds = True
-    for name in chosen.set or SETS:
-        for measured in SETS[name](chosen.rounds):
+    for name in chosen.set or sets:
+        for measured in sets[name](chosen.rounds):
             row = measured.row()
             holds &= row[-1] == "yes"
             print("| " + " | ".join(row) + " |", flush=True)

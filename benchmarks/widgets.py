@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.pairs import Amounts, Pair, Size
 from sandbox_kernel import policy, settings
-from sandbox_kernel.container import Container
+from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.observe.groups import Group
 from sandbox_kernel.observe.use import Use
 from sandbox_kernel.widgets import contract, kinds, opening
@@ -33,13 +33,17 @@ from sandbox_kernel.widgets.live import Live
 
 MANY = 20
 SECONDS = 10.0
-GROWTH_SECONDS = float(os.environ.get("SANDBOX_KERNEL_GROWTH_SECONDS", "60"))
-"""For how long growth is watched; the promise is made for 1800."""
+GROWTH_SECONDS = 60.0
+"""For how long growth is watched unless told otherwise; the promise is made for 1800."""
+FULL_SECONDS = 65.0
+"""After which a view has as many samples as it keeps, so what grows then grows for ever."""
+BUSY = ("sh", "-c", "while :; do sleep 0.3; done")
+"""Changes processor time and the number of processes from each look to the next."""
 MIB = 1 << 20
 CHROMIUM = "/usr/bin/chromium"
 
 
-def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
+def rows(rounds: int, growth_seconds: float = GROWTH_SECONDS) -> Iterator[Pair | Amounts | Size]:
     """All of them."""
     files = contract.script() + "".join(contract.style(name) for name in kinds.KINDS)
     yield Size("views: all that a page loads, compressed", _kilobytes(files), "kB", 250)
@@ -48,7 +52,7 @@ def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
         yield from _answers(made[0], rounds)
         yield _looking(made)
         yield from _views(made)
-        yield from _in_a_browser(stack, made)
+        yield from _in_a_browser(stack, growth_seconds)
 
 
 def _kilobytes(text: str) -> float:
@@ -57,7 +61,9 @@ def _kilobytes(text: str) -> float:
 
 def _container(stack: contextlib.ExitStack, number: int) -> Container:
     plan = policy.plan(settings.PROGRAM, name=f"seen-{number}", memory="200m", cpus=0.5)
-    return stack.enter_context(Container.create(plan))
+    held = stack.enter_context(Container.create(plan))
+    held.run(ProcessSpec(argv=BUSY))
+    return held
 
 
 class _Carrier:
@@ -136,10 +142,6 @@ def _views(made: list[Container]) -> Iterator[Size]:
     time.sleep(5)
     share = _own_share(SECONDS)
     yield Size(f"{MANY} views of limits, one of each container, 4 Hz: here", 100 * share, "%", 5)
-    before = _resident()
-    time.sleep(GROWTH_SECONDS)
-    grown = max(0.0, _resident() - before)
-    yield Size(f"growth of that in {GROWTH_SECONDS:g} s", grown, "MiB", 1)
     for carrier in carriers:
         carrier.close()
     one = _Carrier("containers", made[0])
@@ -155,14 +157,10 @@ def _own_share(seconds: float) -> float:
     return (time.process_time() - before) / seconds
 
 
-def _resident() -> float:
-    return float(psutil.Process().memory_info().rss) / MIB
-
-
 # -- in a browser ---------------------------------------------------------------------------------
 
 
-def _in_a_browser(stack: contextlib.ExitStack, made: list[Container]) -> Iterator[Size]:
+def _in_a_browser(stack: contextlib.ExitStack, growth_seconds: float) -> Iterator[Size]:
     home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     url, token = _jupyter(stack, home)
     playwright = stack.enter_context(sync_playwright())
@@ -188,15 +186,17 @@ def _in_a_browser(stack: contextlib.ExitStack, made: list[Container]) -> Iterato
     show = f"for number in range(5, {MANY}): display(Limits(f'seen-{{number}}'))"
     _start(page, show).locator(".sandbox-limits").nth(MANY - 6).wait_for(state="attached")
     page.wait_for_timeout(3000)
-    browser_share = _browser_share(SECONDS)
-    yield Size(f"{MANY} views of limits, 4 Hz: the browser", 100 * browser_share, "%", 20)
+    kernel = _kernel()
+    shares = _shares([_browser(), [kernel]], SECONDS)
+    yield Size(f"{MANY} views of limits, 4 Hz: the browser", 100 * shares[0], "%", 20)
+    yield Size(f"{MANY} views of limits, 4 Hz: the notebook's kernel", 100 * shares[1], "%", 5)
+    yield from _growth(page, kernel, growth_seconds)
     page.reload()
     _run(page, "%container show containers", restart=True)
     page.locator(".sandbox-containers").first.wait_for()
     page.wait_for_timeout(2000)
-    share = _browser_share(SECONDS)
+    (share,) = _shares([_browser()], SECONDS)
     yield Size(f"one view of all {MANY} containers, 4 Hz: the browser", 100 * share, "%", 20)
-    del made
 
 
 def _jupyter(stack: contextlib.ExitStack, home: Path) -> tuple[str, str]:
@@ -250,12 +250,23 @@ def _run(page: Page, code: str, *, restart: bool = False) -> None:
     )
 
 
-def _browser_share(seconds: float) -> float:
-    """Of a processor, all processes of the browser."""
+def _browser() -> list[psutil.Process]:
+    """All processes of the browser."""
     own = psutil.Process().children(recursive=True)
-    processes = [each for each in own if "chrom" in each.name()]
+    return [each for each in own if "chrom" in each.name()]
 
-    def used() -> float:
+
+def _kernel() -> psutil.Process:
+    """That of the notebook."""
+    own = psutil.Process().children(recursive=True)
+    (found,) = [each for each in own if "ipykernel_launcher" in each.cmdline()]
+    return found
+
+
+def _shares(groups: list[list[psutil.Process]], seconds: float) -> list[float]:
+    """Of a processor, the processes of each group together, at the same time."""
+
+    def used(processes: list[psutil.Process]) -> float:
         total = 0.0
         for each in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -263,6 +274,32 @@ def _browser_share(seconds: float) -> float:
                 total += times.user + times.system
         return total
 
-    before = used()
+    before = [used(group) for group in groups]
     time.sleep(seconds)
-    return (used() - before) / seconds
+    return [(used(group) - then) / seconds for group, then in zip(groups, before, strict=True)]
+
+
+def _growth(page: Page, kernel: psutil.Process, seconds: float) -> Iterator[Size]:
+    """What there is more of, once the views have all that they keep."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def amounts() -> dict[str, float]:
+        session.send("HeapProfiler.collectGarbage")
+        told = session.send("Performance.getMetrics")["metrics"]
+        metrics = {each["name"]: each["value"] for each in told}
+        return {
+            "memory of the kernel, MiB": kernel.memory_info().rss / MIB,
+            "descriptors of the kernel": kernel.num_fds(),
+            "memory of the page's script, MiB": metrics["JSHeapUsedSize"] / MIB,
+            "nodes of the page": metrics["Nodes"],
+        }
+
+    time.sleep(FULL_SECONDS)
+    before = amounts()
+    time.sleep(seconds)
+    after = amounts()
+    session.detach()
+    for name, most in zip(before, (2, 0, 2, 50), strict=True):
+        what, _, unit = name.partition(", ")
+        yield Size(f"growth in {seconds:g} s: {what}", after[name] - before[name], unit, most)

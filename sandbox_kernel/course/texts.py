@@ -38,13 +38,20 @@ BEGAN_IN = _working_folder()
 """Where this program was when the course was first asked for: chapters change to other folders."""
 
 
-def language() -> str:
-    """That of the folder in which the notebook lies, `en` or `zh`; elsewhere that of the user."""
+def of_the_folder() -> str:
+    """The language of the course in whose folder the notebook lies; empty elsewhere."""
     notebook = os.environ.get(NOTEBOOK_VARIABLE, "")
     for folder in (os.path.dirname(notebook), BEGAN_IN):
         name = os.path.basename(folder)
         if name in LANGUAGES:
             return name
+    return ""
+
+
+def language() -> str:
+    """That of the folder in which the notebook lies, `en` or `zh`; elsewhere that of the user."""
+    if found := of_the_folder():
+        return found
     given = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
     spoken = next((value for value in given if value), "")
     return CHINESE if locale.normalize(spoken).startswith("zh") else ENGLISH

@@ -93,16 +93,21 @@ def run(command: Command, container: Container) -> dict[str, Any]:
     flags = arguments.option_flags()
     found = arguments.parse(arguments.words(command.line), flags)
     if found.own.get("help"):
-        usage = f"{SANDBOX} [--memory SIZE] [--cpus NUMBER] ... | {SANDBOX} {UPDATE}"
+        usage = f"{SANDBOX} [--memory SIZE] [--cpus NUMBER] ... | {SANDBOX} {UPDATE}|course"
         summary = (
             "Shows what is in force for this kernel; with limits, changes them at once. "
-            "`update` asks anew what the name of its image means, and shows what changed."
+            "`update` asks anew what the name of its image means, and shows what changed; "
+            "`course` shows the chapters of the course."
         )
         live = arguments.option_flags(policy.LIVE)
         return {"text/plain": arguments.help_text(usage, summary, live)}
     if found.rest and found.rest != ["show", "limits"]:
+        from . import course
+
+        if not found.options and (shown := course.in_a_sandbox(found.rest)) is not None:
+            return shown
         raise InvalidOption(
-            SANDBOX, found.rest[0], "options such as --memory 512m, `update`, or nothing"
+            SANDBOX, found.rest[0], "options such as --memory 512m, `update`, `course`, or nothing"
         )
     if found.options:
         container.set_limits(**found.options)

@@ -59,6 +59,11 @@ def open_many() -> int:
     return c.check(_inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
 
 
+def add_file(descriptor: int, path: str) -> None:
+    """Tell when a file is written; those of a cgroup also tell what happens to it. OSError."""
+    c.check(_inotify_add_watch(descriptor, os.fsencode(path), IN_MODIFY))
+
+
 def add_folder(descriptor: int, folder: int) -> None:
     """Tell of names that come, go or change in a directory, given by its descriptor. OSError."""
     mask = IN_CREATE | IN_DELETE | IN_MOVED | IN_MODIFY | IN_ATTRIB | IN_ONLYDIR

@@ -180,7 +180,7 @@ class Containers(Source):
         usage = read(other.group)
         now = Reading(time.monotonic(), usage)
         before, other.before = other.before, now
-        limits: Limits = in_force(other.group, other.paths)
+        limits: Limits = in_force(other.group)
         return Row(
             id=other.id,
             name="",

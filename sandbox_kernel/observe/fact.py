@@ -45,6 +45,8 @@ def why(error: OSError) -> str:
     """Why something could not be read, in words for its reader."""
     if error.errno in _GONE:
         return ENDED
+    if error.errno == errno.EOPNOTSUPP:  # pressure, of a kernel that was started with psi=0
+        return NOT_COUNTED
     return f"{_NOT_VISIBLE}: {os.strerror(error.errno or errno.EIO)}"
 
 

@@ -123,12 +123,11 @@ class Node:
 
 @dataclass(slots=True)
 class _File:
-    """One file, and the facts made of what it said last: most say the same the next time."""
+    """One file, and what it said last: most say the same the next time."""
 
     path: str
     fields: dict[str, _Field] = field(default_factory=dict)
     said: bytes | str | None = None
-    facts: dict[str, Fact[float]] = field(default_factory=dict)
 
 
 class Group:
@@ -138,7 +137,8 @@ class Group:
         self._paths = dict(paths)
         self._version = 2 if "" in paths else 1
         self._open: dict[str, int] = {}
-        self._files: dict[int, dict[str, _File]] = {}
+        self._files: dict[object, dict[str, _File]] = {}
+        self._known: dict[object, dict[str, Fact[float]]] = {}
 
     @property
     def version(self) -> int:
@@ -149,13 +149,13 @@ class Group:
         """What is used now, or was in all, by the names of `USAGE`."""
         return self._read(_V2 if self._version == 2 else _V1)
 
-    def events(self) -> Facts:
-        """How often each of `EVENTS` happened."""
-        return self._read(_EVENTS_V2 if self._version == 2 else _EVENTS_V1)
+    def events(self, names: tuple[str, ...] = EVENTS) -> Facts:
+        """How often each of these happened."""
+        return self._read(_EVENTS_V2 if self._version == 2 else _EVENTS_V1, names)
 
-    def limits(self) -> Facts:
-        """The limits in the kernel's files, by the names of `LIMITS`; infinity: no limit."""
-        return self._read(_LIMITS_V2 if self._version == 2 else _LIMITS_V1)
+    def limits(self, names: tuple[str, ...] = LIMITS) -> Facts:
+        """These limits, as they stand in the kernel's files; infinity: no limit."""
+        return self._read(_LIMITS_V2 if self._version == 2 else _LIMITS_V1, names)
 
     def pressure(self) -> dict[str, Fact[Pressure]]:
         """For each of `RESOURCES`."""
@@ -165,11 +165,22 @@ class Group:
             return {name: Fact(None, f"/proc/pressure/{name}", reason) for name in RESOURCES}
         for name in RESOURCES:
             path = f"{self._paths['']}/{name}.pressure"
-            try:
-                found[name] = Fact(_pressure(self._content(path)), path)
-            except OSError as error:
-                found[name] = Fact(None, path, why(error))
+            content = self._content_or_why(path)
+            if isinstance(content, str):
+                found[name] = Fact(None, path, content)
+            else:
+                found[name] = Fact(_pressure(content), path)
         return found
+
+    def processors(self) -> str:
+        """The processors that it may run on, such as `0-2,5`; empty where nothing says so."""
+        place = self._paths.get("", self._paths.get("cpuset"))
+        if place is None:
+            return ""
+        try:
+            return text(self._content(f"{place}/cpuset.cpus")).strip()
+        except OSError:
+            return ""
 
     def tree(self) -> Node | None:
         """The group with those below it; None where there is none, or none any more."""
@@ -196,24 +207,26 @@ class Group:
     ) -> None:
         self.close()
 
-    def _read(self, fields: Mapping[str, _Field]) -> dict[str, Fact[float]]:
-        found: dict[str, Fact[float]] = {}
-        for file in self._files_of(fields):
+    def _read(
+        self, fields: Mapping[str, _Field], names: tuple[str, ...] = ()
+    ) -> dict[str, Fact[float]]:
+        """Facts of these names, of all without; only what differs from last time is made anew."""
+        found = self._known.setdefault((id(fields), names), {})
+        for file in self._files_of(fields, names):
             content = self._content_or_why(file.path)
             if content != file.said:
                 file.said = content
-                file.facts = {
-                    name: _fact(content, file.path, each) for name, each in file.fields.items()
-                }
-            found.update(file.facts)
-        return found
+                for name, each in file.fields.items():
+                    found[name] = _fact(content, file.path, each)
+        return dict(found)
 
-    def _files_of(self, fields: Mapping[str, _Field]) -> Iterable[_File]:
+    def _files_of(self, fields: Mapping[str, _Field], names: tuple[str, ...]) -> Iterable[_File]:
         """The files to read, worked out once."""
-        made = self._files.get(id(fields))
+        made = self._files.get((id(fields), names))
         if made is None:
-            made = self._files[id(fields)] = {}
-            for name, each in fields.items():
+            made = self._files[id(fields), names] = {}
+            for name in names or fields:
+                each = fields[name]
                 directory = self._paths.get(each.controller)
                 path = each.file if directory is None else f"{directory}/{each.file}"
                 made.setdefault(path, _File(path)).fields[name] = each
@@ -244,6 +257,8 @@ def machine_pressure() -> dict[str, Fact[Pressure]]:
         path = f"/proc/pressure/{name}"
         try:
             found[name] = Fact(_pressure(read(path)), path)
+        except FileNotFoundError:
+            found[name] = Fact(None, path, NOT_COUNTED)
         except OSError as error:
             found[name] = Fact(None, path, why(error))
     return found

@@ -1,31 +1,27 @@
-"""A thread that looks at a source until it is over, and tells of what it saw.
+"""Looks at a source again and again until it is over, and tells of what it saw.
 
-It reads the kernel's files itself, so neither a busy cell in a container nor a busy launcher delays
+The kernel's files are read here, so neither a busy cell in a container nor a busy launcher delays
 it. Between two looks it waits for what the source names, such as the end of the container, so it
 ends with it at once.
 """
 
 from __future__ import annotations
 
-import os
-import select
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sandbox_kernel import errors
+from sandbox_kernel.observe import rounds
 from sandbox_kernel.observe.source import Source
 
-LEAST_GAP = 0.04
-"""Seconds: a source that has news without end is looked at no more often."""
 STOP_SECONDS = 10.0
 ENDED = "the container ended"
 STOPPED = "stopped"
 
 
 class Observer:
-    """Calls `told` with facts from a thread of its own; after the last ones `ended` with why."""
+    """Calls `told` with facts from another thread; after the last ones `ended` with why."""
 
     def __init__(
         self,
@@ -36,19 +32,17 @@ class Observer:
         self.source = source
         self._told = told
         self._ended = ended
-        self._lock = threading.Lock()
         self._looked = threading.Event()
+        self._over = threading.Event()
         self._stopping = False
-        self._wake: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(
-            target=self._run, args=(self._wake,), name=f"observe {source.name}", daemon=True
-        )
-        self._thread.start()
+        self._joining = threading.Lock()
+        with self._joining:  # the first facts may be told before it is known who tells them
+            self._rounds = rounds.join(self)
 
     @property
     def running(self) -> bool:
         """Whether facts still come."""
-        return self._thread.is_alive()
+        return not self._over.is_set()
 
     def wait_looked(self, seconds: float) -> bool:
         """Whether the first facts were told, or none will come, within so many seconds."""
@@ -56,73 +50,65 @@ class Observer:
 
     def wait_ended(self, seconds: float) -> bool:
         """Whether `ended` was called, and has returned, within so many seconds."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return self._over.wait(seconds)
 
     def look(self) -> None:
         """Look now rather than when it is time."""
-        with self._lock:
-            if self._wake is not None:
-                os.eventfd_write(self._wake, 1)
+        with self._joining:
+            goes_round = self._rounds
+        goes_round.ask(self)
 
     def stop(self, *, wait: bool = True) -> None:
         """Nothing is told after this returns, or soon. May be called twice, and by `told`."""
         self._stopping = True
         self.look()
-        if wait and threading.current_thread() is not self._thread:
-            self._thread.join(STOP_SECONDS)
+        if wait and not self._rounds.is_here():
+            self._over.wait(STOP_SECONDS)
 
-    # -- the thread -------------------------------------------------------------------------------
+    # -- by the thread that goes round ------------------------------------------------------------
 
-    def _run(self, wake: int) -> None:
-        why = ENDED
+    @property
+    def name(self) -> str:
+        """Of what is looked at."""
+        return self.source.name
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks."""
+        return self.source.interval
+
+    @property
+    def quick(self) -> bool:
+        """Whether others may wait for a look of it."""
+        return self.source.quick
+
+    def begin(self) -> Sequence[int]:
+        """Descriptors that are readable when it is to be looked at. None of them: it is over."""
+        return self.source.open()
+
+    def turn(self) -> bool:
+        """One look; whether there will be another one."""
+        if self._stopping:
+            return False
+        facts = self.source.look()
+        if facts is None:
+            return False
+        self._told(facts)
+        self._looked.set()
+        return not self._stopping
+
+    def finish(self, problem: BaseException | None) -> None:
+        """The last that is called: it is over, or could not be looked at."""
         try:
-            poll = select.poll()
-            poll.register(wake, select.POLLIN)
-            for descriptor in self.source.open():
-                poll.register(descriptor, select.POLLIN)
-            self._look_until_over(poll)
-        except (errors.SandboxError, OSError, TimeoutError) as problem:
-            why = errors.shown(problem)
-        finally:
-            if self._stopping and not self.source.over():
+            if problem is not None:
+                why = errors.shown(problem)
+            elif self._stopping and not self.source.over():
                 why = STOPPED
-            with self._lock:
-                self._wake = None
-                os.close(wake)
+            else:
+                why = ENDED
             self.source.close()
             self._looked.set()
             self._ended(why)
-
-    def _look_until_over(self, poll: select.poll) -> None:
-        """At even distances, and when a descriptor says that there is something to see."""
-        due = time.monotonic()
-        while not self._stopping:
-            facts = self.source.look()
-            if facts is None:
-                return
-            self._told(facts)
+        finally:
             self._looked.set()
-            now = time.monotonic()
-            due = max(due + self.source.interval, now)
-            if poll.poll(max(0.0, due - now) * 1000):
-                due = time.monotonic()
-                with self._lock:
-                    if self._wake is not None:
-                        _empty(self._wake)
-                if not self._stopping and due - now < LEAST_GAP:
-                    self._pause(LEAST_GAP - (due - now))
-
-    def _pause(self, seconds: float) -> None:
-        """Lets a moment pass, or less when it is to stop."""
-        assert self._wake is not None
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        poll.poll(seconds * 1000)
-
-
-def _empty(eventfd: int) -> None:
-    try:
-        os.eventfd_read(eventfd)
-    except BlockingIOError:
-        return
+            self._over.set()

@@ -6,7 +6,7 @@ import os
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from sandbox_kernel import errors
 
@@ -17,6 +17,9 @@ INTERVAL = 0.25
 class Source:
     """Facts of one kind. A thread opens it, looks, and closes it; nobody else uses it meanwhile."""
 
+    quick: ClassVar[bool] = False
+    """Whether a look takes far less than a millisecond, and never waits for anybody."""
+
     def __init__(self, name: str, pid: int | None = None, interval: float = INTERVAL) -> None:
         """`name`: of what is looked at. With `pid` it is over when this process ends."""
         self.name = name
@@ -24,6 +27,7 @@ class Source:
         self._pid = pid
         self._pidfd: int | None = None
         self._gone = False
+        self._ends = select.poll()
 
     def set_interval(self, seconds: float) -> None:
         """How long to wait between two looks. Raises InvalidOption."""
@@ -39,6 +43,7 @@ class Source:
             except ProcessLookupError:
                 self._gone = True
                 return ()
+            self._ends.register(self._pidfd, select.POLLIN)
         return [*([] if self._pidfd is None else [self._pidfd]), *self.opened()]
 
     @property
@@ -56,6 +61,7 @@ class Source:
         """Lets all descriptors go."""
         self.closed()
         if self._pidfd is not None:
+            self._ends.unregister(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
 
@@ -63,9 +69,7 @@ class Source:
         """Whether the process is gone without which there is nothing to look at."""
         if self._pidfd is None:
             return self._gone
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(self._ends.poll(0))
 
     # -- of each kind -----------------------------------------------------------------------------
 

@@ -15,14 +15,25 @@ from sandbox_kernel.observe.groups import Group
 from sandbox_kernel.observe.observed import Observed
 from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
 from sandbox_kernel.observe.source import INTERVAL, Source, drained
-from sandbox_kernel.runtime.cgroups import files
 
-TELLING = ("memory.events", "pids.events", "cgroup.events")
-"""Files of a group of version 2 that tell when they change."""
+TELLING = {
+    "": ("memory.events", "pids.events", "cgroup.events",
+         "memory.max", "cpu.max", "pids.max", "cpuset.cpus"),
+    "memory": ("memory.limit_in_bytes",),
+    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    "pids": ("pids.max",),
+    "cpuset": ("cpuset.cpus",),
+}  # fmt: skip
+"""Files that tell: of version 2 when something happened, and of both when a limit is written."""
+MEASURED = ("memory", "cpu_quota_seconds", "cpu_period_seconds", "pids_limit")
+MARKED = ("out_of_memory", "forks_refused")
+"""What a sample has of the limits, and of what happened: no more is read."""
 
 
 class Use(Source):
     """Samples of one container until it ends."""
+
+    quick = True
 
     def __init__(self, container: Observed, interval: float = INTERVAL) -> None:
         super().__init__(container.name, container.pid, interval)
@@ -31,29 +42,42 @@ class Use(Source):
         self._group: Group | None = None
         self._before: Reading | None = None
         self._writable: int | None = None
-        self._watches: list[int] = []
+        self._watch: int | None = None
+        self._watched = False
+        """Whether a change of a limit is told, so that they are read only then."""
+        self._limits: Limits | None = None
 
     def opened(self) -> Sequence[int]:
         self._group = Group(self._paths)
         with suppress(errors.SandboxError, OSError, TimeoutError):
             self._writable, _ = self._container.open_writable()
-        for name in TELLING if "" in self._paths else ():
-            with suppress(OSError):  # this group has not got it, or is gone: `facts` sees that
-                self._watches.append(inotify.watch_modified(f"{self._paths['']}/{name}"))
-        return self._watches
+        try:
+            self._watch = inotify.open_many()
+            self._watched = self._watch_all(self._watch)
+        except OSError:  # a user may have so many of them: then limits are read each time
+            self._watched = False
+        return () if self._watch is None else (self._watch,)
+
+    def _watch_all(self, descriptor: int) -> bool:
+        """Whether all files are watched that there are."""
+        for controller, names in TELLING.items():
+            for name in names if controller in self._paths else ():
+                with suppress(FileNotFoundError):  # not counted here, or gone: `facts` sees that
+                    inotify.add_file(descriptor, f"{self._paths[controller]}/{name}")
+        return True
 
     def closed(self) -> None:
         if self._group is not None:
             self._group.close()
-        for descriptor in (*self._watches, *([] if self._writable is None else [self._writable])):
-            os.close(descriptor)
-        self._group, self._watches, self._writable = None, [], None
+        for descriptor in (self._watch, self._writable):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._group = self._watch = self._writable = None
 
     def facts(self) -> Sample | None:
         """One sample; None: the group is gone."""
         assert self._group is not None
-        for watch in self._watches:
-            drained(watch)
+        changed = self._watch is not None and drained(self._watch)
         usage = read(self._group)
         if self._paths and all(value is None for value in usage.values()):
             return None
@@ -63,14 +87,17 @@ class Use(Source):
             usage["storage_limit"] = found.f_blocks * found.f_frsize
         now = Reading(time.monotonic(), usage)
         before, self._before = self._before, now
-        limits = in_force(self._group, self._paths, usage.get("storage_limit"))
-        return sample(before, now, limits, time.time())
+        storage = usage.get("storage_limit")
+        known = self._limits
+        if known is None or changed or not self._watched or known.storage != (storage or None):
+            known = self._limits = in_force(self._group, storage)
+        return sample(before, now, known, time.time())
 
 
 def read(group: Group) -> dict[str, Any]:
     """The counters of a group by the names of `Exit.usage`, and what else a sample has."""
     usage = {name: fact.value for name, fact in group.usage().items()}
-    events = group.events()
+    events = group.events(MARKED)
     cache, shared = usage.pop("file_bytes"), usage.pop("shared_bytes")
     whole: dict[str, Any] = {
         **usage,
@@ -86,16 +113,16 @@ def read(group: Group) -> dict[str, Any]:
     return whole
 
 
-def in_force(group: Group, paths: dict[str, str], storage: int | None = None) -> Limits:
+def in_force(group: Group, storage: int | None = None) -> Limits:
     """The limits that a sample is measured against, as the kernel's files have them now."""
-    found = group.limits()
+    found = group.limits(MEASURED)
     quota, period = _known(found["cpu_quota_seconds"]), _known(found["cpu_period_seconds"])
     return Limits.read(
         {
             "memory": _known(found["memory"]),
             "cpus": None if quota is None or not period else quota / period,
             "pids_limit": _known(found["pids_limit"]),
-            "cpuset_cpus": _processors(paths),
+            "cpuset_cpus": group.processors() or None,
         },
         storage,
     )
@@ -104,12 +131,3 @@ def in_force(group: Group, paths: dict[str, str], storage: int | None = None) ->
 def _known(limit: Fact[float]) -> Any:
     """The number, None where there is no limit or none can be read."""
     return None if limit.value is None or limit.value == float("inf") else limit.value
-
-
-def _processors(paths: dict[str, str]) -> str | None:
-    directory = paths.get("", paths.get("cpuset"))
-    if directory is None:
-        return None
-    with suppress(OSError):
-        return files.read(f"{directory}/cpuset.cpus") or None
-    return None

@@ -47,6 +47,7 @@ class View(ABC):
         """Whether it is made for a page in which nothing moves, and nobody answers."""
         self._answered = 0
         self._at: float | None = None
+        self._last: tuple[object, Markup] | None = None
 
     # -- of each view -----------------------------------------------------------------------------
 
@@ -69,6 +70,13 @@ class View(ABC):
         that what moves all the time is not made anew all the time.
         """
         return 0, ()
+
+    def made_of(self) -> object:
+        """What all of the body follows from, where that is found sooner than the body is made.
+
+        While it stays equal the markup of the last time is good. None: make it each time.
+        """
+        return None
 
     def ask(self, action: str, fields: Mapping[str, str]) -> Deed | None:
         """What a reader asks for by an element with `data-act`. Raises InvalidOption."""
@@ -122,6 +130,15 @@ class View(ABC):
 
     def markup(self) -> Markup:
         """As HTML without style and script, for the live view."""
+        of = None if self.still else self.made_of()
+        if of is None:
+            return self._made()
+        key = (of, self.status(), self.live, self.refusal, self._answered, self.spoken)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._made()
+        return self._last[1]
+
+    def _made(self) -> Markup:
         title = self.say(self.title)
         return element(
             "div",

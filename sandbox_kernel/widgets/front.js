@@ -88,7 +88,7 @@ function parse(markup) {
 
 // -- what the page draws itself --------------------------------------------------------------------
 
-const MOST_ROWS = 1000;
+const MOST_ROWS = 300; // no chart shows more
 
 /** Rows of numbers, of which only new ones are told. */
 class Series {

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.grammar import shown_seconds, shown_size
 from sandbox_kernel.observe.sampling import Sample
+from sandbox_kernel.widgets import charts
+from sandbox_kernel.widgets.charts import HEIGHT, LEAST_SPAN, MIB, WIDTH
 from sandbox_kernel.widgets.contract import Deed, View
 from sandbox_kernel.widgets.markup import Markup, element, joined
 
 MOST_SAMPLES = 240
-LEAST_SPAN = 60  # samples for which a chart has room from the start
 HIGH, FULL = 80, 95
 """Percent of a limit from which the words "near" and "at" stand beside it."""
 BAR = 20
-WIDTH, HEIGHT = 600, 100  # of a chart, in its own units
-MIB = 1 << 20
 LEAST = {"memory": 6 * MIB, "cpus": 0.01, "pids_limit": 1}
 """The smallest limit that can be asked for."""
 COLUMN = {"memory": 4, "cpus": 5, "pids_limit": 6, "storage": 7}
@@ -89,7 +88,7 @@ class LimitsView(View):
         "forks refused: {count}": "被拒绝的新进程：{count}",
         "a fork was refused": "拒绝了一个新进程",
         "waited in the last 10 s: {list}": "最近 10 秒内的等待：{list}",
-        "this machine counts no waiting of a group (cgroup v1)": "本机不按组统计等待（cgroup v1）",
+        "this machine counts no waiting of a group": "本机不按组统计等待",
         "limit of {name}": "{name}的限制",
         "memory": "内存",
         "cpu": "处理器",
@@ -101,7 +100,8 @@ class LimitsView(View):
         self._samples: deque[Sample] = deque(maxlen=MOST_SAMPLES)
         self._numbers: deque[list[float | None]] = deque(maxlen=MOST_SAMPLES)
         self._taken = 0
-        self._made: dict[str, tuple[tuple[object, ...], Markup]] = {}
+        self._rows: dict[str, tuple[tuple[object, ...], Markup]] = {}
+        self._parts: dict[tuple[str, str], tuple[object, Markup | None]] = {}
 
     def take(self, facts: Sample) -> None:
         self._samples.append(facts)
@@ -119,7 +119,32 @@ class LimitsView(View):
         self._taken += 1
 
     def drawn(self) -> tuple[int, Sequence[Sequence[float | None]]]:
-        return self._taken - len(self._numbers), list(self._numbers)
+        return self._taken - len(self._numbers), self._numbers
+
+    def made_of(self) -> object:
+        last, first = self.last, self._samples[0] if self._samples else None
+        if last is None or first is None:
+            return ()
+        happened = last.oom_kills != first.oom_kills or last.forks_refused != first.forks_refused
+        if happened or last.limits.memory is None or last.limits.pids is None:
+            return None  # marks wander with the time, and an axis follows all that is shown
+        return (
+            last.limits,
+            last.memory_bytes,
+            last.memory_peak_bytes,
+            *last.memory_parts.values(),
+            None if last.processors is None else round(last.processors, 3),
+            None if last.cpu_seconds is None else round(last.cpu_seconds, 2),
+            last.throttled_seconds,
+            last.pids,
+            last.pids_peak,
+            last.storage_bytes,
+            last.read_bytes,
+            last.written_bytes,
+            last.oom_kills,
+            last.forks_refused,
+            *last.pressure.items(),
+        )
 
     def finish(self, usage: Mapping[str, Any]) -> None:
         """What was used in the end, from who saw the end: as the last sample."""
@@ -216,7 +241,7 @@ class LimitsView(View):
         end = top
         if end is None:
             most = 0.0 if limit else max(row[column] or 0.0 for row in self._numbers)
-            end = _end_of_axis(most, limit, unit)
+            end = charts.end_of_axis(most, limit, unit)
         of = limit if limit is not None else top
         percent = None if now is None or not of else _percent(now, of)
         shown = self.say("no limit") if limit is None else self._shown(limit, unit)
@@ -274,7 +299,7 @@ class LimitsView(View):
             each = ", ".join(f"{self.say(key)} {part:g} %" for key, part in last.pressure.items())
             found.append(self.say("waited in the last 10 s: {list}", list=each))
         elif last.memory_parts:
-            found.append(self.say("this machine counts no waiting of a group (cgroup v1)"))
+            found.append(self.say("this machine counts no waiting of a group"))
         if last.oom_kills:
             found.append(self.say("out of memory"))
         return found
@@ -299,9 +324,21 @@ class LimitsView(View):
         parts = self.last.memory_parts if self.last and row.option == "memory" else {}
         marks = self._marks(row)
         key = (row, tuple(parts.values()), marks, self.live, self.spoken, self.still)
-        known = self._made.get(row.option)
+        known = self._rows.get(row.option)
         if known is None or known[0] != key or self.still:
-            known = self._made[row.option] = key, self._make(row, marks)
+            known = self._rows[row.option] = key, self._make(row, marks)
+        return known[1]
+
+    def _part(
+        self, name: str, row: Row, of: object, make: Callable[[Row], Markup | None]
+    ) -> Markup | None:
+        """A part of a row that seldom changes: as it was made of the same before."""
+        if self.still:
+            return make(row)
+        key = (of, row.limit, row.top, self.live, self.spoken)
+        known = self._parts.get((name, row.option))
+        if known is None or known[0] != key:
+            known = self._parts[name, row.option] = key, make(row)
         return known[1]
 
     def _make(self, row: Row, marks: Markup | None) -> Markup:
@@ -310,7 +347,13 @@ class LimitsView(View):
         return element(
             "div",
             element("span", row.name, class_="sandbox-row-name"),
-            element("div", self._meter(row), self._line(row), marks, class_="sandbox-plot"),
+            element(
+                "div",
+                self._meter(row),
+                self._part("line", row, row.limit_text, self._line),
+                marks,
+                class_="sandbox-plot",
+            ),
             element(
                 "div",
                 element("b", row.used),
@@ -328,7 +371,8 @@ class LimitsView(View):
         )
 
     def _meter(self, row: Row) -> Markup:
-        drawn = self._chart(row)
+        parts = tuple(self.last.memory_parts) if self.last else ()
+        drawn = self._part("chart", row, parts, self._chart)
         if row.percent is None:
             return element("div", drawn, class_="sandbox-meter")
         return element(
@@ -385,7 +429,7 @@ class LimitsView(View):
         if first == last:
             return None  # counters only grow: nothing happened in between
         counts = [getattr(sample, counted[0]) or 0 for sample in self._samples]
-        span, start = _span(len(counts))
+        span, start = charts.span(len(counts))
         places = [
             (start + index) / (span - 1)
             for index in range(1, len(counts))
@@ -415,7 +459,7 @@ class LimitsView(View):
             "aria_hidden": "true",
         }
         if self.still:
-            drawn = _drawn(list(self._numbers), parts, COLUMN[row.option], row.top)
+            drawn = charts.drawn(list(self._numbers), parts, COLUMN[row.option], row.top)
             return element("svg", *drawn, **frame)
         return element(
             "svg",
@@ -444,55 +488,8 @@ class LimitsView(View):
         return element("div", *shown, class_="sandbox-legend") if shown else None
 
 
-def _drawn(
-    rows: Sequence[Sequence[float | None]], stack: Sequence[int], column: int, top: float
-) -> list[Markup]:
-    """A line that ends at the right, over what it is made up of; `front.js` draws the same."""
-    span, start = _span(len(rows))
-    across = [f"{(start + index) * WIDTH / (span - 1):.4g}" for index in range(len(rows))]
-
-    def down(value: float) -> str:
-        return f"{HEIGHT - HEIGHT * min(value / top, 1.0):.4g}" if top else str(HEIGHT)
-
-    drawn = []
-    below = [0.0] * len(rows)
-    for part in stack:
-        above = [under + (row[part] or 0.0) for under, row in zip(below, rows, strict=True)]
-        edge = [f"{x},{down(y)}" for x, y in zip(across, above, strict=True)]
-        back = [f"{x},{down(y)}" for x, y in zip(across, below, strict=True)]
-        points = Markup(" ".join([*edge, *reversed(back)]))
-        drawn.append(element("polygon", class_=f"sandbox-area-{part}", points=points))
-        below = above
-    known = [
-        f"{x},{down(value)}"
-        for x, value in zip(across, (row[column] for row in rows), strict=True)
-        if value is not None
-    ]
-    if not stack and known:
-        first, last = known[0].partition(",")[0], known[-1].partition(",")[0]
-        ground = Markup(" ".join([f"{first},{HEIGHT}", *known, f"{last},{HEIGHT}"]))
-        drawn.append(element("polygon", class_="sandbox-area", points=ground))
-    return [*drawn, element("polyline", points=Markup(" ".join(known)))]
-
-
-def _span(count: int) -> tuple[int, int]:
-    """For how many samples a chart has room, and where the first stands."""
-    span = max(count, LEAST_SPAN)
-    return span, span - count
-
-
 def _percent(value: float, most: float) -> int:
     return max(0, min(100, round(100 * value / most)))
-
-
-def _end_of_axis(most: float, limit: float | None, unit: str) -> float:
-    """A round number somewhat above the limit, so that its line can go up as well as down."""
-    wanted = limit * 1.25 if limit is not None else max(most * 2, 16 * MIB if unit else 16)
-    if unit == "bytes":
-        step = 2.0 ** math.floor(math.log2(max(wanted, MIB) / 4))
-    else:
-        step = max(1.0, 10.0 ** math.floor(math.log10(max(wanted, 1.0)) - 0.5))
-    return math.ceil(max(wanted, 1) / step) * step
 
 
 def _plain_number(value: float) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from sandbox_kernel import errors
@@ -20,6 +21,8 @@ from sandbox_kernel.widgets.contract import Deed, View
 
 BEAT_SECONDS = 2.0
 """A view in which nothing changes says this often that it lives."""
+STILL_SECONDS = 0.9
+"""A chart in which nothing changes is moved on no sooner."""
 MOST_FIELDS = 32
 MOST_CHARACTERS = 4096
 
@@ -57,6 +60,8 @@ class Live:
         self._beats = 0
         self._sent_at = 0.0
         self._drawn = 0
+        self._row: object = None
+        """The last row of numbers that was told."""
         self._done = 0
         """The last request that was carried out, and is to be seen by the next look."""
         self._observer = Observer(opened.source, self._told, self._ended)
@@ -81,12 +86,15 @@ class Live:
             markup = str(self._view.markup())
             if markup != self._sent:
                 self._sent = told["markup"] = markup
-            first, rows = self._view.drawn()
-            if first + len(rows) > self._drawn:
-                start = max(first, self._drawn)
-                told["series"] = {"from": start, "rows": list(rows[start - first :])}
-                self._drawn = first + len(rows)
             now = time.monotonic()
+            first, rows = self._view.drawn()
+            start = max(first, self._drawn)
+            fresh = [*islice(rows, start - first, None)]
+            # Where nothing changes a chart only wanders: that may happen once in a second.
+            still = not told and all(row == self._row for row in fresh)
+            if fresh and not (still and now - self._sent_at < STILL_SECONDS):
+                told["series"] = {"from": start, "rows": fresh}
+                self._drawn, self._row = start + len(fresh), fresh[-1]
             if told:
                 self._sent_at = now
             elif now - self._sent_at >= BEAT_SECONDS:

@@ -66,6 +66,8 @@ def joined(children: Iterable[str | None]) -> Markup:
 
 
 def _child(child: str) -> str:
+    if type(child) is str and _ORDINARY.fullmatch(child):
+        return child
     return child if type(child) is Markup else _escaped(plain(child))
 
 
@@ -75,6 +77,8 @@ def _attribute(key: str, value: object) -> str:
         name = _NAMES[key] = key.rstrip("_").replace("_", "-")
     if value is True:
         return f' {name}=""'
+    if type(value) is str and _ORDINARY.fullmatch(value):
+        return f' {name}="{value}"'
     return f' {name}="{value if type(value) is Markup else _escaped(plain(value))}"'
 
 
@@ -85,3 +89,5 @@ def _escaped(text: str) -> str:
 _NAMES: dict[str, str] = {}
 """How attributes are spelled; the names stand in our code, so there are few."""
 _SPECIAL = re.compile("[&<>\"']")
+_ORDINARY = re.compile(f"[ !#-%(-;=?-~]{{0,{MOST_CHARACTERS}}}")
+"""What is shown as it is: most of what there is, found out by one look."""

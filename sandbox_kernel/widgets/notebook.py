@@ -120,7 +120,7 @@ class Widget(anywidget.AnyWidget):
     def _news(self) -> None:
         if not hasattr(self, "_live"):
             return  # the first facts came before all else was there: the state has them
-        with self._publishing:
+        with self._publishing, self.hold_sync():  # one message, whatever has changed
             for name, value in self._live.news().items():
                 setattr(self, name, value)
 

@@ -99,11 +99,15 @@ def test_what_can_not_be_is_said_in_one_line_and_the_next_cell_runs(kernel: Kern
         ("%sandbox undo", "%sandbox mode carry"),
         ("%sandbox share 1x", "names of variables"),
         ("%sandbox reset --memory 1g", "not both"),
+        ("%sandbox check held", 'the kernel "Python 3 (ipykernel)"'),
+        ("%container show limits", 'take "Sandbox (Python 3)"; or run `sandbox-kernel show`'),
+        ("%container top", "`sandbox-kernel top` in a terminal"),
     ):
         said = error_of(kernel, line)
         assert part in said, said
         assert "\n" not in said
     assert shown(kernel, "1 + 1") == "2"
+    assert "exercises done" in shown(kernel, "%sandbox course")
 
 
 def test_a_command_line_a_display_and_its_update_are_shown(kernel: Kernel) -> None:

@@ -26,10 +26,16 @@ SHOWN = {
     "01": ("ModuleNotFoundError: No module named 'greeting'",),
     "03": ("[0, 1, 1, 0, 0, 1, 0, 0]", "[6561]", "guest: "),
     "04": ("virtual machine, empty", "TOKEN=swordfish"),
-    "05": ("user 0 on box", "I am 1 and my parent is 0", "('lo', 'up')", "sees ['1']"),
+    "05": (
+        "user 0 on box",
+        "I am 1 and my parent is 0",
+        "('lo', 'up')",
+        "sees ['1']",
+        "sandbox-namespaces",
+    ),
     "06": ("OutOfMemory", "100%"),
-    "07": ("colour = red", "seen: False", "kept: hunter2"),
-    "09": ("NotAllowed",),
+    "07": ("colour = red", "seen: False", "kept: hunter2", "sandbox-layers", "COPY --chmod=600"),
+    "09": ("NotAllowed", "sandbox-capabilities", "sandbox-system-calls", "EPERM     capabilities"),
     "10": ("OutOfMemory", "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81, 100, 121]"),
     "08": (
         "['lo']",
@@ -114,6 +120,8 @@ def run_chapter(kernel: Kernel, folder: Path, chapter: Chapter) -> None:
         raises = "raises-exception" in cell["metadata"].get("tags", ())
         assert bool(error) <= raises, (chapter.file, source, error, told)
     assert "IT WORKED" not in everything
+    if "sandbox-view" in everything:
+        assert {"en": 'lang="en"', "zh": 'lang="zh-CN"'}[folder.name] in everything
     assert [text for text in SHOWN.get(chapter.number, ()) if text not in everything] == []
     error, _ = said(kernel, LEAVE)
     assert not error, (chapter.file, error)

@@ -140,6 +140,19 @@ def test_a_word_that_is_no_view_is_refused_in_one_line(kernel: Kernel) -> None:
         assert "limits" in reply["content"]["evalue"]
 
 
+def test_the_course_is_shown_and_its_checks_are_sent_where_they_can_be_made(
+    kernel: Kernel,
+) -> None:
+    _, outputs = kernel.run("%sandbox course")
+    (told,) = [o["content"]["data"] for o in outputs if "data" in o["content"]]
+    assert "exercises done" in told["text/plain"]
+    assert told["text/html"].startswith("<table>")
+    for line in ("%sandbox check held", "%sandbox check"):
+        reply, _ = kernel.run(line)
+        assert reply["content"]["ename"] == "InvalidOption"
+        assert 'the kernel "Python 3 (ipykernel)"' in reply["content"]["evalue"]
+
+
 def test_the_rest_of_the_cell_runs_inside_and_keeps_its_line_numbers(kernel: Kernel) -> None:
     reply, outputs = kernel.run(f"{TOP}\n\n1 / 0")
     assert reply["content"]["ename"] == "ZeroDivisionError"

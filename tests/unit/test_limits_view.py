@@ -182,3 +182,42 @@ def test_a_machine_that_counts_nothing_has_no_rows() -> None:
     made = shown(dict.fromkeys(usage(1, 1.0)))
     assert (made.rows(), made.notes()) == ([], [])
     assert "live" in made.text()
+
+
+def test_everything_that_is_shown_is_made_anew_when_it_changes() -> None:
+    """What is remembered of the last time must not outlive what it was made of."""
+    parts = {"memory_anon": 9 * MIB, "memory_file": MIB}
+    steps: list[tuple[dict[str, object], Limits]] = [(usage(50 * MIB, 1.0, **parts), LIMITS)]
+    for change in (
+        {"memory_bytes": 51 * MIB}, {"memory_peak_bytes": 52 * MIB}, {"cpu_seconds": 1.3},
+        {"pids": 3}, {"pids_peak": 4}, {"throttled_seconds": 0.3}, {"storage_bytes": 31 * MIB},
+        {"memory_anon": 10 * MIB}, {"memory_kernel": MIB}, {"read_bytes": 5}, {"written_bytes": 6},
+        {"cpu_pressure": 1.5}, {"forks_refused": 1}, {"oom_kills": 1},
+    ):  # fmt: skip
+        steps.append(({**steps[-1][0], **change}, LIMITS))
+        steps.append((steps[-1][0], LIMITS))  # and once more, without a change
+    for limits in (Limits(available=2), Limits(memory=80 * MIB, processors=1.0, pids=40)):
+        steps.append((steps[-1][0], limits))
+
+    def all_of(count: int, made: LimitsView, *, look: bool) -> str:
+        before = None
+        for number, (used, limits) in enumerate(steps[:count]):
+            now = Reading(number / 2, used)
+            made.show(sample(before, now, limits, 1.0))
+            before = now
+            if look:
+                made.markup()
+        return made.markup()
+
+    for count in range(1, len(steps) + 1):
+        fresh = all_of(count, LimitsView("work", "en"), look=False)
+        assert all_of(count, LimitsView("work", "en"), look=True) == fresh, steps[count - 1]
+    made = LimitsView("work", "en")
+    all_of(3, made, look=True)
+    made.act("language", {"wanted": "zh"})
+    assert "内存" in made.markup()
+    made.answered(7, "no, since it is too small")
+    assert 'data-answered="7"' in made.markup()
+    assert "too small" in made.markup()
+    made.end("stopped")
+    assert 'data-state="ended"' in made.markup()

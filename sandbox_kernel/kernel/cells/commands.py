@@ -8,6 +8,7 @@ from sandbox_kernel import arguments, settings
 from sandbox_kernel.arguments import Flag
 from sandbox_kernel.errors import InvalidOption
 
+from .. import course
 from ..commands import SANDBOX
 
 IN = Flag("in", ("--in",), "NAMES", "Values that this cell gets, such as a,b.", many=True)
@@ -27,7 +28,8 @@ AFTER = """words:
   undo [N]              mode carry: take back the last N cells (1), variables and files
   snapshot NAME         mode carry: give the state a name; it stays until its name is used again
   restore NAME          mode carry: go back to the state of that name
-  snapshots             mode carry: which states are kept"""
+  snapshots             mode carry: which states are kept
+  course                the chapters of the course, and which exercises are done"""
 
 
 class Line(NamedTuple):
@@ -54,7 +56,7 @@ def read(line: str) -> Line:
         raise InvalidOption(SANDBOX, verb, "options, or a word such as `reset`, not both")
     check = _VERBS.get(verb)
     if check is None or (verb == "options" and found.rest):
-        allowed = f"options such as --memory 512m, or one of {', '.join(list(_VERBS)[1:])}"
+        allowed = f"options such as --memory 512m, or one of {', '.join(list(_VERBS)[1:-1])}"
         raise InvalidOption(SANDBOX, verb, allowed)
     check(verb, words)
     return Line(verb, tuple(words), found.options, inputs, outputs)
@@ -103,6 +105,11 @@ def _one_name(verb: str, words: list[str]) -> None:
         raise InvalidOption(f"{SANDBOX} {verb}", " ".join(words), "one name, such as `before`")
 
 
+def _course(verb: str, words: list[str]) -> None:
+    if (verb, words) != (course.COURSE, []):
+        course.in_a_sandbox((verb, *words))  # raises, and says where that can be asked
+
+
 _VERBS = {
     "options": _nothing,
     "mode": _mode,
@@ -114,4 +121,6 @@ _VERBS = {
     "snapshot": _one_name,
     "restore": _one_name,
     "snapshots": _nothing,
+    course.COURSE: _course,
+    course.CHECK: _course,
 }

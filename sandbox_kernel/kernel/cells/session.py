@@ -19,6 +19,7 @@ from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client
 
 from .. import commands as lines
+from .. import course
 from ..pinning import Pinning
 from . import commands
 from .fresh import Fresh
@@ -82,6 +83,10 @@ class Session:
             if command.alone:
                 return
             code = command.rest
+        elif command:
+            allowed = 'a kernel that shows live views: take "Sandbox (Python 3)"; or run '
+            allowed += f"`sandbox-kernel {command.name.split()[1]}` in a terminal"
+            raise InvalidOption(command.name, command.line, allowed)
         yield from self._run(code, f"<cell {count}>", asked)
 
     def _run(self, code: str, name: str, asked: commands.Line) -> Iterator[e.Event]:
@@ -200,6 +205,9 @@ class Session:
             raise InvalidOption(option, names, "code below it in the same cell")
         if asked.options:
             self._set(asked.options)
+        if asked.verb == course.COURSE:
+            yield e.Display(course.contents_bundle())
+            return
         handler = getattr(self, f"_do_{asked.verb}")
         text = handler(asked, alone)
         if text:
