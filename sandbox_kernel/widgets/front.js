@@ -11,9 +11,12 @@ const SETTLE = 350; // milliseconds after the last key, before a value is sent
 
 const OWN = { DETAILS: ["open"], INPUT: ["value", "checked"], SELECT: ["value"] };
 
+/** On it a notebook takes no key for itself; it looks at what has the focus before what is around. */
+const KEEPS_KEYS = "data-lm-suppress-shortcuts";
+
 /** What is the reader's stays: whether details are open, what stands in a field. */
 function followAttributes(old, fresh) {
-  const own = OWN[old.nodeName] ?? [];
+  const own = [KEEPS_KEYS, ...(OWN[old.nodeName] ?? [])];
   for (const { name } of [...old.attributes]) {
     if (!fresh.hasAttribute(name) && !own.includes(name) && !name.startsWith("data-own-")) {
       old.removeAttribute(name);
@@ -398,6 +401,7 @@ function render({ model, el }) {
   el.addEventListener("pointermove", move, listening);
   el.addEventListener("pointerup", up, listening);
   el.addEventListener("pointercancel", cancel, listening);
+  el.addEventListener("focusin", ({ target }) => target.setAttribute(KEEPS_KEYS, "true"), listening);
   el.addEventListener("focusout", () => held && !held.dragging && commit(), listening);
   el.addEventListener("keydown", key, listening);
   el.addEventListener("keydown", keepKeys, listening);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -72,7 +71,7 @@ def until(wanted: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
     while not wanted():
         assert time.monotonic() < deadline
-        os.sched_yield()
+        time.sleep(0.05)
 
 
 def change_by_key_and_by_drag(page: Page, view: Locator, held: Container) -> None:

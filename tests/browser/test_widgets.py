@@ -162,24 +162,6 @@ def test_keys_change_a_limit_and_the_page_keeps_the_focus(
     expect(line).to_be_focused()
 
 
-def test_a_limit_is_dragged_while_a_cell_of_the_notebook_runs(
-    notebook: LabPage, held: Container
-) -> None:
-    view = shown(notebook, "limits")
-    busy = notebook.start("import time\nwhile True: time.sleep(0.05)")
-    expect(busy.locator(".jp-InputPrompt")).to_have_text("[*]:")
-    before = limit(held, "pids_limit")
-    line = view.get_by_role("slider", name="limit of Processes")
-    line.scroll_into_view_if_needed()
-    line.focus()
-    notebook.page.keyboard.press("ArrowUp")
-    until(lambda: limit(held, "pids_limit") == (before or 0) + 1)
-    expect(line).to_have_attribute("aria-valuenow", str(int((before or 0) + 1)))
-    expect(busy.locator(".jp-InputPrompt")).to_have_text("[*]:")
-    notebook.interrupt()
-    notebook.wait_for_end(busy)
-
-
 def test_a_limit_that_another_program_changes_is_seen(notebook: LabPage, held: Container) -> None:
     view = shown(notebook, "limits")
     held.set_limits(cpus=0.25)
