@@ -31,6 +31,8 @@ OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
 BESIDE_THE_BROWSER = (
     "tests/browser/",
     "tests/cgroup2/",
+    "tests/integration/test_course",
+    "tests/integration/test_faults",
     "tests/integration/test_notebook",
 )
 """Beginnings of further files of that lane, so that all take about the same time."""
