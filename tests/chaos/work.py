@@ -176,7 +176,7 @@ class Images:
     def __init__(self, folder: Path) -> None:
         self._layout = folder / "layout"
         self._context = folder / f"context-{os.getpid()}"
-        self._context.mkdir()
+        self._context.mkdir(exist_ok=True)
         shutil.copy(folder / "says", self._context / "says")
 
     def step(self, number: int) -> None:
@@ -317,10 +317,12 @@ def expect(found: object, wanted: object) -> None:
 def main(kind: str, folder: str) -> None:
     """Works until the end of standard input."""
     os.dup2(2, 1)
-    worker = KINDS[kind](Path(folder))
+    worker: Fresh | Held | Network | Images | Variables | None = None
     number = 0
     while not select.select([sys.stdin], [], [], PAUSE_SECONDS)[0]:
         try:
+            if worker is None:
+                worker = KINDS[kind](Path(folder))
             worker.step(number)
             say("step", number=number)
         except errors.SandboxError as error:
@@ -334,7 +336,8 @@ def main(kind: str, folder: str) -> None:
                 trace=traceback.format_exc())  # fmt: skip
         number += 1
     with contextlib.suppress(errors.SandboxError):
-        worker.close()
+        if worker is not None:
+            worker.close()
 
 
 if __name__ == "__main__":

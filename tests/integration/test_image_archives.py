@@ -180,12 +180,21 @@ def test_an_image_in_a_file_runs_and_is_read_once(kind: str, store: Store, tmp_p
     assert done.stdout == "first\n"
     assert store.find(image.resolve(f"{kind}:{place}").digest).names == ()
     looked_at = place / "index.json" if kind == "oci" else place
-    before = looked_at.stat()
+    before, whole = looked_at.stat(), looked_at.read_bytes()[:6]
     with open(looked_at, "r+b") as file:
         file.write(b"broken")
     os.utime(looked_at, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert run("", f"{kind}:{place}", program="/bin/says cat note").stdout == "first\n"
+    # What was damaged and taken away by `repair` is loaded again.
+    with open(looked_at, "r+b") as file:
+        file.write(whole)
+    os.utime(looked_at, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (lost, *_) = store.find(image.resolve(f"{kind}:{place}").digest).manifest.layers
+    os.unlink(store.places.blob(lost.digest))
+    image.resolve(f"{kind}:{place}")
+    assert store.has(lost.digest)
     os.utime(looked_at, (1, 1))
+    looked_at.write_bytes(b"broken")
     with pytest.raises(ImageError, match="read"):
         image.resolve(f"{kind}:{place}")
 

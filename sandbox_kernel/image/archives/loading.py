@@ -56,8 +56,8 @@ def load_one(store: Store, asked: Layout | Archive) -> Stored:
     again. Raises ImageError when there is none or more than one."""
     source_note = f"{asked} {_stamp(asked.path)}"
     for known in store.images():
-        if known.source == source_note:
-            return store.find(known.digest)
+        if known.source == source_note and (whole := _whole(store, known.digest)):
+            return whole
     with sources.opened(asked.path, store) as source, store.adding():
         found = _found(source, None if isinstance(asked, Layout) else asked.kind)
         if asked.tag is not None:
@@ -66,6 +66,15 @@ def load_one(store: Store, asked: Layout | Archive) -> Stored:
             why = "it has no such image" if not found else f"it has {len(found)} images"
             _refuse(str(asked), f"{why}: name one as `{asked.path}:NAME`")
         return _take(store, source, found[0], source_note, keep_names=False)
+
+
+def _whole(store: Store, digest: Digest) -> Stored | None:
+    """The image, unless something of it was taken away as damaged since it was loaded."""
+    try:
+        found = store.find(digest)
+    except ImageError:
+        return None
+    return found if all(store.has(part.digest) for part in found.manifest.layers) else None
 
 
 def _stamp(path: str) -> str:
