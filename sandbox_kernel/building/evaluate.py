@@ -18,7 +18,7 @@ from sandbox_kernel.containerfile import instructions as i
 from sandbox_kernel.containerfile import words
 from sandbox_kernel.containerfile.parse import parse_trigger
 from sandbox_kernel.containerfile.source import Piece
-from sandbox_kernel.errors import BuildFailed, ContainerfileError, Killed, SandboxError
+from sandbox_kernel.errors import BuildFailed, ContainerfileError, Killed, SandboxError, shown
 
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?$", re.IGNORECASE)
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?)?$")
@@ -77,6 +77,8 @@ class Stage:
             raise
         except SandboxError as error:
             raise BuildFailed(made.place, made.title, str(error)) from error
+        except OSError as error:  # no space, too many open files, a helper that was killed
+            raise BuildFailed(made.place, made.title, shown(error)) from error
         seconds = time.monotonic() - begun
         self.work.tell(StepDone(self.name, self._number, bool(cached), seconds))
 

@@ -208,6 +208,12 @@ def test_a_failure_names_line_column_and_what_was_written_last(store: Store, con
         built(store, context, ROOT, target="none")
 
 
+def test_what_the_system_refuses_a_step_is_told_with_its_line(store: Store, context: Path) -> None:
+    (Path(store.root) / "builds").write_text("where the cache is to be")
+    with pytest.raises(BuildFailed, match=r"line 2, column 1, `COPY root /`: .*Not a directory"):
+        built(store, context, ROOT)
+
+
 def test_the_same_input_gives_the_same_digest_to_everybody(
     store: Store, context: Path, ordinary_user: ordinary.OrdinaryUser
 ) -> None:
