@@ -140,7 +140,31 @@ class Launcher:
                 or state.is_live(runtime, other)
             )
         )
+        self._is_lost = False
+        self._holder: int | None = None
         self._folder = state.LauncherFolder(runtime, name)
+        try:
+            self._set_up(name, holds=holds)
+        except BaseException:
+            self._is_lost = True  # as far as it came
+            self._epoll.close()  # to look into the folder takes a descriptor, if none is left
+            self._leave()
+            raise
+        if shared >= 0:
+            os.close(shared)
+        self.watch(main.fileno(), self._hear_main)
+        self._about = {
+            "ids": self.ids,
+            "driver": self._driver.name,
+            "support": self._driver.support(),
+            "swept": gone,
+            "folder": self._folder.path,
+            "space": wiring.space(),
+        }
+
+    def _set_up(self, name: str, *, holds: bool) -> None:
+        """What is in our folder, and all that needs descriptors. Raises OSError."""
+        runtime = self._runtime
         self._holder = state.become_holder(runtime, name) if holds else None
         self._holds = self._holder is not None
         self._idle_since = time.monotonic()
@@ -157,23 +181,10 @@ class Launcher:
         )
         # The folder itself is needed no more; the mounts on it hold on to it in this namespace.
         self._listen = self._open_control()
-        self._is_lost = False
         removals = inotify.watch_removed(self._folder.path)
         self.watch(removals, lambda: self._look_after_place(removals))
-        if shared >= 0:
-            os.close(shared)
-        self.watch(main.fileno(), self._hear_main)
         self._children = processes.child_signal_descriptor()
         self.watch(self._children, self._reap)
-        support = self._driver.support()
-        self._about = {
-            "ids": self.ids,
-            "driver": self._driver.name,
-            "support": support,
-            "swept": gone,
-            "folder": self._folder.path,
-            "space": wiring.space(),
-        }
 
     # --- the loop
 
@@ -200,13 +211,17 @@ class Launcher:
             self._slots.close()
             self._stop_holding()
             self._listen.close()
-            try:
-                mounts.detach(f"{self._folder.path}/sources")
-                os.rmdir(f"{self._folder.path}/sources")
-            except OSError:
-                if not self._is_lost:
-                    raise
-            self._folder.remove()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Nothing of us stays in the runtime folder."""
+        try:
+            mounts.detach(f"{self._folder.path}/sources")
+            os.rmdir(f"{self._folder.path}/sources")
+        except OSError:
+            if not self._is_lost:
+                raise
+        self._folder.remove()
 
     def _greet(self) -> None:
         """Say what there is, and have a place ready while the program makes up its mind."""
