@@ -33,6 +33,7 @@ BESIDE_THE_BROWSER = (
     "tests/cgroup2/",
     "tests/integration/test_course",
     "tests/integration/test_faults",
+    "tests/integration/test_kernel_",
     "tests/integration/test_notebook",
 )
 """Beginnings of further files of that lane, so that all take about the same time."""
