@@ -107,18 +107,16 @@ class Ferry:
         self._frames.append(HEADER.pack(kind, number, len(data)) + data)
 
     def _send_memory(self, number: int) -> None:
-        at = 0
-        if self._folder and os.fstat(self._given[number]).st_size:
+        at, given = 0, self._given[number]
+        size = os.fstat(given).st_size
+        if self._folder and size:
             here, inside = (f"{folder}/{number}" for folder in self._folder)
-            size = os.fstat(self._given[number]).st_size
             with open(here, "xb") as file:
-                while at < size and (
-                    sent := os.sendfile(file.fileno(), self._given[number], at, size)
-                ):
+                while at < size and (sent := os.sendfile(file.fileno(), given, at, size)):
                     at += sent
             self._say(b"F", number, inside.encode())
             return
-        while data := os.pread(self._given[number], CHUNK, at):
+        while data := os.pread(given, CHUNK, at):
             self._say(b"D", number, data)
             at += len(data)
 

@@ -121,6 +121,11 @@ class Keeper:
         ]  # fmt: skip
         self._children = processes.child_signal_descriptor()
 
+    @property
+    def root_path(self) -> str:
+        """Where the root file system is in the keeper's mount namespace."""
+        return f"{BASE}/root" if self.order.get("layers") else BASE
+
     # --- making it
 
     def make(self, trees: Mapping[str, int], life: int, network: int | None) -> int:
@@ -203,7 +208,7 @@ class Keeper:
         return {
             **config,
             "ociVersion": VERSION,
-            "root": {**config["root"], "path": f"{BASE}/root" if order.get("layers") else BASE},
+            "root": {**config["root"], "path": self.root_path},
             "hostname": order["hostname"],
             "mounts": listed,
             "process": self.holding(),

@@ -14,7 +14,7 @@ import signal
 from sandbox_kernel.linux import capabilities, mounts, processes
 from sandbox_kernel.runtime import becoming, ferry, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.keeper import BASE, ENVIRONMENT, STAGE
+from sandbox_kernel.runtime.keeper import ENVIRONMENT, STAGE
 from sandbox_kernel.runtime.rootfs import step
 
 TYPE_CHECKING = False
@@ -87,24 +87,20 @@ class Machine(sentry.Sentry):
                 stream_in, stream_out = self._boot()
                 processes.set_name("sandbox-ferry")
                 folder = f"{PASSED}/{os.getpid()}"
-                os.mkdir(f"{self._root}{folder}", 0o700)
+                os.mkdir(f"{self.root_path}{folder}", 0o700)
                 processes.close_all_but((stream_in, stream_out, *numbers.values()))
                 ferry.Ferry(
                     numbers,
                     stream_in,
                     stream_out,
                     window=WINDOW,
-                    folder=(f"{self._root}{folder}", folder),
+                    folder=(f"{self.root_path}{folder}", folder),
                 ).run(process["args"], described)
             finally:
                 os._exit(payload.NOT_EXECUTABLE)
         for entrance in entrances:
             os.close(entrance)
         return pid
-
-    @property
-    def _root(self) -> str:
-        return f"{BASE}/root" if self.order.get("layers") else BASE
 
     def _boot(self) -> tuple[int, int]:
         """Switch a machine on, which ends with us: descriptors to its console, and from it."""
@@ -116,9 +112,10 @@ class Machine(sentry.Sentry):
         ours_out, end = os.pipe2(os.O_CLOEXEC)
         wall = self.order["wall"]
         argv = [
-            wall["program"], "root=/dev/root", "rootfstype=hostfs", f"rootflags={self._root}", "rw",
-            f"mem={size >> 20}M", f"init={wall['interpreter']}", "con=null", "con0=fd:0,fd:1",
-            f"uml_dir={MEMORY}/", "quiet", "panic=-1", "--", "-I", "-S", FIRST,
+            wall["program"], "root=/dev/root", "rootfstype=hostfs",
+            f"rootflags={self.root_path}", "rw", f"init={wall['interpreter']}",
+            f"mem={size >> 20}M", f"uml_dir={MEMORY}/", "con=null", "con0=fd:0,fd:1", "quiet",
+            "panic=-1", "--", "-I", "-S", FIRST,
         ]  # fmt: skip
         pid, _ = processes.clone(NAMESPACES)
         if pid == 0:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from lab_page import Lab, LabPage
+from limits_in_force import drag, limit, until
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from sandbox_kernel import policy, settings
 from sandbox_kernel.container import Container
 from sandbox_kernel.observe import Limits as SampleLimits
 from sandbox_kernel.observe import Reading, sample
-from sandbox_kernel.observe.groups import Group
 from sandbox_kernel.widgets import contract
 from sandbox_kernel.widgets.limits import LimitsView
 
 CODE = "from sandbox_kernel.widgets import Limits\nLimits('elsewhere')"
 MIB = 1 << 20
-SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +59,6 @@ def live_view(page: Page) -> Locator:
     return view
 
 
-def limit(held: Container, name: str) -> float | None:
-    """The number in the kernel's file."""
-    with Group(held.cgroup_paths()) as group:
-        return group.limits()[name].value
-
-
-def until(wanted: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def change_by_key_and_by_drag(page: Page, view: Locator, held: Container) -> None:
     """What is asked for in the page is in the kernel's files afterwards."""
     processes = limit(held, "pids_limit")
@@ -84,14 +69,7 @@ def change_by_key_and_by_drag(page: Page, view: Locator, held: Container) -> Non
     memory = limit(held, "memory")
     line = view.get_by_role("slider", name="limit of Memory")
     line.scroll_into_view_if_needed()
-    box = line.bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x, y + 4)
-    page.mouse.move(x, y + 8)
-    page.mouse.up()
+    drag(line, 8)
     until(lambda: limit(held, "memory") != memory)
     expect(line).to_have_attribute("aria-valuenow", str(int(limit(held, "memory") or 0)))
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from built_images import make_root
 from lab_page import Lab, LabPage
+from limits_in_force import drag, limit, until
 from playwright.sync_api import Locator, expect
 
 from sandbox_kernel import container
 from sandbox_kernel.container import Container
 from sandbox_kernel.observe import namespaces
-from sandbox_kernel.observe.groups import Group
 
 PLAIN = "Python 3 (ipykernel)"
-SECONDS = 30.0
 MIB = 1 << 20
 NAME = "seen"
 HOSTILE = "<img src=x onerror=document.title='owned'>"
@@ -93,38 +91,13 @@ def shown(page: LabPage, name: str, reference: str = NAME) -> Locator:
     return view
 
 
-def limit(held: Container, name: str) -> float | None:
-    """The number in the kernel's file."""
-    with Group(held.cgroup_paths()) as group:
-        return group.limits()[name].value
-
-
-def until(wanted: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not wanted():
-        assert time.monotonic() < deadline
-        os.sched_yield()
-
-
-def drag(page: LabPage, line: Locator, down: float) -> None:
-    """Take the line and let it go so many pixels further down."""
-    box = line.bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"]
-    page.page.mouse.move(x, y)
-    page.page.mouse.down()
-    page.page.mouse.move(x, y + down / 2)
-    page.page.mouse.move(x, y + down)
-    page.page.mouse.up()
-
-
 def test_a_dragged_limit_is_in_the_kernels_file(notebook: LabPage, held: Container) -> None:
     view = shown(notebook, "limits")
     line = view.get_by_role("slider", name="limit of Memory")
     expect(line).to_have_attribute("aria-valuetext", "300 MiB")
     assert limit(held, "memory") == 300 * MIB
 
-    drag(notebook, line, 12)
+    drag(line, 12)
     until(lambda: limit(held, "memory") != 300 * MIB)
     after = limit(held, "memory")
     assert after is not None
