@@ -14,7 +14,7 @@ from collections import Counter
 from types import TracebackType
 
 from sandbox_kernel import errors
-from sandbox_kernel.linux import seccomp, seccomp_notify
+from sandbox_kernel.linux import seccomp, seccomp_notify, waiting
 
 RECORDER = 100
 """The number of the descriptor in the run, until its program is executed."""
@@ -63,7 +63,7 @@ class Recorder:
     def _work(self) -> None:
         try:
             begun = self._ours.fileno()
-            ready, _, _ = select.select([begun, self._over], [], [], START_SECONDS)
+            ready, _ = waiting.ready([begun, self._over], [], START_SECONDS)
             if begun not in ready:
                 raise TimeoutError("the program was not started")
             _, given, _, _ = socket.recv_fds(self._ours, 16, 1)

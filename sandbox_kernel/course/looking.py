@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from sandbox_kernel import errors
 from sandbox_kernel.container import Container, finding
 from sandbox_kernel.course.checking import Fact, Missing, Variables
 from sandbox_kernel.course.texts import Text, same
+from sandbox_kernel.linux import waiting
 
 NO_LIMIT = 1 << 60
 """cgroup v1 prints about 2**63 where no limit is set: admin-guide/cgroup-v1/memory.rst."""
@@ -106,7 +106,7 @@ def wait(pid: int, seconds: float) -> None:
     except ProcessLookupError:
         return
     try:
-        select.select([descriptor], [], [], seconds)
+        waiting.readable(descriptor, seconds)
     finally:
         os.close(descriptor)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sandbox_kernel import errors
-from sandbox_kernel.linux import inotify, messages
+from sandbox_kernel.linux import inotify, messages, waiting
 from sandbox_kernel.network import protocol
 from sandbox_kernel.runtime import state, wiring
 
@@ -159,7 +159,7 @@ def _await_socket(folder: str) -> None:
     news = inotify.watch_created(folder)
     try:
         if not os.path.exists(f"{folder}/socket"):
-            select.select([news], [], [], _MOMENT)
+            waiting.readable(news, _MOMENT)
     finally:
         os.close(news)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 
-from sandbox_kernel.linux import processes
+from sandbox_kernel.linux import processes, waiting
 from sandbox_kernel.oci.faults import StepFailed, doing
 
 TYPE_CHECKING = False
@@ -51,7 +50,7 @@ def _run(kind: str, hook: Mapping[str, Any], state: bytes) -> None:
             os.close(end)
     pidfd = processes.pidfd_open(pid)
     seconds = hook.get("timeout")
-    in_time = bool(select.select([pidfd], [], [], seconds)[0])
+    in_time = waiting.readable(pidfd, seconds)
     if not in_time:
         processes.send_signal(pidfd, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import sys
 
 from sandbox_kernel.errors import InvalidOption
-from sandbox_kernel.linux import processes
+from sandbox_kernel.linux import processes, waiting
 from sandbox_kernel.oci import state
 from sandbox_kernel.runtime.cgroups import files
 
@@ -34,7 +33,7 @@ def tell(known: Mapping[str, Any], *, once: bool, interval: str) -> None:
     try:
         while state.lives(known):
             _print(known)
-            if select.select([pidfd], [], [], seconds)[0]:
+            if waiting.readable(pidfd, seconds):
                 return
     finally:
         os.close(pidfd)

@@ -10,11 +10,10 @@ Then we look whether it is the process of the pidfd that came into the group.
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 from sandbox_kernel.errors import HostLacks, NoSuchContainer, StepFailed
-from sandbox_kernel.linux import messages, processes
+from sandbox_kernel.linux import messages, processes, waiting
 from sandbox_kernel.runtime.cgroups import cells as groups
 
 TYPE_CHECKING = False
@@ -77,7 +76,8 @@ def moved(held: Held, message: dict[str, Any]) -> tuple[object, dict[str, Any]]:
     cell = held.cells[message["cell"]]
     client, why = cell.client, message.get("why", "")
     cell.client = None
-    if not why and (_ended(cell.leader) or not cell.group.holds(processes.pid_of(cell.leader))):
+    ended = waiting.readable(cell.leader)
+    if not why and (ended or not cell.group.holds(processes.pid_of(cell.leader))):
         why = "its process did not come into its group"
     if why:
         end(held, message["cell"])
@@ -105,9 +105,9 @@ def end(held: Held, number: int) -> None:
 def retire(held: Held, number: int) -> bool:
     """End the process that leads a cell; whether its group is gone too, as nobody is left in it."""
     cell = _find(held, number)
-    if cell.leader >= 0 and not _ended(cell.leader):
+    if cell.leader >= 0 and not waiting.readable(cell.leader):
         processes.send_signal(cell.leader, signal.SIGKILL)
-        select.select([cell.leader], [], [], 1.0)
+        waiting.readable(cell.leader, 1.0)
     cell.let_go()
     if not cell.group.is_empty():
         return False
@@ -131,7 +131,3 @@ def _find(held: Held, number: int) -> Cell:
     if cell is None:
         raise NoSuchContainer(f"find cell `{number}` of `{held.id}`: it is over")
     return cell
-
-
-def _ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])

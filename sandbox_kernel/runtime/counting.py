@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 
-from sandbox_kernel.linux import messages, processes, tracing
+from sandbox_kernel.linux import messages, processes, tracing, waiting
 from sandbox_kernel.linux.seccomp_answers import Answers
 
 TYPE_CHECKING = False
@@ -162,7 +162,7 @@ class Counter:
         if not self._new or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + INTERVAL
-        if not select.select([], [self._channel], [], 0)[1]:
+        if not waiting.writable(self._channel):
             return  # nobody reads: the next time there are more
         self._new = False
         answer: dict[str, Any] = {

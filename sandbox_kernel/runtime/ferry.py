@@ -10,13 +10,13 @@ import errno
 import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import stat
 import struct
 
 from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.linux import waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Ferry:
         inputs += [self._out] if held < MOST_WAITING else []
         sinks = {self._given[n]: n for n in self._waiting}
         outputs = [*sinks, *([self._in] if self._frames and self._room != 0 else [])]
-        ready, writable, _ = select.select(inputs, outputs, [])
+        ready, writable = waiting.ready(inputs, outputs, None)
         for descriptor in writable:
             if descriptor == self._in:
                 self._feed_inside()

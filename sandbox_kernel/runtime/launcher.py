@@ -30,7 +30,7 @@ import sys
 import time
 
 from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
-from sandbox_kernel.linux import inotify, messages, mounts, processes
+from sandbox_kernel.linux import inotify, messages, mounts, processes, waiting
 from sandbox_kernel.runtime import (
     cells,
     identities,
@@ -982,10 +982,10 @@ class Launcher:
     def _hear_what_was_said(self, held: Held) -> None:
         """What its agent and its maker said last comes before its end."""
         for channel in (held.agent, held.keeper):
-            while channel and channel.fileno() in self._handlers and _readable(channel):
+            while channel and channel.fileno() in self._handlers and waiting.readable(channel):
                 self._hear_inner(held, channel)
         maker = held.slot.maker
-        while maker and maker is held.slot.maker and _readable(maker.channel):
+        while maker and maker is held.slot.maker and waiting.readable(maker.channel):
             self._hear_maker(held.slot)
 
     def _end(self, held: Held) -> None:
@@ -999,8 +999,8 @@ class Launcher:
                 held.reason = "killed"
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
         over = wiring.as_message(NoSuchContainer(f"find container `{held.id}`: it has ended"))
-        for waiting in cells.unanswered(held):
-            self._answer(waiting, over)  # type: ignore[arg-type] # as in `_on_agent`
+        for asking in cells.unanswered(held):
+            self._answer(asking, over)  # type: ignore[arg-type] # as in `_on_agent`
         for channel in (held.agent, held.keeper):
             self.forget(channel.fileno() if channel else -1)
         for descriptor in (held.pidfd, held.oom_fd):
@@ -1127,10 +1127,6 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         return messages.receive(channel, socket.MSG_DONTWAIT)
     except ConnectionError:
         return None
-
-
-def _readable(channel: socket.socket) -> bool:
-    return bool(select.select([channel], [], [], 0)[0])
 
 
 def _scope_driver(channel: socket.socket) -> Driver:

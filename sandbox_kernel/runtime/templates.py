@@ -52,14 +52,13 @@ from __future__ import annotations
 import array
 import os
 import re
-import select
 import socket
 import struct
 import time
 from collections import deque
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import messages, processes
+from sandbox_kernel.linux import messages, processes, waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -319,4 +318,4 @@ def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:
 
 def listening(channel: socket.socket) -> bool:
     """Whether the child in a ready container is still there."""
-    return not select.select([channel], [], [], 0)[0]
+    return not waiting.readable(channel)

@@ -6,11 +6,10 @@ The holder itself is in `network/`, which the launcher could not afford to impor
 from __future__ import annotations
 
 import os
-import select
 import socket
 
 from sandbox_kernel import errors
-from sandbox_kernel.linux import messages
+from sandbox_kernel.linux import messages, waiting
 
 END_SECONDS = 2.0
 
@@ -104,7 +103,7 @@ class Wire:
     def drain(self) -> None:
         """Wait until the holder has taken out what it was told to; not for long."""
         while self._waiting and self._channel is not None:
-            if not select.select([self._channel], [], [], END_SECONDS)[0]:
+            if not waiting.readable(self._channel, END_SECONDS):
                 return
             self._hear()
 

@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 import sandbox_kernel
 from sandbox_kernel import engine, policy
+from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.runtime import client
@@ -24,6 +25,8 @@ KERNELS = 50
 THREADS = 8
 CELLS = 200
 MEBIBYTE = 1 << 20
+FIRST_NUMBER_TOO_HIGH = 1100
+"""select(2) takes numbers below 1024."""
 
 
 class Held(NamedTuple):
@@ -70,6 +73,23 @@ def test_fifty_kernels_are_open_at_once_and_small_and_leave_nothing_open() -> No
     del opened, kernel, some
     gc.collect()
     Held.by(os.getpid()).at_most(before, grown=40 * MEBIBYTE)
+
+
+def test_a_launcher_holds_more_containers_than_select_has_numbers_for() -> None:
+    plan = policy.plan("program", image="host", memory="64m")
+    with ExitStack() as stack:
+        made = stack.enter_context(Container.create(plan))
+        launcher = psutil.Process(client.shared().pid)
+        while launcher.num_fds() < FIRST_NUMBER_TOO_HIGH:
+            stack.enter_context(Container.create(plan))
+        last = stack.enter_context(Container.create(plan))
+        for container in (made, last):
+            process = container.run(ProcessSpec(argv=("/bin/true",)))
+            assert process.wait(20).status == 0
+            process.close()
+    assert client.shared().pid == launcher.pid
+    client.stop_pool()
+    assert launcher.num_fds() < FIRST_NUMBER_TOO_HIGH / 4
 
 
 def test_200_cells_from_8_threads_leak_nothing() -> None:

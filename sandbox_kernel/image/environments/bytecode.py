@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from sandbox_kernel.image.environments import places
 from sandbox_kernel.image.environments.compiling import MOST_SOURCE, Compiler
 from sandbox_kernel.image.environments.python import Python
+from sandbox_kernel.linux import waiting
 
 NICE = 15
 _START = "from sandbox_kernel.image.environments import bytecode; bytecode.main()"
@@ -115,7 +115,7 @@ def make(source: str, compiler: Compiler) -> None:
         return
     places.make(partial)
     for name in _python_files(source):
-        if select.select([0], [], [], 0)[0]:
+        if waiting.readable(0):
             raise _NobodyIsThere
         folder, _, file = name.rpartition("/")
         target = f"{partial}{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"

@@ -12,14 +12,13 @@ import importlib.util
 import marshal
 import os
 import resource
-import select
 import signal
 import struct
 import sys
 import warnings
 from typing import NoReturn
 
-from sandbox_kernel.linux import seccomp, seccomp_install
+from sandbox_kernel.linux import seccomp, seccomp_install, waiting
 
 MOST_SOURCE = 4 << 20
 MOST_CODE = 64 << 20
@@ -125,7 +124,7 @@ def _read(descriptor: int, size: int, seconds: float | None = None) -> bytes:
     """So many bytes. Raises EOFError at the end, and when they take too long."""
     found = bytearray()
     while len(found) < size:
-        if seconds is not None and not select.select([descriptor], [], [], seconds)[0]:
+        if seconds is not None and not waiting.readable(descriptor, seconds):
             raise EOFError
         data = os.read(descriptor, min(size - len(found), 1 << 20))
         if not data:
