@@ -67,14 +67,14 @@ def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
     with Holder.start():
         yield ready(rounds)
         yield lists(max(3, rounds // 8))
-        turns = max(3, rounds // 8)
+        turns = max(3, rounds * 3 // 5)  # one second of iperf3 tells little: a quarter more or less
         with ours() as mine:
             with bare() as peer:
                 yield throughput(mine, "veth pair", peer, turns)
             with docker_network() as others:
                 if others is not None:
                     yield throughput(mine, "docker", others.ends(), turns)
-                    yield latency(mine, others.ends(), turns)
+                    yield latency(mine, others.ends(), max(3, rounds // 8))
                     yield many(others)
 
 

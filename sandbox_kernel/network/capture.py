@@ -192,7 +192,9 @@ def _ip(data: bytes) -> tuple[str, str, str, _Ports, str]:
     if protocol == socket.IPPROTO_TCP:
         ports = struct.unpack_from(">HH", body)
         flags = " ".join(name for bit, name in enumerate(_FLAGS) if body[13] >> bit & 1)
-        length = struct.unpack_from(">H", data, 2)[0] - head - (body[12] >> 4) * 4
+        # A segment of more than 64 KiB, which stays on this machine, says 0 (BIG TCP).
+        total = struct.unpack_from(">H", data, 2)[0] or len(data)
+        length = total - head - (body[12] >> 4) * 4
         says = flags + (f", {length} bytes" if length > 0 else "")
         return source, destination, "tcp", ports, says
     if protocol == socket.IPPROTO_UDP:

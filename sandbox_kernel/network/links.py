@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import socket
 
-from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, nlmsg
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfbase, ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
@@ -27,6 +27,8 @@ LOOPBACK = 1
 NEW = NLM_F_CREATE | NLM_F_EXCL
 FIRST_INTERFACE = 2
 """Of a container: the number of its eth0; `lo` is 1."""
+LONGEST_SEGMENT = 3 << 16
+"""Bytes of TCP that pass a pair at once, where the kernel can (6.3 and later); else 64 KiB."""
 _IFF_UP = 1
 _NTF_MASTER = 0x04
 _NUD_STATIC = 0x40  # NUD_NOARP; a permanent one would be an address of the bridge itself
@@ -54,6 +56,16 @@ _OF_A_CONTAINER = (
 )
 
 Message = tuple[int, int, object]
+
+
+class _Pair(ifinfbase, nlmsg):  # type: ignore[misc] # pyroute2 has no types
+    """As `ifinfmsg`, with attributes of the kernel that follow those which pyroute2 knows."""
+
+    nla_map = (
+        *ifinfbase.nla_map,
+        ("IFLA_DEVLINK_PORT", "hex"),
+        ("IFLA_GSO_IPV4_MAX_SIZE", "uint32"),
+    )
 
 
 def prepare() -> Netlink:
@@ -168,9 +180,10 @@ def plug(
         index = socket.if_nametoindex(port)
         try:
             links.request([_as_port(index, isolated), _known(index, mac)])
-            up = ifinfmsg()
+            up = _Pair()
             up["index"] = interface
             up["flags"] = up["change"] = _IFF_UP
+            up["attrs"] = [("IFLA_GSO_IPV4_MAX_SIZE", LONGEST_SEGMENT)]
             orders: list[Message] = [
                 (RTM_NEWLINK, 0, up),
                 (RTM_NEWADDR, NEW, _address(interface, address, bits)),
@@ -223,7 +236,7 @@ def _kind(kind: str, data: dict[str, object]) -> tuple[str, object]:
 
 
 def _as_port(index: int, isolated: bool) -> Message:
-    port = ifinfmsg()
+    port = _Pair()
     port["index"] = index
     port["flags"] = port["change"] = _IFF_UP
     options = [
@@ -233,7 +246,10 @@ def _as_port(index: int, isolated: bool) -> Message:
         ("IFLA_BRPORT_ISOLATED", int(isolated)),
     ]
     slave = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": options})]
-    port["attrs"] = [("IFLA_LINKINFO", {"attrs": slave})]
+    port["attrs"] = [
+        ("IFLA_LINKINFO", {"attrs": slave}),
+        ("IFLA_GSO_IPV4_MAX_SIZE", LONGEST_SEGMENT),
+    ]
     return (RTM_NEWLINK, 0, port)
 
 

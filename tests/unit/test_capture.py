@@ -17,8 +17,9 @@ ETHERNET = bytes.fromhex("020000000002020000000001")
 
 
 def ip(protocol: int, body: bytes, *, fragment: int = 0) -> bytes:
-    head = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, fragment, 64, protocol, 0,
+    length = 20 + len(body)
+    head = struct.pack(  # what is longer than the field says 0 there, as the kernel does
+        ">BBHHHBBH4s4s", 0x45, 0, length if length < 1 << 16 else 0, 0, fragment, 64, protocol, 0,
         socket.inet_aton("10.88.0.2"), socket.inet_aton("9.9.9.9"),
     )  # fmt: skip
     return ETHERNET + b"\x08\x00" + head + body
@@ -45,6 +46,7 @@ ARP = struct.pack(
     [
         (ip(6, tcp(2)), "tcp", 443, "SYN"),
         (ip(6, tcp(0x18, b"hello")), "tcp", 443, "PSH ACK, 5 bytes"),
+        (ip(6, tcp(0x10, bytes(100_000))), "tcp", 443, "ACK, 100000 bytes"),
         (ip(17, udp(53, QUESTION)), "udp", 53, "asks for good.example"),
         (ip(17, udp(40001, DENIED, 53)), "udp", 40001, "no such name good.example"),
         (ip(17, udp(123, b"1234")), "udp", 123, "4 bytes"),
