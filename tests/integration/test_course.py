@@ -135,10 +135,10 @@ def solution(chapter: Chapter, exercise: str, kind: str) -> str:
 
 
 def said(kernel: Kernel, source: str) -> tuple[str, str]:
-    """The error of a cell, and all that it printed and showed."""
+    """The error of a cell, and all that it printed and showed; what views of others show first."""
     reply, outputs = kernel.run(source)
     texts = []
-    for message in outputs:
+    for message in sorted(outputs, key=lambda one: one["msg_type"] != "update_display_data"):
         content = message["content"]
         data = content.get("data", {})
         texts += [content.get("text", ""), data.get("text/html", ""), data.get("text/plain", "")]
