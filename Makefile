@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# A clone has no byte code yet, and without it each command and kernel would compile all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 UV ?= $(or $(shell command -v uv),.venv-uv/bin/uv)
@@ -89,11 +91,13 @@ clean:
 	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[lab]' \
 		nbclient
 	$(BIN)/sandbox-kernel install --sys-prefix
+	$(BIN)/python -m compileall -q -j 0 sandbox_kernel magics kernelspec
 	@touch $@
 
 .venv/.ready-to-test: pyproject.toml | .venv
 	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev]'
 	$(BIN)/sandbox-kernel install --sys-prefix
+	$(BIN)/python -m compileall -q -j 0 sandbox_kernel magics kernelspec
 	@touch $@
 
 .venv: | $(UV)
