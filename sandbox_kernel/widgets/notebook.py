@@ -62,6 +62,11 @@ class Widget(anywidget.AnyWidget):
         self._shown_as: str | None = None
         self._publishing = threading.Lock()
         super().__init__(language=language, markup=str(opened.view.markup()))
+        # ipykernel from 7.4 on has a page heard where the last message to it came from. Ours come
+        # from threads, which count as the main shell: a cell that runs there would make pages wait.
+        # Without this attribute they are heard in the subshell that they asked for.
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = None
         self.on_msg(self._hear)
         self._live = Live(opened, self._news, lambda: self._gone(close))
 

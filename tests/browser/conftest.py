@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from lab_page import Lab, LabPage
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from sandbox_kernel.course import progress
 
@@ -126,32 +126,40 @@ def browser(lab: Lab) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[LabPage]:
-    """A fresh workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
-    with opened_page(lab, browser, request.node.name) as shown:
-        yield shown
-
-
 @pytest.fixture(scope="module")
-def page_of_the_file(
-    lab: Lab, browser: Browser, request: pytest.FixtureRequest
-) -> Iterator[LabPage]:
-    """One page for all tests of a file."""
-    with opened_page(lab, browser, request.node.name) as shown:
-        yield shown
-
-
-@contextmanager
-def opened_page(lab: Lab, browser: Browser, name: str) -> Iterator[LabPage]:
-    """The same for as long as the block is."""
+def person(browser: Browser) -> Iterator[BrowserContext]:
+    """Who opens all pages of a file: JupyterLab's programs are loaded and compiled once for it."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 800},
         device_scale_factor=1.5 if SCREENSHOTS else 1,
         locale="en-GB",
     )
     context.set_default_timeout(30_000)
-    tab = context.new_page()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(lab: Lab, person: BrowserContext, request: pytest.FixtureRequest) -> Iterator[LabPage]:
+    """A fresh workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
+    with opened_page(lab, person, request.node.name) as shown:
+        yield shown
+
+
+@pytest.fixture(scope="module")
+def page_of_the_file(
+    lab: Lab, person: BrowserContext, request: pytest.FixtureRequest
+) -> Iterator[LabPage]:
+    """One page for all tests of a file."""
+    with opened_page(lab, person, request.node.name) as shown:
+        yield shown
+
+
+@contextmanager
+def opened_page(lab: Lab, person: BrowserContext, name: str) -> Iterator[LabPage]:
+    """The same for as long as the block is."""
+    before = list(person.pages)
+    tab = person.new_page()
     workspace = re.sub(r"\W+", "-", name)  # of another name there is no workspace
     tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
@@ -160,4 +168,6 @@ def opened_page(lab: Lab, browser: Browser, name: str) -> Iterator[LabPage]:
         yield shown
     finally:
         shown.end_kernels(lab.url, lab.token)
-        context.close()
+        for opened in person.pages:
+            if opened not in before:
+                opened.close()

@@ -108,6 +108,25 @@ def test_a_dragged_limit_is_in_the_kernels_file(notebook: LabPage, held: Contain
     )
 
 
+def test_a_limit_is_changed_while_a_cell_of_the_notebook_runs(
+    notebook: LabPage, held: Container
+) -> None:
+    view = shown(notebook, "limits")
+    line = view.get_by_role("slider", name="limit of Memory")
+    before = limit(held, "memory")
+    busy = notebook.start("import time; time.sleep(120)")
+    expect(notebook.page.locator("#jp-main-statusbar")).to_contain_text("| Busy")
+    line.scroll_into_view_if_needed()
+
+    drag(line, 8)
+    until(lambda: limit(held, "memory") != before)
+    expect(line).to_have_attribute("aria-valuenow", str(int(limit(held, "memory") or 0)))
+
+    expect(busy.locator(".jp-InputPrompt")).to_have_text("[*]:")
+    notebook.interrupt()
+    notebook.wait_for_end(busy)
+
+
 def test_a_limit_below_what_is_used_goes_back_and_says_why(
     notebook: LabPage, held: Container
 ) -> None:

@@ -39,22 +39,28 @@ def living() -> set[str]:
 
 def test_many_run_at_once_without_a_thread_each() -> None:
     count = 40
-    threads: list[int] = []
 
+    async def main() -> int:
+        tasks = [asyncio.create_task(aio.run("import time\ntime.sleep(600)")) for _ in range(count)]
+        try:
+            while len(await asyncio.to_thread(living)) < count:
+                assert not any(task.done() for task in tasks)
+                await asyncio.sleep(0.1)
+            return threading.active_count()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert asyncio.run(main()) < count / 2
+
+
+def test_each_of_many_has_its_own_result() -> None:
     async def main() -> list[sandbox_kernel.Result]:
-        tasks = [
-            asyncio.create_task(aio.run("import time\ntime.sleep(4)\nitem", inputs={"item": n}))
-            for n in range(count)
-        ]
-        while len(await asyncio.to_thread(living)) < count:
-            await asyncio.sleep(0.1)
-        threads.append(threading.active_count())
-        return await asyncio.gather(*tasks)
+        return await asyncio.gather(*(aio.run("item", inputs={"item": n}) for n in range(40)))
 
     results = asyncio.run(main())
-
-    assert [result.check().text for result in results] == [str(n) for n in range(count)]
-    assert threads[0] < count / 2
+    assert [result.check().text for result in results] == [str(n) for n in range(40)]
 
 
 def test_output_values_and_errors_are_those_of_run() -> None:
