@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import lab_server
 import nbformat
 import pytest
 import wheels
@@ -18,7 +19,7 @@ IMAGE = "packages: words"
 HEAD = '# /// script\n# dependencies = ["words==2.0"]\n# ///\nimport words\nwords.version'
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of wheels that is all that uv knows in the server's kernels."""
     folder = tmp_path_factory.mktemp("index")
@@ -29,6 +30,13 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("UV_CACHE_DIR", str(folder / "uv"))
         patch.setenv(places.VARIABLE, str(folder / "environments"))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def lab(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A server that knows of no other index."""
+    with lab_server.started_lab(tmp_path_factory.mktemp("lab")) as started:
+        yield started
 
 
 def test_a_notebook_keeps_what_its_image_meant_when_it_is_saved(

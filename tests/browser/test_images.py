@@ -66,7 +66,7 @@ def held(lab: Lab) -> Iterator[tuple[hostile_registry.Server, threading.Event]]:
         for blob in image.layers[:2]:
             server.answers["GET", server.path_of(blob)] = half(blob)
         config = lab.folder.parent / ".config/sandbox-kernel/config.toml"
-        config.parent.mkdir(parents=True)
+        config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(f'[ceiling]\nimage = ["{server.authority}/*", "rain:1"]\n')
         try:
             yield server, go_on

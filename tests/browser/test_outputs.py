@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from lab_page import Lab, LabPage
-from playwright.sync_api import Error, FrameLocator, Locator, expect
+from lab_server import new_person
+from playwright.sync_api import Browser, BrowserContext, Error, FrameLocator, Locator, expect
 
 KERNEL, CELLS, PLAIN = "Sandbox (Python 3)", "Sandbox Cells (Python 3)", "Python 3 (ipykernel)"
 
@@ -145,6 +146,13 @@ class Canary:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def person(browser: Browser) -> Iterator[BrowserContext]:
+    """Nobody else: what an attack leaves with a page would meet the tests that follow."""
+    with new_person(browser) as context:
+        yield context
 
 
 @pytest.fixture
