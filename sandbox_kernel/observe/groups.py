@@ -91,6 +91,7 @@ _LIMITS_V2 = {
     "cpu_shares": _Field("", "cpu.weight"),
     "pids_limit": _Field("", "pids.max"),
 }
+_COUNTED_V1, _COUNTED_V2 = _V1 | _EVENTS_V1, _V2 | _EVENTS_V2
 USAGE, EVENTS, LIMITS = tuple(_V1), tuple(_EVENTS_V1), tuple(_LIMITS_V1)
 """The names of what is counted, of what happened so often, and of limits."""
 RESOURCES = ("cpu", "memory", "io")
@@ -139,6 +140,7 @@ class Group:
         self._open: dict[str, int] = {}
         self._files: dict[object, dict[str, _File]] = {}
         self._known: dict[object, dict[str, Fact[float]]] = {}
+        self._numbers: dict[tuple[str, ...], dict[str, float | None]] = {}
 
     @property
     def version(self) -> int:
@@ -152,6 +154,18 @@ class Group:
     def events(self, names: tuple[str, ...] = EVENTS) -> Facts:
         """How often each of these happened."""
         return self._read(_EVENTS_V2 if self._version == 2 else _EVENTS_V1, names)
+
+    def numbers(self, names: tuple[str, ...]) -> dict[str, float | None]:
+        """Those of `usage` and `events` by these names, bare: for who looks all the time."""
+        fields = _COUNTED_V2 if self._version == 2 else _COUNTED_V1
+        found = self._numbers.setdefault(names, {})
+        for file in self._files_of(fields, names):
+            content = self._content_or_why(file.path)
+            if content != file.said:
+                file.said = content
+                for name, each in file.fields.items():
+                    found[name] = None if isinstance(content, str) else _divided(content, each)
+        return dict(found)
 
     def limits(self, names: tuple[str, ...] = LIMITS) -> Facts:
         """These limits, as they stand in the kernel's files; infinity: no limit."""
@@ -267,10 +281,13 @@ def machine_pressure() -> dict[str, Fact[Pressure]]:
 def _fact(content: bytes | str, path: str, of: _Field) -> Fact[float]:
     if isinstance(content, str):
         return Fact(None, path, content)
+    number = _divided(content, of)
+    return Fact(None, path, NOT_COUNTED) if number is None else Fact(number, path)
+
+
+def _divided(content: bytes, of: _Field) -> float | None:
     number = _number(content, of.key)
-    if number is None:
-        return Fact(None, path, NOT_COUNTED)
-    return Fact(number / of.divisor if of.divisor != 1 else number, path)
+    return number if number is None or of.divisor == 1 else number / of.divisor
 
 
 def _number(content: bytes, key: str | None) -> float | None:

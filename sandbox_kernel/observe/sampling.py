@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 PARTS = ("anon", "file", "shmem", "kernel")
 PRESSURES = ("cpu", "memory", "io")
@@ -18,8 +18,7 @@ _PARTS = tuple((part, f"memory_{part}") for part in PARTS)
 _PRESSURES = tuple((name, f"{name}_pressure") for name in PRESSURES)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The counters of a container (see `Exit.usage`) at a moment of the monotonic clock."""
 
     at: float
@@ -55,8 +54,7 @@ class Limits:
         return min(self.processors or self.available, self.available)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """What a container used up to a moment, and in the interval that ended then.
 
     None where the host has no counter, or where no interval came before.
@@ -92,18 +90,17 @@ def sample(before: Reading | None, now: Reading, limits: Limits, taken: float) -
     """The sample of the interval between two readings."""
     usage = now.usage
     seconds = now.at - before.at if before else None
-    used = _growth(before, now, "cpu_seconds")
-    waited = _growth(before, now, "throttled_seconds")
-    known = seconds is not None and seconds > 0
+    used = _growth(before, now, "cpu_seconds") if seconds else None
+    waited = _growth(before, now, "throttled_seconds") if seconds else None
     return Sample(
         taken=taken,
         seconds=seconds,
         limits=limits,
         memory_bytes=usage.get("memory_bytes"),
         memory_peak_bytes=usage.get("memory_peak_bytes"),
-        processors=used / seconds if known and used is not None and seconds else None,
+        processors=used / seconds if seconds and used is not None else None,
         cpu_seconds=usage.get("cpu_seconds"),
-        throttled=min(1.0, waited / seconds) if known and waited is not None and seconds else None,
+        throttled=min(1.0, waited / seconds) if seconds and waited is not None else None,
         throttled_seconds=usage.get("throttled_seconds"),
         pids=usage.get("pids"),
         pids_peak=usage.get("pids_peak"),
@@ -118,8 +115,7 @@ def sample(before: Reading | None, now: Reading, limits: Limits, taken: float) -
 
 
 def _known(usage: Mapping[str, Any], names: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    found = {key: usage.get(name) for key, name in names}
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, name in names if (value := usage.get(name)) is not None}
 
 
 @functools.cache

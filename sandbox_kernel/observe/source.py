@@ -27,7 +27,9 @@ class Source:
         self._pid = pid
         self._pidfd: int | None = None
         self._gone = False
-        self._ends = select.poll()
+        self._readable = select.poll()
+        self.news = False
+        """Whether one of the descriptors of `opened` could be read when `look` was called."""
 
     def set_interval(self, seconds: float) -> None:
         """How long to wait between two looks. Raises InvalidOption."""
@@ -43,8 +45,10 @@ class Source:
             except ProcessLookupError:
                 self._gone = True
                 return ()
-            self._ends.register(self._pidfd, select.POLLIN)
-        return [*([] if self._pidfd is None else [self._pidfd]), *self.opened()]
+        watched = [*([] if self._pidfd is None else [self._pidfd]), *self.opened()]
+        for descriptor in watched:
+            self._readable.register(descriptor, select.POLLIN)
+        return watched
 
     @property
     def settled(self) -> bool:
@@ -53,23 +57,26 @@ class Source:
 
     def look(self) -> Any:
         """The facts as they are now; None when it is over."""
-        if self.over():
+        ready = self._ready()
+        if self._gone or self._pidfd in ready:
             return None
+        self.news = bool(ready)
         return self.facts()
 
     def close(self) -> None:
         """Lets all descriptors go."""
+        self._readable = select.poll()
         self.closed()
         if self._pidfd is not None:
-            self._ends.unregister(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
 
     def over(self) -> bool:
         """Whether the process is gone without which there is nothing to look at."""
-        if self._pidfd is None:
-            return self._gone
-        return bool(self._ends.poll(0))
+        return self._gone or (self._pidfd is not None and self._pidfd in self._ready())
+
+    def _ready(self) -> list[int]:
+        return [descriptor for descriptor, _ in self._readable.poll(0)]
 
     # -- of each kind -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 from sandbox_kernel import errors
 from sandbox_kernel.linux import inotify
 from sandbox_kernel.observe.fact import Fact
-from sandbox_kernel.observe.groups import Group
+from sandbox_kernel.observe.groups import USAGE, Group
 from sandbox_kernel.observe.observed import Observed
 from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
 from sandbox_kernel.observe.source import INTERVAL, Source, drained
@@ -26,8 +26,8 @@ TELLING = {
 }  # fmt: skip
 """Files that tell: of version 2 when something happened, and of both when a limit is written."""
 MEASURED = ("memory", "cpu_quota_seconds", "cpu_period_seconds", "pids_limit")
-MARKED = ("out_of_memory", "forks_refused")
-"""What a sample has of the limits, and of what happened: no more is read."""
+COUNTED = (*USAGE, "out_of_memory", "forks_refused")
+"""What a sample has of the limits, of what is used, and of what happened: no more is read."""
 
 
 class Use(Source):
@@ -77,7 +77,7 @@ class Use(Source):
     def facts(self) -> Sample | None:
         """One sample; None: the group is gone."""
         assert self._group is not None
-        changed = self._watch is not None and drained(self._watch)
+        changed = self.news and self._watch is not None and drained(self._watch)
         usage = read(self._group)
         if self._paths and all(value is None for value in usage.values()):
             return None
@@ -96,21 +96,17 @@ class Use(Source):
 
 def read(group: Group) -> dict[str, Any]:
     """The counters of a group by the names of `Exit.usage`, and what else a sample has."""
-    usage = {name: fact.value for name, fact in group.usage().items()}
-    events = group.events(MARKED)
+    usage: dict[str, Any] = group.numbers(COUNTED)
     cache, shared = usage.pop("file_bytes"), usage.pop("shared_bytes")
-    whole: dict[str, Any] = {
-        **usage,
-        "memory_anon": usage.pop("anonymous_bytes"),
-        "memory_shmem": shared,
-        "memory_file": None if cache is None or shared is None else max(0, cache - shared),
-        "memory_kernel": usage.pop("kernel_bytes"),
-        "oom_kills": events["out_of_memory"].value,
-        "forks_refused": events["forks_refused"].value,
-    }
-    for name, pressure in group.pressure().items():
-        whole[f"{name}_pressure"] = None if pressure.value is None else pressure.value.some
-    return whole
+    usage["memory_anon"] = usage.pop("anonymous_bytes")
+    usage["memory_shmem"] = shared
+    usage["memory_file"] = None if cache is None or shared is None else max(0, cache - shared)
+    usage["memory_kernel"] = usage.pop("kernel_bytes")
+    usage["oom_kills"] = usage.pop("out_of_memory")
+    if group.version == 2:
+        for name, pressure in group.pressure().items():
+            usage[f"{name}_pressure"] = None if pressure.value is None else pressure.value.some
+    return usage
 
 
 def in_force(group: Group, storage: int | None = None) -> Limits:

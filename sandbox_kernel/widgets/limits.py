@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from sandbox_kernel.errors import InvalidOption
@@ -164,7 +163,7 @@ class LimitsView(View):
             "oom_kills",
         )
         known = {name: usage[name] for name in names if usage.get(name) is not None}
-        self.take(replace(last, **known, processors=None, throttled=None, memory_parts={}))
+        self.take(last._replace(**known, processors=None, throttled=None, memory_parts={}))
 
     @property
     def last(self) -> Sample | None:
