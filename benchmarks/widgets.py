@@ -172,7 +172,7 @@ def _in_a_browser(stack: contextlib.ExitStack, growth_seconds: float) -> Iterato
     page.set_default_timeout(60_000)
     page.goto(f"{url}lab?reset&token={token}")
     page.locator('.jp-LauncherCard[title^="Python 3 (ipykernel)"]').first.click()
-    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    _until_idle(page)
     _run(page, "%load_ext sandbox_kernel")
     _run(page, "from sandbox_kernel.widgets import Limits")
     paints = []
@@ -192,7 +192,10 @@ def _in_a_browser(stack: contextlib.ExitStack, growth_seconds: float) -> Iterato
     yield Size(f"{MANY} views of limits, 4 Hz: the notebook's kernel", 100 * shares[1], "%", 5)
     yield from _growth(page, kernel, growth_seconds)
     page.reload()
-    _run(page, "%container show containers", restart=True)
+    _until_idle(page)
+    page.locator(".jp-Notebook").first.evaluate("notebook => notebook.scrollTo(0, 1e9)")
+    _run(page, "from ipywidgets import Widget; Widget.close_all()")  # the views measured before
+    _run(page, "%container show containers")
     page.locator(".sandbox-containers").first.wait_for()
     page.wait_for_timeout(2000)
     (share,) = _shares([_browser()], SECONDS)
@@ -239,10 +242,14 @@ def _start(page: Page, code: str) -> Any:
     return cells.nth(index)
 
 
-def _run(page: Page, code: str, *, restart: bool = False) -> None:
-    if restart:
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        page.locator(".jp-Notebook").first.evaluate("notebook => notebook.scrollTo(0, 1e9)")
+def _until_idle(page: Page) -> None:
+    """A cell that is run before the page knows its kernel is never run."""
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    status = page.locator("#jp-main-statusbar").filter(has_text="| Idle")
+    status.wait_for(timeout=60_000)
+
+
+def _run(page: Page, code: str) -> None:
     cell = _start(page, code)
     page.wait_for_function(
         "prompt => /\\d/.test(prompt.textContent)",

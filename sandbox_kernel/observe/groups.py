@@ -7,6 +7,7 @@ opened once and read again from their beginning, so a reading is a few calls and
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from sandbox_kernel.observe.fact import ENDED, NOT_COUNTED, Fact, read, text, wh
 _ROOM, _MORE_ROOM = 1 << 12, 1 << 16
 _UNLIMITED = 1 << 62
 MOST_GROUPS = 1000
+_PARTS_SECONDS = 1.0
 NO_PRESSURE = "control groups of version 1 have no pressure of their own"
 NO_GROUP = "the container has no control group"
 
@@ -94,6 +96,8 @@ _LIMITS_V2 = {
 _COUNTED_V1, _COUNTED_V2 = _V1 | _EVENTS_V1, _V2 | _EVENTS_V2
 USAGE, EVENTS, LIMITS = tuple(_V1), tuple(_EVENTS_V1), tuple(_LIMITS_V1)
 """The names of what is counted, of what happened so often, and of limits."""
+MEMORY_PARTS = ("anonymous_bytes", "file_bytes", "shared_bytes")
+"""Those of `USAGE` that stand in the file which the kernel adds up from its beginning."""
 RESOURCES = ("cpu", "memory", "io")
 
 Facts = Mapping[str, Fact[float]]
@@ -129,6 +133,7 @@ class _File:
     path: str
     fields: dict[str, _Field] = field(default_factory=dict)
     said: bytes | str | None = None
+    descriptor: int = -1
 
 
 class Group:
@@ -141,6 +146,9 @@ class Group:
         self._files: dict[object, dict[str, _File]] = {}
         self._known: dict[object, dict[str, Fact[float]]] = {}
         self._numbers: dict[tuple[str, ...], dict[str, float | None]] = {}
+        self._parts: dict[str, float | None] = {}
+        self._whole: float | None = None
+        self._counted = float("-inf")
 
     @property
     def version(self) -> int:
@@ -160,12 +168,30 @@ class Group:
         fields = _COUNTED_V2 if self._version == 2 else _COUNTED_V1
         found = self._numbers.setdefault(names, {})
         for file in self._files_of(fields, names):
-            content = self._content_or_why(file.path)
+            content: bytes | str
+            try:  # most of the time there is no more to it
+                content = os.pread(file.descriptor, _ROOM, 0)
+            except OSError:
+                content = self._content_or_why(file.path)
+                file.descriptor = self._open.get(file.path, -1)
+            if len(content) == _ROOM:
+                content = self._content_or_why(file.path)
             if content != file.said:
                 file.said = content
                 for name, each in file.fields.items():
                     found[name] = None if isinstance(content, str) else _divided(content, each)
-        return dict(found)
+        return found.copy()
+
+    def memory_parts(self, whole: float | None) -> dict[str, float | None]:
+        """Numbers of `MEMORY_PARTS`: anew when `whole`, their sum, has changed, or after a second.
+
+        The kernel takes longer to count them than all else that a look reads.
+        """
+        now = time.monotonic()
+        if whole != self._whole or now - self._counted >= _PARTS_SECONDS:
+            self._whole, self._counted = whole, now
+            self._parts = self.numbers(MEMORY_PARTS)
+        return self._parts
 
     def limits(self, names: tuple[str, ...] = LIMITS) -> Facts:
         """These limits, as they stand in the kernel's files; infinity: no limit."""
@@ -209,6 +235,7 @@ class Group:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
+        self._files.clear()
 
     def __enter__(self) -> Group:
         return self

@@ -11,7 +11,7 @@ from typing import Any
 from sandbox_kernel import errors
 from sandbox_kernel.linux import inotify
 from sandbox_kernel.observe.fact import Fact
-from sandbox_kernel.observe.groups import USAGE, Group
+from sandbox_kernel.observe.groups import MEMORY_PARTS, USAGE, Group
 from sandbox_kernel.observe.observed import Observed
 from sandbox_kernel.observe.sampling import Limits, Reading, Sample, sample
 from sandbox_kernel.observe.source import INTERVAL, Source, drained
@@ -26,7 +26,11 @@ TELLING = {
 }  # fmt: skip
 """Files that tell: of version 2 when something happened, and of both when a limit is written."""
 MEASURED = ("memory", "cpu_quota_seconds", "cpu_period_seconds", "pids_limit")
-COUNTED = (*USAGE, "out_of_memory", "forks_refused")
+COUNTED = (
+    *(name for name in USAGE if name not in MEMORY_PARTS),
+    "out_of_memory",
+    "forks_refused",
+)
 """What a sample has of the limits, of what is used, and of what happened: no more is read."""
 
 
@@ -97,8 +101,9 @@ class Use(Source):
 def read(group: Group) -> dict[str, Any]:
     """The counters of a group by the names of `Exit.usage`, and what else a sample has."""
     usage: dict[str, Any] = group.numbers(COUNTED)
-    cache, shared = usage.pop("file_bytes"), usage.pop("shared_bytes")
-    usage["memory_anon"] = usage.pop("anonymous_bytes")
+    parts = group.memory_parts(usage["memory_bytes"])
+    cache, shared = parts["file_bytes"], parts["shared_bytes"]
+    usage["memory_anon"] = parts["anonymous_bytes"]
     usage["memory_shmem"] = shared
     usage["memory_file"] = None if cache is None or shared is None else max(0, cache - shared)
     usage["memory_kernel"] = usage.pop("kernel_bytes")
