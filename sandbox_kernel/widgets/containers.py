@@ -24,6 +24,8 @@ SHOWN = (
 )  # fmt: skip
 """In a page, which is narrower than a terminal: an id is there for who points at the name."""
 MOST_POINTS = 48
+POINT_SECONDS = 1.0
+"""The curve moves on no sooner: what stands in it is the most of that time."""
 MOST_ROWS = 300
 HIGH, FULL = 80, 95
 
@@ -131,6 +133,9 @@ class ContainersView(View):
         self._rows: tuple[Row, ...] = ()
         self._opened: set[str] = set()
         self._history: dict[str, deque[int]] = {}
+        self._most: dict[str, int] = {}
+        """Of each container since the curves moved on."""
+        self._moved = float("-inf")
 
     def take(self, facts: Sequence[Row]) -> None:
         self._rows = tuple(facts)
@@ -140,8 +145,13 @@ class ContainersView(View):
             del self._history[gone]
         for row in facts:
             if row.use is not None and row.use.memory_bytes is not None:
-                past = self._history.setdefault(row.id, deque(maxlen=MOST_POINTS))
-                past.append(row.use.memory_bytes)
+                self._most[row.id] = max(self._most.get(row.id, 0), row.use.memory_bytes)
+        now = time.monotonic()
+        if now - self._moved >= POINT_SECONDS:
+            self._moved = now
+            for each, most in self._most.items():
+                self._history.setdefault(each, deque(maxlen=MOST_POINTS)).append(most)
+            self._most.clear()
 
     def ask(self, action: str, fields: Mapping[str, str]) -> Deed | None:
         """`logs` opens and closes, `stop` and `remove` are deeds; all of one `id`."""
