@@ -88,17 +88,10 @@ clean:
 # -- what the commands above stand on ------------------------------------------------------------
 
 .venv/.ready-to-run: pyproject.toml | packages .venv
-	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[lab]' \
-		nbclient
-	$(BIN)/sandbox-kernel install --sys-prefix
-	$(BIN)/python -m compileall -q -j 0 sandbox_kernel magics kernelspec
-	@touch $@
+	$(call install_here,'.[lab]' nbclient)
 
 .venv/.ready-to-test: pyproject.toml | .venv
-	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev]'
-	$(BIN)/sandbox-kernel install --sys-prefix
-	$(BIN)/python -m compileall -q -j 0 sandbox_kernel magics kernelspec
-	@touch $@
+	$(call install_here,'.[dev]')
 
 .venv: | $(UV)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
@@ -112,6 +105,13 @@ clean:
 
 # NAME=VALUE of those that were given on the command line.
 given = $(foreach name,$(1),$(if $($(name)),$(name)=$($(name))))
+
+define install_here
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --editable $(1)
+	$(BIN)/sandbox-kernel install --sys-prefix
+	$(BIN)/python -m compileall -q -j 0 sandbox_kernel magics kernelspec
+	@touch $@
+endef
 
 define install
 	@missing=; for package in $(1); do \

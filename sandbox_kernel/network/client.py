@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -74,9 +73,7 @@ class Holder:
     def stop(self) -> bool:
         """Have it end as soon as nothing is in it. Whether it did, within a moment."""
         self.ask(protocol.Stop())
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        return bool(poll.poll(END_SECONDS * 1000))
+        return waiting.readable(self._channel, END_SECONDS)
 
     def close(self) -> None:
         """Let it go; it ends when nobody needs it."""
@@ -94,9 +91,7 @@ def _ask(
 ) -> tuple[dict[str, Any], list[int]]:
     try:
         messages.send(channel, message)
-        poll = select.poll()
-        poll.register(channel, select.POLLIN)
-        if not poll.poll(None if seconds is None else seconds * 1000):
+        if not waiting.readable(channel, seconds):
             raise errors.StepFailed("ask", "the holder of networks", "it does not answer")
         received = messages.receive(channel)
     except OSError as error:
@@ -132,10 +127,8 @@ def _start(settings: dict[str, Any]) -> None:
         theirs.close()
         folder = wiring.folder(state.runtime_folder())
         messages.send(ours, {**settings, "folder": folder})
-        poll = select.poll()
-        poll.register(ours, select.POLLIN)
         received = None
-        if poll.poll(START_SECONDS * 1000):
+        if waiting.readable(ours, START_SECONDS):
             with contextlib.suppress(OSError):
                 received = messages.receive(ours)
         if received is None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sandbox_kernel.observe.fact import ENDED, NOT_COUNTED, Fact, read, text, why
+
+T = TypeVar("T")
 
 _ROOM, _MORE_ROOM = 1 << 12, 1 << 16
 _UNLIMITED = 1 << 62
@@ -144,8 +146,7 @@ class Group:
         self._version = 2 if "" in paths else 1
         self._open: dict[str, int] = {}
         self._files: dict[object, dict[str, _File]] = {}
-        self._known: dict[object, dict[str, Fact[float]]] = {}
-        self._numbers: dict[tuple[str, ...], dict[str, float | None]] = {}
+        self._known: dict[object, dict[str, Any]] = {}
         self._parts: dict[str, float | None] = {}
         self._whole: float | None = None
         self._counted = float("-inf")
@@ -166,21 +167,7 @@ class Group:
     def numbers(self, names: tuple[str, ...]) -> dict[str, float | None]:
         """Those of `usage` and `events` by these names, bare: for who looks all the time."""
         fields = _COUNTED_V2 if self._version == 2 else _COUNTED_V1
-        found = self._numbers.setdefault(names, {})
-        for file in self._files_of(fields, names):
-            content: bytes | str
-            try:  # most of the time there is no more to it
-                content = os.pread(file.descriptor, _ROOM, 0)
-            except OSError:
-                content = self._content_or_why(file.path)
-                file.descriptor = self._open.get(file.path, -1)
-            if len(content) == _ROOM:
-                content = self._content_or_why(file.path)
-            if content != file.said:
-                file.said = content
-                for name, each in file.fields.items():
-                    found[name] = None if isinstance(content, str) else _divided(content, each)
-        return found.copy()
+        return self._renewed(fields, names, _bare)
 
     def memory_parts(self, whole: float | None) -> dict[str, float | None]:
         """Numbers of `MEMORY_PARTS`: anew when `whole`, their sum, has changed, or after a second.
@@ -251,15 +238,30 @@ class Group:
     def _read(
         self, fields: Mapping[str, _Field], names: tuple[str, ...] = ()
     ) -> dict[str, Fact[float]]:
-        """Facts of these names, of all without; only what differs from last time is made anew."""
+        return self._renewed(fields, names, _fact)
+
+    def _renewed(
+        self,
+        fields: Mapping[str, _Field],
+        names: tuple[str, ...],
+        made: Callable[[bytes | str, str, _Field], T],
+    ) -> dict[str, T]:
+        """What is made of these names, of all without; anew where a file differs from last time."""
         found = self._known.setdefault((id(fields), names), {})
         for file in self._files_of(fields, names):
-            content = self._content_or_why(file.path)
+            content: bytes | str
+            try:  # most of the time there is no more to it
+                content = os.pread(file.descriptor, _ROOM, 0)
+            except OSError:
+                content = self._content_or_why(file.path)
+                file.descriptor = self._open.get(file.path, -1)
+            if len(content) == _ROOM:
+                content = self._content_or_why(file.path)
             if content != file.said:
                 file.said = content
                 for name, each in file.fields.items():
-                    found[name] = _fact(content, file.path, each)
-        return dict(found)
+                    found[name] = made(content, file.path, each)
+        return found.copy()
 
     def _files_of(self, fields: Mapping[str, _Field], names: tuple[str, ...]) -> Iterable[_File]:
         """The files to read, worked out once."""
@@ -310,6 +312,10 @@ def _fact(content: bytes | str, path: str, of: _Field) -> Fact[float]:
         return Fact(None, path, content)
     number = _divided(content, of)
     return Fact(None, path, NOT_COUNTED) if number is None else Fact(number, path)
+
+
+def _bare(content: bytes | str, _: str, of: _Field) -> float | None:
+    return None if isinstance(content, str) else _divided(content, of)
 
 
 def _divided(content: bytes, of: _Field) -> float | None:

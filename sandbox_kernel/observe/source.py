@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from sandbox_kernel import errors
+from sandbox_kernel.linux import waiting
 
 INTERVAL = 0.25
 """Seconds between two looks: a change is on the screen within 300 ms."""
@@ -124,7 +125,4 @@ def drained(descriptor: int) -> bool:
 
 def wait(descriptors: Sequence[int], seconds: float) -> None:
     """Until one of them is readable, at most so long: for who looks without an observer."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    poll.poll(seconds * 1000)
+    waiting.ready(descriptors, (), seconds)
