@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sandbox_kernel import container
 from sandbox_kernel.arguments import Parsed
@@ -39,12 +39,17 @@ def top(found: Parsed) -> int:
         wait(telling, INTERVAL)
         if found.own.get("format") == "json":
             seen = _look(source, wanted)
-            output.data([{"id": row.id, "name": row.name, "use": row.use} for row in seen])
+            output.data([_facts(row) for row in seen])
         else:
             output.table(HEADINGS, [shown.texts() for shown in _cells(_look(source, wanted))])
     finally:
         source.close()
     return 0
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    used = row.use._asdict() if row.use else None
+    return {"id": row.id, "name": row.name, "use": used}
 
 
 def _live(source: Containers, telling: Sequence[int], wanted: list[str]) -> NoReturn:

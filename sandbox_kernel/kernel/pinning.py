@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sandbox_kernel.image.pins import Pins
     from sandbox_kernel.policy import ContainerPlan
 
-PIN_SECONDS = 3.0
+PIN_SECONDS = 10.0
 """How long `kernel_info` waits for pins, of an image that moves; later ones are told later."""
 FIXED = ("host", "scratch")
 FIXED_KINDS = ("dir:", "oci:", "oci-archive:", "docker-archive:", "build:", "sha256:")
