@@ -28,7 +28,7 @@ from sandbox_kernel import audit, errors
 from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.runtime import cgroups
 
-from . import commands, contents, info, usage
+from . import commands, contents, info, signals, usage
 from .connection import Connection
 from .interrupts import Interrupts
 from .outer import AGAIN_SECONDS, Outer, receive
@@ -106,7 +106,8 @@ class Relay:
         self._watch(
             self._widgets.wake, lambda: self._widgets.publish(congested=self._outer.congested)
         )
-        self._watch_signals()
+        self._signals = signals.caught()
+        self._watch(self._signals[0], self._signalled)
         self._watch_parent()
         if self._face is not None:
             self._face.setblocking(False)
@@ -211,16 +212,6 @@ class Relay:
         self._ledger.close(request)
 
     # -- signals, parent, the container's news ----------------------------------------------------
-
-    def _watch_signals(self) -> None:
-        receiving, sending = socket.socketpair()
-        for end in (receiving, sending):
-            end.setblocking(False)
-        signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        self._signals = (receiving, sending)
-        self._watch(receiving, self._signalled)
 
     def _signalled(self) -> None:
         with suppress(BlockingIOError):

@@ -8,44 +8,15 @@ import unittest
 from pathlib import Path
 
 import kernels
+import messaging
 import pytest
-from jupyter_kernel_test import KernelTests
 
 
-class Protocol(KernelTests):
-    """Code for each thing of the messaging specification that this kernel has."""
+class Protocol(messaging.OfPython):
+    """Run by the test below, not by pytest."""
 
+    __test__ = False
     kernel_name = "cells-under-test"
-    language_name = "python"
-    file_extension = ".py"
-    code_hello_world = "print('hello, world')"
-    code_stderr = "import sys; print('test', file=sys.stderr)"
-    completion_samples = [  # noqa: RUF012
-        {"text": "zi", "matches": {"zip"}},
-        {"text": "import iterto", "matches": {"itertools"}},
-    ]
-    complete_code_samples = ["1", "print('hello')", "def f(x):\n  return x * 2\n\n"]  # noqa: RUF012
-    incomplete_code_samples = ["print('''hello", "def f(x):\n  x*2"]  # noqa: RUF012
-    invalid_code_samples = ["import = 7q"]  # noqa: RUF012
-    code_generate_error = "raise ValueError"
-    code_execute_result = [  # noqa: RUF012
-        {"code": "1+2+3", "result": "6"},
-        {"code": "[n*n for n in range(1, 4)]", "result": "[1, 4, 9]"},
-    ]
-    code_display_data = [  # noqa: RUF012
-        {
-            "code": "from IPython.display import HTML; display(HTML('<b>x</b>'))",
-            "mime": "text/html",
-        },
-        {
-            "code": "%matplotlib inline\nimport matplotlib.pyplot as p; p.plot([1, 2]); p.show()",
-            "mime": "image/png",
-        },
-    ]
-    code_history_pattern = "1?2*"
-    supported_history_operations = ("tail", "range", "search")
-    code_inspect_sample = "zip"
-    code_clear_output = "from IPython.display import clear_output; clear_output()"
 
 
 @pytest.mark.parametrize("mode", ["fresh", "carry"])
@@ -64,7 +35,3 @@ def test_the_kernel_does_what_the_messaging_specification_says(
     assert found.wasSuccessful(), said.getvalue()
     assert found.testsRun > 10
     assert {test.id().rpartition(".")[2] for test, _ in found.skipped} == {"test_pager"}
-
-
-del KernelTests
-Protocol.__test__ = False  # type: ignore[attr-defined] # run by the test above, not by pytest

@@ -7,44 +7,14 @@ import tempfile
 from pathlib import Path
 
 import kernels
-from jupyter_kernel_test import KernelTests
+import messaging
 
 
-class PythonKernelTests(KernelTests):
-    """Code for each thing that the messaging specification describes."""
+class PythonKernelTests(messaging.OfPython):
+    """With a pager."""
 
     kernel_name = "sandbox-under-test"
-    language_name = "python"
-    file_extension = ".py"
-    code_hello_world = "print('hello, world')"
-    code_stderr = "import sys; print('test', file=sys.stderr)"
-    completion_samples = [  # noqa: RUF012
-        {"text": "zi", "matches": {"zip"}},
-        {"text": "import itertools; itertools.chai", "matches": {"chain"}},
-    ]
-    complete_code_samples = ["1", "print('hello')", "def f(x):\n  return x * 2\n\n"]  # noqa: RUF012
-    incomplete_code_samples = ["print('''hello", "def f(x):\n  x*2"]  # noqa: RUF012
-    invalid_code_samples = ["import = 7q"]  # noqa: RUF012
     code_page_something = "zip?"
-    code_generate_error = "raise ValueError"
-    code_execute_result = [  # noqa: RUF012
-        {"code": "1+2+3", "result": "6"},
-        {"code": "[n*n for n in range(1, 4)]", "result": "[1, 4, 9]"},
-    ]
-    code_display_data = [  # noqa: RUF012
-        {
-            "code": "from IPython.display import HTML, display; display(HTML('<b>x</b>'))",
-            "mime": "text/html",
-        },
-        {
-            "code": "%matplotlib inline\nimport matplotlib.pyplot as p; p.plot([1, 2]); p.show()",
-            "mime": "image/png",
-        },
-    ]
-    code_history_pattern = "1?2*"
-    supported_history_operations = ("tail", "range", "search")
-    code_inspect_sample = "zip"
-    code_clear_output = "from IPython.display import clear_output; clear_output()"
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -60,6 +30,3 @@ class PythonKernelTests(KernelTests):
         os.environ.pop("JUPYTER_PATH")
         if cls._path is not None:
             os.environ["JUPYTER_PATH"] = cls._path
-
-
-del KernelTests

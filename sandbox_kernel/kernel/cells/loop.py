@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from sandbox_kernel.container import events as e
 from sandbox_kernel.output_policy import OutputPolicy
 
 from .. import commands as lines
-from .. import contents, info, usage
+from .. import contents, info, signals, usage
 from ..connection import Connection
 from ..outer import AGAIN_SECONDS, Outer, receive
 from ..pinning import PIN_SECONDS, moves
@@ -79,7 +78,8 @@ class CellsKernel:
         self._watch(self._outer.stdin, lambda: self._receive(self._outer.stdin, "stdin"))
         self._watch(self._outer.iopub, self._receive_subscription)
         self._watch(self._worker.wake, lambda: None)
-        self._watch_signals()
+        self._signals = signals.caught()
+        self._watch(self._signals[0], self._signalled)
         self._watch_parent()
         self._voice.publish("status", {"execution_state": "starting"})
         try:
@@ -97,16 +97,6 @@ class CellsKernel:
         key = what if isinstance(what, (int, zmq.Socket)) else what.fileno()
         self._actions[key] = action
         self._poller.register(key, zmq.POLLIN)
-
-    def _watch_signals(self) -> None:
-        receiving, sending = socket.socketpair()
-        for end in (receiving, sending):
-            end.setblocking(False)
-        signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        self._signals = (receiving, sending)
-        self._watch(receiving, self._signalled)
 
     def _signalled(self) -> None:
         with suppress(BlockingIOError):
