@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -71,7 +72,10 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def _remove(folder: str) -> None:
     """A folder whose trees have many owners. What lies beside it may be mounted upon by others."""
     for name in os.listdir(folder):
-        remove_tree(f"{folder}/{name}")
+        try:
+            shutil.rmtree(f"{folder}/{name}")
+        except (OSError, RecursionError):  # of other owners, or deep: by a process made for it
+            remove_tree(f"{folder}/{name}")
     os.rmdir(folder)
 
 

@@ -22,12 +22,16 @@ from typing import NamedTuple
 from sandbox_kernel.runtime import state
 
 PR_SET_CHILD_SUBREAPER = 36
+PF_KTHREAD = 0x00200000
+"""include/linux/sched.h, of the flags in /proc/PID/stat."""
 LAUNCHER = re.compile(r"sandbox_kernel\.runtime\.launcher import main.* ([0-9a-f]{12,16})\b")
 BROWSER = "/usr/lib/chromium/chromium"
 RUNTIME_FOLDER = "/run/sandbox-kernel"
 CHAOS = "chaos-"
 KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
 SECONDS_TO_SETTLE = 10.0
+NO_FOLDER_IN_IT = 2
+"""Links of such a folder, of control groups of both versions."""
 STATUS_LEFT = 20
 """What a run exits with that left something; pytest itself has 0 to 5."""
 
@@ -161,21 +165,30 @@ def _reap_until_gone(child: int) -> int:
 
 
 def _all_processes() -> Iterator[RunningProcess]:
-    """Every living process of the machine."""
+    """Every living process of the machine, threads of the kernel left out."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            stat = Path("/proc", entry, "stat").read_text(errors="replace")
-            command = Path("/proc", entry, "cmdline").read_bytes()
+            stat = _read(f"/proc/{entry}/stat")
+            name, _, rest = stat[stat.index("(") + 1 :].rpartition(") ")
+            fields = rest.split(maxsplit=20)
+            if fields[0] in "ZX" or int(fields[6]) & PF_KTHREAD:
+                continue
+            command = _read(f"/proc/{entry}/cmdline")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        name, _, rest = stat[stat.index("(") + 1 :].rpartition(") ")
-        fields = rest.split()
-        if fields[0] in "ZX":
-            continue
-        shown = command.replace(b"\0", b" ").decode(errors="replace").strip()[:300] or f"[{name}]"
+        shown = command.replace("\0", " ").strip()[:300] or f"[{name}]"
         yield RunningProcess(int(entry), int(fields[19]), shown, int(fields[1]))
+
+
+def _read(path: str) -> str:
+    """The beginning of a file. Hundreds are read for each test, and `open` takes much longer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096).decode(errors="replace")
+    finally:
+        os.close(descriptor)
 
 
 def _below(root: int, processes: list[RunningProcess]) -> Iterator[RunningProcess]:
@@ -202,17 +215,33 @@ def _groups() -> Iterator[str]:
         before, _, after = line.partition(" - ")
         if not after.startswith("cgroup"):
             continue
-        top = Path(before.split()[4], "sandbox-kernel")
-        for directory, names, _ in os.walk(top):
+        top = f"{before.split()[4]}/sandbox-kernel"
+        for name in _inner_groups(top):
             # What root handed over to a user is taken back by who handed it over, whoever it was.
             # What bears the mark of another runtime folder is swept by those who have that one.
-            if Path(directory) == top:
-                names[:] = [name for name in names if not _is_elsewhere(name)]
-            yield from (
-                os.path.join(directory, name)
-                for name in names
-                if not (Path(directory) == top and name.startswith("user-"))
-            )
+            if _is_elsewhere(name):
+                continue
+            group = f"{top}/{name}"
+            if not name.startswith("user-"):
+                yield group
+            yield from _groups_below(group)
+
+
+def _groups_below(group: str) -> Iterator[str]:
+    for name in _inner_groups(group):
+        yield f"{group}/{name}"
+        yield from _groups_below(f"{group}/{name}")
+
+
+def _inner_groups(group: str) -> list[str]:
+    """Names of the groups in a group. Its links count them, so most need not be listed."""
+    try:
+        if os.stat(group).st_nlink == NO_FOLDER_IN_IT:
+            return []
+        with os.scandir(group) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # it is no more
 
 
 def _is_elsewhere(group: str) -> bool:
