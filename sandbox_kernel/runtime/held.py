@@ -213,7 +213,8 @@ class Held:
         self.id: str = order["id"]
         self.order = order
         self.runs: dict[int, Run] = {}
-        self.ready = False
+        # `answered` also if it could not be made: its maker is out of the group, or on its way.
+        self.ready = self.answered = False
         self.reason: str | None = None
         self.limits: dict[str, Any] = {}
         """What the kernel says is in force, read while the maker was at work."""
@@ -267,7 +268,7 @@ class Held:
         """The maker of the slot has made it. Takes the descriptors."""
         self.pidfd, self.writable, self.namespaces = pidfd, writable, namespaces
         self.pid = processes.pid_of(pidfd)
-        self.ready = True
+        self.ready = self.answered = True
         if self.reason is not None:
             self.kill(self.reason)
 
@@ -548,7 +549,8 @@ class Held:
         self.leases.clear()
         cells.let_go(self)
         try:
-            self.group.kill()
+            maker = self.slot.maker if self.answered else None
+            self.group.kill(maker.pid if maker else None)
             self.group.remove()
         finally:
             if self.joined:

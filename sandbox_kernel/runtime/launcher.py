@@ -516,6 +516,7 @@ class Launcher:
             self._on_exit(held, {**said, "run": 0})
 
     def _not_made(self, held: Held, said: dict[str, Any]) -> None:
+        held.answered = True
         held.order["failed"] = said
         held.reason = held.reason or f"{said['step']} {said['subject']}: {said['why']}"
         self._end(held)

@@ -78,8 +78,9 @@ HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 class Maker:
     """The launcher's side: a maker that waits for requests."""
 
-    def __init__(self, channel: socket.socket, pidfd: int) -> None:
+    def __init__(self, channel: socket.socket, pidfd: int, pid: int) -> None:
         self.channel = channel
+        self.pid = pid
         self._pidfd = pidfd
         self._recipes: list[str] = []
 
@@ -190,7 +191,7 @@ def start_in_new_namespace(write_maps: Callable[[int], None], home: list[int]) -
                 raise user_namespaces.refused(error) from error
             if pid == 0:
                 _be_maker(theirs, None, home)
-        maker = Maker(channel, pidfd)
+        maker = Maker(channel, pidfd, pid)
     except BaseException:
         channel.close()
         raise
@@ -223,7 +224,7 @@ def start(
                 pid, pidfd = processes.clone(0)
                 if pid == 0:
                     _be_maker(theirs, user, home, network)
-                return Maker(channel, pidfd)
+                return Maker(channel, pidfd, pid)
             helper = os.fork()
             if helper == 0:
                 _become_maker(theirs, user, pid_namespace, home)
@@ -232,7 +233,8 @@ def start(
         if received is None or not received[1]:
             why = received[0].get("why") if received else "it ended at once"
             raise StepFailed("start", "a maker of containers", str(why))
-        return Maker(channel, received[1][0])
+        (pidfd,) = received[1]
+        return Maker(channel, pidfd, processes.pid_of(pidfd))
     except BaseException:
         channel.close()
         raise
@@ -336,8 +338,6 @@ class _Loop:
                     self._make_network(message["container"])
                 else:
                     self._make(message, given)
-                    for entrance in self._home:
-                        os.write(entrance, b"0")
                 # What came with it, and what a failure left open.
                 processes.close_all_but(self._own())
 
@@ -403,6 +403,9 @@ class _Loop:
             network=network,
         )
         _in_a_thread(making.work)
+        # Before the answer: all that is in the container's group then is ended with it.
+        for entrance in self._home:
+            os.write(entrance, b"0")
         name = message["container"]
         if making.error is not None:
             self._first = None

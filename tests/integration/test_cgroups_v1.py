@@ -58,6 +58,40 @@ def test_cpuset_is_read_back_and_joined_by_a_live_group(driver: Driver) -> None:
     live.remove()
 
 
+THREAD_IN_A_GROUP = """
+import os, threading, time
+def come_in():
+    for place in PLACES:
+        with open(place + "/tasks", "w") as tasks:
+            tasks.write("0")
+    print("in it", flush=True)
+    time.sleep(SECONDS)
+threading.Thread(target=come_in).start()
+input()
+print("alive", flush=True)
+"""
+
+
+def test_who_has_a_thread_in_it_that_is_ending_is_waited_for_and_not_ended(driver: Driver) -> None:
+    """As the maker of a container has when the container is over at once."""
+    group = driver.create("launcher/leaving", {})
+    code = f"PLACES, SECONDS = {list(set(group.paths().values()))}, 0.3\n{THREAD_IN_A_GROUP}"
+    with (
+        groups.process("rest") as other,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as leaving,
+    ):
+        assert leaving.stdout is not None
+        assert leaving.stdout.readline() == "in it\n"
+        groups.join(group, other.pid)
+        group.kill(leaving.pid)
+        group.remove()
+        assert other.wait(10) != 0
+        said, _ = leaving.communicate("\n", timeout=10)
+    assert said == "alive\n"
+
+
 def test_cpus_that_are_not_there_are_refused(driver: Driver) -> None:
     with pytest.raises(errors.LimitNotEnforceable, match=r"`--cpuset-cpus`.*has the CPUs"):
         driver.create("launcher/cpuset", {"cpu": {"cpus": "0-999"}})

@@ -55,7 +55,7 @@ class Group(contract.Group):
     def oom_fd(self) -> int | None:
         return None
 
-    def kill(self) -> None:
+    def kill(self, leaving: int | None = None) -> None:
         return
 
     def child(self, name: str) -> Group:

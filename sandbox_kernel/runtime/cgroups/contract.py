@@ -116,8 +116,12 @@ class Group:
         """
         raise NotImplementedError
 
-    def kill(self) -> None:
-        """SIGKILL every process in it, daemonised ones too. Returns when it is empty."""
+    def kill(self, leaving: int | None = None) -> None:
+        """SIGKILL every process in it, daemonised ones too. Returns when it is empty.
+
+        `leaving`: a process of ours, of which a thread was in it that is just ending: it is waited
+        for, and not ended, as it would be if its thread was taken for it.
+        """
         raise NotImplementedError
 
     def thaw(self) -> None:

@@ -11,6 +11,10 @@ import time
 
 from sandbox_kernel import errors
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
 SECONDS_TO_EMPTY = 10.0
 
 
@@ -116,6 +120,11 @@ def members(directory: str) -> set[int]:
     return found - {0}
 
 
+def members_of_all(directories: Iterable[str]) -> set[int]:
+    """The same of several groups together."""
+    return set().union(*map(members, directories))
+
+
 def remove(directory: str, deadline: float | None = None) -> None:
     """Remove a group with all groups below it; processes in it must be dying.
 
@@ -191,19 +200,19 @@ def kill_by_descriptor(pidfds: list[int], deadline: float) -> None:
     poll_until_ended(pidfds, deadline)
 
 
-def kill_members(directories: list[str], deadline: float) -> bool:
+def kill_members(
+    directories: list[str], deadline: float, spared: Collection[int] = frozenset()
+) -> bool:
     """SIGKILL every process of these groups and of those below. True when one was there.
 
     Does not wait. Where forking goes on meanwhile (no freezer), call it until it says False.
     """
-    seen: set[int] = set()
+    seen = set(spared)
     while True:
-        new: set[int] = set()
-        for directory in directories:
-            new |= members(directory) - seen
+        new = members_of_all(directories) - seen
         for pid in new:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         seen |= new
         if not new or time.monotonic() > deadline:
-            return bool(seen)
+            return len(seen) > len(spared)

@@ -164,26 +164,27 @@ def _inherit_cpuset(directory: str) -> None:
             files.write(f"{directory}/{name}", files.read(f"{above}/{name}"))
 
 
-def kill(directories: Mapping[str, str]) -> None:
+def kill(directories: Mapping[str, str], leaving: int | None = None) -> None:
     """SIGKILL everything in these groups of one container and return when they are empty.
 
     Frozen first, so that nothing forks away between two looks; a frozen process dies when it is
-    thawed. Without a freezer the looks go on until one finds nobody.
+    thawed. Without a freezer the looks go on until one finds nobody. For `leaving` see
+    `contract.Group.kill`.
     """
     deadline = time.monotonic() + files.SECONDS_TO_EMPTY
     freezer = directories.get("freezer")
     # Who is in any hierarchy is in the freezer, since who comes in begins there.
     places = [freezer] if freezer else list(dict.fromkeys(directories.values()))
-    while any(files.members(place) for place in places):
-        _freeze(freezer, "FROZEN")
-        try:
-            files.kill_members(places, deadline)
-        finally:
-            _freeze(freezer, "THAWED")
-        left: set[int] = set()
-        for place in places:
-            left |= files.members(place)
-        files.wait_for_end(left, deadline)
+    spared = set() if leaving is None else {leaving}
+    while left := files.members_of_all(places):
+        if left - spared:
+            _freeze(freezer, "FROZEN")
+            try:
+                files.kill_members(places, deadline, spared)
+            finally:
+                _freeze(freezer, "THAWED")
+            left = files.members_of_all(places)
+        files.wait_for_end(left - spared, deadline)
         if time.monotonic() > deadline:
             raise errors.StepFailed(
                 "kill group",
@@ -274,8 +275,8 @@ class Group(contract.Group):
     def _table(self, controller: str, name: str) -> dict[str, int]:
         return _table(self._directories, controller, name)
 
-    def kill(self) -> None:
-        kill(self._directories)
+    def kill(self, leaving: int | None = None) -> None:
+        kill(self._directories, leaving)
 
     def thaw(self) -> None:
         _freeze(self._directories.get("freezer"), "THAWED")
@@ -367,7 +368,7 @@ class Run(contract.Group):
     def oom_fd(self) -> int | None:
         return self._container.oom_fd()
 
-    def kill(self) -> None:
+    def kill(self, leaving: int | None = None) -> None:
         self._container.thaw()  # what is frozen above is frozen here, and would not end
         kill(self._own)
 

@@ -266,7 +266,7 @@ class Group(contract.Group):
             self._oom = inotify.watch_modified(f"{self._directory}/memory.events")
         return self._oom
 
-    def kill(self) -> None:
+    def kill(self, leaving: int | None = None) -> None:
         kill(self._directory)
 
     def child(self, name: str) -> Run:
@@ -342,7 +342,7 @@ class Run(contract.Group):
     def oom_fd(self) -> int | None:
         return self._container.oom_fd()
 
-    def kill(self) -> None:
+    def kill(self, leaving: int | None = None) -> None:
         kill(self._directory)
 
     def child(self, name: str) -> contract.Group:
