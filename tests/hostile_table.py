@@ -40,7 +40,7 @@ from outcomes import Outcome  # noqa: E402
 from sandbox_kernel.runtime.cgroups import delegation  # noqa: E402
 
 COLUMNS = ("root-v1", "user-v1", "root-v2", "user-v2")
-SECONDS = 1800.0
+SECONDS, SECONDS_IN_MACHINE = 1800.0, 3600.0
 WITH_THE_ORDINARY_USER = ("tests/hostile/test_h_network.py",)
 """Files whose tests root starts for the ordinary user too, since it makes their networks."""
 QUIET = ("-q", "-p", "no:cacheprovider", "--tb=short")
@@ -90,7 +90,8 @@ def user_v1(report: Path, tests: list[str]) -> None:
         made = user.home / "outcomes-of-the-corpus"
         made.unlink(missing_ok=True)
         own = [test for test in tests if not test.startswith(WITH_THE_ORDINARY_USER)]
-        words = ["python", "-m", "pytest", *own, *QUIET, "--with-groups", f"--outcomes={made}"]
+        words = ["python", "-m", "pytest", *own, *QUIET, "--with-groups", "--corpus"]
+        words.append(f"--outcomes={made}")
         try:
             if own:
                 user.run(words, cwd=user.place, timeout=SECONDS, capture_output=False)
@@ -107,7 +108,7 @@ def user_v1(report: Path, tests: list[str]) -> None:
 
 def root_v2(report: Path, tests: list[str]) -> None:
     """In the machine with cgroup v2."""
-    words = [sys.executable, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=300"]
+    words = [sys.executable, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=900"]
     _in_machine(shlex.join([*words, "--outcomes=/run/machine/report"]), report)
 
 
@@ -125,8 +126,8 @@ def user_v2(report: Path, tests: list[str]) -> None:
             f"chown -R {user.uid} {home} /run/machine/report",
             f"mount --bind /run/machine/report {home}/report",  # the folder there is root's alone
         ]
-        words = [user.python, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=300"]
-        words += ["--with-groups", f"--outcomes={home}/report"]
+        words = [user.python, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=900"]
+        words += ["--with-groups", "--corpus", f"--outcomes={home}/report"]
         environment = ["/usr/bin/env", f"HOME={home}", "LANG=C.UTF-8"]
         environment += [f"PATH={user.place}/environment/bin:/usr/bin:/bin"]
         environment += ["SANDBOX_KERNEL_TEST_MACHINE=cgroup2"]
@@ -135,7 +136,9 @@ def user_v2(report: Path, tests: list[str]) -> None:
 
 
 def _in_machine(script: str, report: Path) -> None:
-    outcome = machine.run(["/bin/sh", "-c", script], seconds=SECONDS, keep=("report",))
+    outcome = machine.run(
+        ["/bin/sh", "-c", script], seconds=SECONDS_IN_MACHINE, keep=("report",), memory="3G"
+    )
     print(outcome.output)
     if outcome.status is None or not outcome.files["report"]:
         print(outcome.why)

@@ -501,6 +501,9 @@ class Launcher:
             self._maker_ended(slot)
             return
         said, descriptors = received
+        if "ended" in said:
+            slot.maker.why = f"the maker of it ended: {said['ended']}"
+            return  # its end is heard next
         about = (said[at] for at in ("made", "failed", "network", "exited") if at in said)
         held = self._containers.get(next(about))
         if held is None or ("network" in said and held.ending):
@@ -545,14 +548,15 @@ class Launcher:
     def _maker_ended(self, slot: Slot) -> None:
         """Somebody ended it: what it was making, or whose end it would tell, ends too."""
         held = self._containers.get(slot.container or "")
+        why = slot.maker.why if slot.maker else ""
         if held is not None:
             held.slots.rest(slot)
             self._pool.maker_ended(held)
             if held.pidfd < 0:
-                held.reason = held.reason or "the maker of it ended"
+                held.reason = held.reason or why
                 self._end(held)
             elif held.agent or (0 in held.runs and not held.keeper and held.slots is self._slots):
-                held.kill("the maker of it ended")
+                held.kill(why)
         else:
             self._slots.rest(slot)
 

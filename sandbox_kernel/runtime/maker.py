@@ -18,7 +18,7 @@ Requests (`do`): make (a container of a recipe, and its first program if there i
 keeper (a container that a runtime of others makes, see `keeper`), network (a network namespace for
 the next container, which is connected before that is made). Answers: network (with the namespace),
 made (with `kinds`, and the descriptors: writable layer, pid 1, the program, namespaces; or with
-`failure`: the program could not be started), failed, exited.
+`failure`: the program could not be started), failed, exited, ended (why, of a maker that fails).
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Maker:
     def __init__(self, channel: socket.socket, pidfd: int, pid: int) -> None:
         self.channel = channel
         self.pid = pid
+        self.why = "the maker of it ended"
+        """Of a container that ends when this one does."""
         self._pidfd = pidfd
         self._recipes: list[str] = []
 
@@ -300,6 +302,9 @@ def _be_maker(
         # A thread's own heap would be made and dropped with each container.
         libc.libc.mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
         _Loop(channel, program, home).serve()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            messages.send(channel, {"ended": repr(error)[:500]})
     finally:
         os._exit(0)
 

@@ -45,7 +45,9 @@ class Outcome(NamedTuple):
         return f"status {self.status}\n--- output\n{self.output}\n--- console\n{self.console}"
 
 
-def run(argv: list[str], *, seconds: float = 120, keep: tuple[str, ...] = ()) -> Outcome:
+def run(
+    argv: list[str], *, seconds: float = 120, keep: tuple[str, ...] = (), memory: str = MEMORY
+) -> Outcome:
     """Boot, run `argv` in the checkout, switch off.
 
     `seconds` bounds all of it. `keep` names files that the command makes in `/run/machine`, whose
@@ -59,7 +61,7 @@ def run(argv: list[str], *, seconds: float = 120, keep: tuple[str, ...] = ()) ->
         (folder / "command").write_text(f"cd {shlex.quote(str(CHECKOUT))}\n{shlex.join(argv)}\n")
         try:
             console = subprocess.run(
-                _boot(folder),
+                _boot(folder, memory),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -77,13 +79,13 @@ def run(argv: list[str], *, seconds: float = 120, keep: tuple[str, ...] = ()) ->
         )
 
 
-def _boot(folder: Path) -> list[str]:
+def _boot(folder: Path, memory: str) -> list[str]:
     own_processes = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child=SIGKILL"]
     return [
         *own_processes,
         *("/usr/bin/env", "-i", f"TMPDIR={folder}"),
         *(str(KERNEL), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
-        *(f"mem={MEMORY}", f"init={HERE / 'init.sh'}", f"machine_folder={folder}"),
+        *(f"mem={memory}", f"init={HERE / 'init.sh'}", f"machine_folder={folder}"),
         f"machine_checkout={CHECKOUT}",
         f"ubd0={folder / 'disk'}",
         *("con=null", "con0=fd:0,fd:1", f"uml_dir={folder}/", "quiet"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -531,9 +532,8 @@ PLACES = ("with space", "a:b", "a,b", "a\\b", "a%sb", 'a"b', "a'b", "-v", "a=b",
 @pytest.mark.parametrize("name", PLACES, ids=lambda name: name[:20])
 def test_g88_a_strange_path_is_that_path_and_no_option(project: Path, name: str) -> None:
     image = project / name
-    (image / "usr").mkdir(parents=True)
-    for link in ("bin", "lib", "lib64", "sbin"):
-        (image / link).symlink_to(f"usr/{link}")
+    (image / "bin").mkdir(parents=True)
+    shutil.copy("/usr/bin/busybox", image / "bin/cat")
     (image / "marker").write_text("the right one")
     for decoy in {part for part in name.replace(",", ":").split(":") if part != name}:
         (project / decoy).mkdir(exist_ok=True)
@@ -541,8 +541,8 @@ def test_g88_a_strange_path_is_that_path_and_no_option(project: Path, name: str)
     field = f"source={image}".replace('"', '""')
 
     said = command(
-        "run", "-v", "/usr:/usr:ro", "--mount", f'type=bind,"{field}",target=/m/x,readonly',
-        f"dir:{image}", "/usr/bin/cat", "/marker", "/m/x/marker",
+        "run", "--mount", f'type=bind,"{field}",target=/m/x,readonly',
+        f"dir:{image}", "/bin/cat", "/marker", "/m/x/marker",
     )  # fmt: skip
 
     assert said == (0, "the right onethe right one", ""), said

@@ -97,7 +97,7 @@ def test_37_75_a_cells_flood_is_cut_with_one_note_and_takes_little_memory(code: 
         [sys.executable, "-c", CELL, str(LIMIT), code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * kernels.SECONDS,
         check=False,
     )
 
