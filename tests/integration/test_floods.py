@@ -6,6 +6,7 @@ has ever had.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,8 +35,9 @@ FLOODS = {
         "for i in range(2000): display({'text/plain': 'x' * 20_000}, raw=True)"
     ),
 }
+LARGE_COMM = "a comm message of 300 MiB"
 COMMS = {
-    "a comm message of 300 MiB": (
+    LARGE_COMM: (
         "from comm import create_comm\n"
         "create_comm(target_name='x').send({}, buffers=[bytes(300 << 20)])"
     ),
@@ -82,6 +84,8 @@ def kernel() -> Iterator[Kernel]:
 def test_37_74_75_a_kernels_flood_is_cut_with_one_note_and_it_answers(
     kernel: Kernel, code: str
 ) -> None:
+    if code == COMMS[LARGE_COMM] and "SANDBOX_KERNEL_TEST_MACHINE" in os.environ:
+        pytest.skip("user-mode Linux maps each page by itself, and may map 65,530 of a process")
     reply, outputs = kernel.run(code)
 
     assert reply["content"]["status"] == "ok"
