@@ -37,10 +37,11 @@ import ordinary_user  # noqa: E402
 import outcomes  # noqa: E402
 from outcomes import Outcome  # noqa: E402
 
-from sandbox_kernel.runtime.cgroups import delegation  # noqa: E402
+from sandbox_kernel.runtime.cgroups import delegation, mounted  # noqa: E402
 
 COLUMNS = ("root-v1", "user-v1", "root-v2", "user-v2")
 SECONDS, SECONDS_IN_MACHINE = 1800.0, 3600.0
+OF_MACHINE = mounted.Mounts(v1={}, v2=mounted.Mount("/sys/fs/cgroup", "/", read_only=False))
 WITH_THE_ORDINARY_USER = ("tests/hostile/test_h_network.py",)
 """Files whose tests root starts for the ordinary user too, since it makes their networks."""
 QUIET = ("-q", "-p", "no:cacheprovider", "--tb=short")
@@ -117,7 +118,7 @@ def user_v2(report: Path, tests: list[str]) -> None:
     with contextlib.contextmanager(ordinary_user.made)() as user:
         place = shlex.quote(str(user.place))
         home = "/tmp/home-of-user"
-        *hand_over, put_in = delegation.commands(user.name, systemd=False)
+        *hand_over, put_in = delegation.commands(user.name, OF_MACHINE, systemd=False)
         lines = [
             f"mkdir -p {place} && mount -t hostfs -o {place} none {place}",
             *hand_over,

@@ -41,6 +41,13 @@ _NO_FILTER = (
 )
 _ALL_CAPABILITIES = ("bundle/make.py", "added: set[str] = set()", "added = {*capabilities.NAMES}")
 
+_LOOPBACK = (
+    "image/registry/foreign.py",
+    "        if is_loopback(host):\n            raise",
+    "        if False:\n            raise",
+)
+_NEAR = ("image/registry/foreign.py", "if distance(address) <= 1:", "if False:")
+
 OF_CONTAINERS = (
     _wall(
         "files-of-the-host",
@@ -260,6 +267,12 @@ OF_CONTAINERS = (
                 "open_below("
                 "root, path, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)",
                 'os.open(path.lstrip("/") or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=root)',
+            ),
+            (
+                "linux/paths.py",
+                "open_below(\n                here, part, os.O_PATH | os.O_NOFOLLOW, "
+                "RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH\n            )",
+                "os.open(part, os.O_PATH | os.O_CLOEXEC, dir_fd=here)",
             ),
         ],
         "test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else",
@@ -492,7 +505,12 @@ OF_IMAGES = (
                 "runtime/rootfs.py",
                 "        if not stat.S_ISDIR(mode):\n            raise",
                 "        if False:\n            raise",
-            )
+            ),
+            (
+                "linux/paths.py",
+                "os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT",
+                "os.O_PATH, RESOLVE_IN_ROOT",
+            ),
         ],
         "test_c55_a_link_or_file_at_a_place_of_the_kernel_is_refused",
     ),
@@ -527,25 +545,23 @@ OF_REGISTRIES = (
         "redirects",
         "a registry may lead to this machine, to plain http, and keep the password",
         [
-            (
-                "image/registry/foreign.py",
-                "        if is_loopback(host):\n            raise",
-                "        if False:\n            raise",
-            ),
-            ("image/registry/foreign.py", "if distance(address) <= 1:", "if False:"),
+            _LOOPBACK,
+            _NEAR,
             ("image/registry/client.py", "has_left = True  #", "has_left = False  #"),
         ],
         "test_59_redirected_to_this_machine_or_its_link",
     ),
     _wall(
         "places-of-tokens",
-        "the password goes wherever the registry says that tokens are made",
+        "the password goes wherever the registry says that tokens are made, this machine too",
         [
+            _LOOPBACK,
+            _NEAR,
             (
                 "image/registry/authentication.py",
                 "    if origin == endpoint.origin:\n",
                 "    if True:\n",
-            )
+            ),
         ],
         "test_60_tokens_of_another_place",
     ),
@@ -823,9 +839,9 @@ OF_SETTINGS = (
         "sizes are taken as they are written",
         [
             (
-                "settings_files.py",
-                '    if raw.startswith((b"\\xef\\xbb\\xbf", b"\\xff\\xfe", b"\\xfe\\xff")):',
-                "    if False:",
+                "grammar.py",
+                "if number is None or not least <= number <= MOST_BYTES:",
+                "if number is None:",
             )
         ],
         "test_g85_a_wrong_value_in_a_file_is_named_with_its_line",
@@ -863,7 +879,13 @@ OF_SETTINGS = (
     _wall(
         "control-characters-in-paths",
         "a path may have a line feed",
-        [("policy.py", '    if any(c < " " or c == "\\x7f" for c in resolved):', "    if False:")],
+        [
+            (
+                "policy.py",
+                '    if any(c < " " or c == "\\x7f" for c in resolved):',
+                "    if False:",
+            ),
+        ],
         "test_g88_a_line_feed_in_a_path_is_refused",
     ),
 )

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 import tty
@@ -1018,15 +1019,21 @@ while True:
 """
 
 
+@pytest.fixture
+def trap():
+    """A folder of the host that everybody may write to, with a file."""
+    with tempfile.TemporaryDirectory(prefix="trap-", dir="/var/tmp") as folder:
+        os.chmod(folder, 0o777)
+        Path(folder, "file").touch()
+        yield folder
+
+
 @pytest.mark.cve("CVE-2021-30465", "CVE-2024-45310")
-def test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else(
-    inside, canaries, tmp_path
-):
+def test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else(inside, trap, tmp_path):
     """CVE-2021-30465: one container swaps a directory of a shared volume for a link to a host
     path while others start that mount below it."""
     shared = tmp_path / "shared"
     shared.mkdir()
-    trap = str(canaries.file.parent)
     bind = f"type=bind,source={shared},target=/shared"
     read, write = os.pipe()
     ends = {"started": 0, "refused": 0}
@@ -1044,6 +1051,6 @@ def test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else(
                         assert not place.startswith(trap), place
             except (errors.ContainerError, errors.InvalidOption):
                 ends["refused"] += 1
-            assert os.listdir(trap) == ["canary.txt"]
+            assert os.listdir(trap) == ["file"]
         made.kill()
     os.close(read)

@@ -220,6 +220,7 @@ def test_53_a_configuration_of_wrong_kinds_is_refused(fields: dict[str, Any]) ->
         {"user": "4294967296"},
         {"user": "root:../../etc"},
         {"working_dir": "/proc/self/fd/7"},
+        {"working_dir": "/proc"},
         {"working_dir": "../../x"},
         {"working_dir": "/a/../../proc"},
         {"working_dir": "relative"},

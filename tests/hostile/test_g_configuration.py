@@ -550,7 +550,9 @@ def test_g88_a_strange_path_is_that_path_and_no_option(project: Path, name: str)
 
 def test_g88_a_line_feed_in_a_path_is_refused(project: Path) -> None:
     (project / "a\nb").mkdir()
+    (project / "link").symlink_to("a\nb")
     for words in (["--mount", f"type=bind,source={project}/a\nb,target=/x", "host"],
+                  ["-v", f"{project}/link:/x", "host"],
                   [f"dir:{project}/a\nb"]):  # fmt: skip
         said = command("run", *words, "true")
         assert said.is_refused, said
