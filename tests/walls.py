@@ -539,7 +539,6 @@ OF_REGISTRIES = (
         "a document of a registry may have any size",
         [("image/registry/client.py", "            if size > most:\n", "            if False:\n")],
         "test_58_a_manifest_larger_than_any",
-        "test_60_a_token_that_is_too_long",
     ),
     _wall(
         "redirects",
