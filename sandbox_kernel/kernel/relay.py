@@ -325,11 +325,16 @@ class Relay:
                 self._outer.pump()
 
     def _fail(self, error: BaseException) -> None:
-        """There will be no inside: everybody who asks gets the reason."""
+        """There will be no inside: everybody who asks gets the reason.
+
+        If it was ended, and not refused, the kernel ends as it would later: Jupyter starts another.
+        """
         tail = self._errors_tail.decode("utf-8", "replace").strip()
         self._failure = failure(error, tail)
         while self._early:
             self._refuse(self._early.popleft()[0])
+        if isinstance(error, (errors.Killed, errors.LauncherGone)):
+            self._status = ERROR_STATUS
 
     def _refuse(self, request: Request) -> None:
         self._voice.status(request, "busy")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kernels
+import psutil
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
@@ -207,6 +208,20 @@ def test_what_can_not_start_tells_the_first_cell_why() -> None:
         reply, outputs = kernel.run("1")
         assert reply["content"]["status"] == "error"
         assert "Python" in error_of(outputs)["evalue"] or "image" in error_of(outputs)["evalue"]
+
+
+def test_one_whose_launcher_is_killed_while_it_starts_ends_and_the_next_is_whole() -> None:
+    starting = kernels.Starting()
+    relay = psutil.Process(starting.manager.provisioner.process.pid)  # type: ignore[union-attr]
+    deadline = time.monotonic() + kernels.SECONDS
+    while not any(child.name() == "sandbox-init" for child in relay.children(recursive=True)):
+        assert time.monotonic() < deadline
+    (launcher,) = (each for each in relay.children() if each.name() == "sandbox-launch")
+    launcher.kill()
+    assert starting.manager.provisioner.process.wait(10) == 1  # type: ignore[union-attr]
+    starting.manager.restart_kernel(now=True)
+    with starting.ready() as kernel:
+        assert text_of(kernel.run("print('whole')")[1]) == "whole\n"
 
 
 def test_sandbox_shows_and_changes_the_live_limits(kernel: Kernel) -> None:
