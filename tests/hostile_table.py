@@ -224,7 +224,7 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
     """The lines to print, and whether something failed."""
     by_entry = corpus.by_entry()
     lines = ["", "entry  " + "".join(name.ljust(12) for name in columns)]
-    reasons: dict[tuple[str, str], list[int]] = {}
+    reasons: dict[tuple[str, str], dict[int, None]] = {}
     counts = {name: [0, 0, 0] for name in columns}  # passed, failed, not judged
     for group, entries in corpus.GROUPS.items():
         lines.append(group)
@@ -235,7 +235,8 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
                 for why in (one.reason, *one.in_part):
                     if why:
                         part = "in part " if one.in_part else ""
-                        reasons.setdefault((f"{part}not judged in {name}", why), []).append(entry)
+                        at = reasons.setdefault((f"{part}not judged in {name}", why), {})
+                        at[entry] = None  # once, in this order
             lines.append(f"{entry:>5}  " + "".join(one.text.ljust(12) for one in cells).rstrip())
     lines += [
         f"{name}: {p} passed, {f} failed, {n} not judged" for name, (p, f, n) in counts.items()

@@ -86,7 +86,7 @@ def read(path: Path, but: str = "") -> dict[str, Outcome]:
             known.passed + (not bad and not left_out),
             known.failed + ((case,) if bad else ()),
             tuple(dict.fromkeys(known.skipped + left_out)),
-            known.again + ((case,) if not bad and case in again else ()),
+            known.again + ((case,) if not (bad or left_out) and case in again else ()),
             known.missing + ((case,) if not ended else ()),
         )
     return found
