@@ -10,17 +10,19 @@ from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
 class Feed:
     """Items in order, the oldest dropped when all together are larger than `most`."""
 
-    __slots__ = ("_items", "_most", "end", "start")
+    __slots__ = ("_items", "_most", "_readers", "end", "start")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._items: deque[tuple[int, Any]] = deque()
+        self._readers: list[Callable[[], None]] = []
         self.start = 0
         """The position of the oldest item that is still here."""
         self.end = 0
@@ -32,6 +34,17 @@ class Feed:
         self.end += size
         while self.end - self.start > self._most and len(self._items) > 1:
             self.start += self._items.popleft()[0]
+        self.wake()
+
+    def wait(self, read: Callable[[], None]) -> None:
+        """Call this once, when there is more, or will be none."""
+        self._readers.append(read)
+
+    def wake(self) -> None:
+        """Nothing more may come: whoever waits is called."""
+        readers, self._readers = self._readers, []
+        for read in readers:
+            read()
 
     def after(self, position: int) -> tuple[list[Any], int]:
         """What came at or after a position, and how much before it the reader has missed."""

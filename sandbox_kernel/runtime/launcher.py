@@ -36,6 +36,7 @@ from sandbox_kernel.runtime import (
     identities,
     network_folders,
     networks,
+    outputs,
     pool,
     sharing,
     state,
@@ -118,8 +119,6 @@ class Launcher:
         self._recipes: dict[str, dict[str, Any]] = {}
         self._records: dict[str, Record] = {}
         self._events = Feed(MOST_EVENTS)
-        # Who waits for more of a feed: his channel, and how to answer him then.
-        self._readers: dict[int, list[tuple[Client, Callable[[], dict[str, Any]]]]] = {}
         self.ids = identities.RANGE
         self._reserve: identities.Reserve | None = None
         self._driver = driver
@@ -432,7 +431,7 @@ class Launcher:
             if not message.get("outlives"):
                 client.run = (held, run)
             if message.get("logged"):
-                self._log_outputs(held, numbers)
+                outputs.collect(self, held, numbers)
         else:
             numbers = {}
         message["created"] = time.time()
@@ -628,7 +627,7 @@ class Launcher:
         numbers = dict(zip(message["numbers"], owned, strict=True))
         owned.clear()
         if message.get("logged"):
-            self._log_outputs(held, numbers)
+            outputs.collect(self, held, numbers)
         if held.agent is None and held.needs_agent(message["process"]):
             self._open_agent(held)
         run = held.start(client, message["process"], numbers, message.get("timeout"))
@@ -770,42 +769,36 @@ class Launcher:
         record = self._records.get(name)
         log = record.log if record else self._find(name, ending=True).log
 
-        def answer() -> dict[str, Any]:
+        def answer() -> None:
             chunks, missed = log.after(message.get("after", FIRST))
-            return {
+            told = {
                 "event": "logs",
                 "chunks": [[stream, base64.b64encode(data).decode()] for stream, data in chunks],
                 "next": log.end,
                 "missed": missed,
                 "over": name not in self._containers,
             }
+            self._answer(client, told)
 
-        more = record or log.end > message.get("after", FIRST)
-        self._answer_later(client, log, answer, wait=bool(message.get("wait")) and not more)
+        if record or log.end > message.get("after", FIRST) or not message.get("wait"):
+            answer()
+        else:
+            log.wait(answer)
 
     def _hear_events(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """What happened after a position; with `wait` not before something does."""
         after = message.get("after", FIRST)
         after = self._events.end if after == COMING else after
 
-        def answer() -> dict[str, Any]:
+        def answer() -> None:
             items, missed = self._events.after(after)
-            return {"event": "events", "events": items, "next": self._events.end, "missed": missed}
+            told = {"event": "events", "events": items, "next": self._events.end, "missed": missed}
+            self._answer(client, told)
 
-        wait = bool(message.get("wait")) and self._events.end <= after
-        self._answer_later(client, self._events, answer, wait=wait)
-
-    def _answer_later(
-        self, client: Client, feed: Feed, answer: Callable[[], dict[str, Any]], *, wait: bool
-    ) -> None:
-        if wait:
-            self._readers.setdefault(id(feed), []).append((client, answer))
+        if self._events.end > after or not message.get("wait"):
+            answer()
         else:
-            self._answer(client, answer())
-
-    def _wake_readers(self, feed: Feed) -> None:
-        for client, answer in self._readers.pop(id(feed), ()):
-            self._answer(client, answer())
+            self._events.wait(answer)
 
     def _tell(self, kind: str, held: Held, **details: Any) -> None:
         """One more event, for those who asked for events."""
@@ -817,50 +810,6 @@ class Launcher:
             "image": (held.order.get("about") or {}).get("image"),
         }
         self._events.append({**event, **details}, 1)
-        self._wake_readers(self._events)
-
-    # --- outputs
-
-    def _log_outputs(self, held: Held, numbers: dict[int, int]) -> None:
-        """Give the process pipes for the outputs that it has not, and read them into the log."""
-        for stream in (1, 2):
-            if stream in numbers:
-                continue
-            source, numbers[stream] = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(source, False)
-            held.outputs[source] = stream
-            self._watch_output(held, source)
-
-    def _watch_output(self, held: Held, source: int) -> None:
-        def read() -> None:
-            self._read_output(held, source)
-
-        self.watch(source, read)
-
-    def _read_output(self, held: Held, source: int) -> bool:
-        """Read once; False when there is nothing more for now, or ever."""
-        try:
-            data = os.read(source, 65536)
-        except BlockingIOError:
-            return False
-        if data:
-            held.log.append((held.outputs[source], data), len(data))
-            self._wake_readers(held.log)
-        else:
-            self.forget(source)
-            del held.outputs[source]
-            os.close(source)
-        return bool(data)
-
-    def _end_outputs(self, held: Held) -> None:
-        """Everything that wrote is gone: what it wrote last is in the pipes."""
-        for source in list(held.outputs):
-            while self._read_output(held, source):
-                pass
-            if source in held.outputs:
-                self.forget(source)
-                del held.outputs[source]
-                os.close(source)
 
     def _writable(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """A descriptor of the writable layer, for `diff`; where it came from is in the order."""
@@ -1010,14 +959,14 @@ class Launcher:
             self.forget(channel.fileno() if channel else -1)
         for descriptor in (held.pidfd, held.oom_fd):
             self.forget(descriptor)
-        self._end_outputs(held)
+        outputs.end(self, held)
         if held.order.get("record") and held.ready:
             row = _row(held)
             row.update(state="ended", usage=held.usage(), exit=held.last_exit, pid=None)
             self._records[held.id] = Record(row, held.log)
         owner = self._owners.pop(held.id, None)
         del self._containers[held.id]
-        self._wake_readers(held.log)
+        held.log.wake()
         if held.ready:
             self._tell("ended", held, reason=held.reason)
         failure: SandboxError | None = None
