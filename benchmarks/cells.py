@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -141,33 +142,42 @@ def _held(command: list[str], shown: image.Image) -> Iterator[Pair | Amounts]:
     the launcher and all that is below it.
     """
     plan = policy.plan("program", memory="256m", pids_limit=64)
-    memory: dict[str, float] = {}
 
-    def ours() -> None:
+    @contextmanager
+    def ours() -> Iterator[None]:
         held = [Container.create(plan) for _ in range(HELD)]
         try:
-            launcher = psutil.Process(client.shared().pid)
-            memory["ours"] = _pss([launcher, *launcher.children(recursive=True)])
             assert len({one.id for one in held}) == HELD
+            yield
         finally:
             for one in held:
                 one.remove()
 
-    def theirs() -> None:
+    @contextmanager
+    def theirs() -> Iterator[None]:
         words = docker.run(command, shown, ["/bin/sleep", "600"])
         words.insert(words.index("run") + 1, "--detach")
         names = [
             subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
             for _ in range(HELD)
         ]
-        memory["docker"] = _pss(docker.processes())
+        yield
         subprocess.run([*command, "rm", "--force", *names], check=True, capture_output=True)
 
+    def held(those: Callable[[], AbstractContextManager[None]]) -> None:
+        with those():
+            pass
+
     client.stop_pool()  # what is ready for cells is no part of these
-    yield measure(f"{HELD} containers held at once, made and removed", ours, "docker", theirs,
+    yield measure(f"{HELD} containers held at once, made and removed",
+        lambda: held(ours), "docker", lambda: held(theirs),
         bound=1 / 20, rounds=1, warm=0)  # fmt: skip
+    with ours(), theirs():  # once more, since to look takes time too
+        launcher = psutil.Process(client.shared().pid)
+        mine = _pss([launcher, *launcher.children(recursive=True)])
+        dockers = _pss(docker.processes())
     what = f"memory of {HELD} held containers"
-    yield Amounts(what, memory["ours"], "docker, its daemons and shims", memory["docker"], 1 / 10)
+    yield Amounts(what, mine, "docker, its daemons and shims", dockers, 1 / 10)
 
 
 def _pss(processes: list[psutil.Process]) -> float:
