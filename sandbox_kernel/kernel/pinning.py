@@ -6,12 +6,18 @@ What can't move, such as `host` and `dir:PATH`, takes no time here: nothing is i
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sandbox_kernel.image.pins import Pins
     from sandbox_kernel.policy import ContainerPlan
 
+    from .requests import Request
+    from .wire import Message
+
+INFO = "kernel_info_request"
 PIN_SECONDS = 10.0
 """How long `kernel_info` waits for pins, of an image that moves; later ones are told later."""
 FIXED = ("host", "scratch")
@@ -53,6 +59,45 @@ class Pinning:
 
             self._pins = Pins.of_notebook()
         return self._pins
+
+
+class Waiting:
+    """Requests for `kernel_info` that wait for pins: most front ends ask but once.
+
+    Everything else is answered meanwhile. `image` is the one of the plan, None while that is not
+    known yet.
+    """
+
+    def __init__(self, settled: threading.Event) -> None:
+        self._settled = settled
+        self._asked: list[tuple[Request, Message]] = []
+        self._until: float | None = None
+
+    def takes(self, image: str | None, request: Request, message: Message) -> bool:
+        """Whether it has to wait, until `released` gives it back."""
+        waits = self._waits(image)
+        if waits:
+            self._asked.append((request, message))
+        return waits
+
+    @property
+    def due(self) -> float | None:
+        """When those that wait do so no longer, by the monotonic clock."""
+        return self._until if self._asked else None
+
+    def released(self, image: str | None) -> list[tuple[Request, Message]]:
+        """Those that need not wait any more."""
+        if not self._asked or self._waits(image):
+            return []
+        asked, self._asked = self._asked, []
+        return asked
+
+    def _waits(self, image: str | None) -> bool:
+        if self._settled.is_set() or (image is not None and not moves(image)):
+            return False
+        now = time.monotonic()
+        self._until = self._until or now + PIN_SECONDS
+        return now < self._until
 
 
 def moves(image: str) -> bool:

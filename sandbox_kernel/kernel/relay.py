@@ -33,7 +33,7 @@ from .connection import Connection
 from .interrupts import Interrupts
 from .outer import AGAIN_SECONDS, Outer, receive
 from .outgoing import Outgoing
-from .pinning import PIN_SECONDS, moves
+from .pinning import INFO, Waiting
 from .requests import Ledger, Request
 from .start import BY, Inside
 from .updating import Update
@@ -76,6 +76,7 @@ class Relay:
         self._outgoing: Outgoing | None = None
         self._interrupts: Interrupts | None = None
         self._info = info.first()
+        self._pins = Waiting(inside.settled)
         self._early: deque[tuple[Request, Message]] = deque()
         self._held: deque[tuple[Request, Message]] = deque()  # cells that wait for a command's turn
         self._failure: dict[str, Any] | None = None
@@ -170,7 +171,7 @@ class Relay:
 
     def _patience(self) -> int | None:
         """Milliseconds until something is due, None for as long as it takes."""
-        dues = [self._leave_at, self._probe_again]
+        dues = [self._leave_at, self._probe_again, self._pins.due]
         if self._ready and self._interrupts:
             dues.append(self._interrupts.due())
         dues += [request.synthesise_at for request in self._ledger.open()]
@@ -194,6 +195,8 @@ class Relay:
             return
         if self._probe_again is not None and now >= self._probe_again:
             self._probe()
+        for asked in self._pins.released(self._image()):
+            self._dispatch(*asked)
         for request in self._ledger.open():
             if request.synthesise_at is not None and now >= request.synthesise_at:
                 self._complete(request, now)
@@ -249,8 +252,10 @@ class Relay:
         self._watch(parent, self._leave)
 
     def _settled(self) -> None:
-        """The container was made, or not."""
+        """The container was made, or not; or, before that, the plan is known."""
         os.eventfd_read(self._inside.wake)
+        if not self._inside.settled.is_set():
+            return
         self._unwatch(self._inside.wake)
         inside = self._inside
         if inside.failure is not None or not (inside.plan and inside.process and inside.channels):
@@ -438,6 +443,8 @@ class Relay:
 
     def _dispatch(self, request: Request, message: Message) -> None:
         local = _LOCAL.get(request.kind)
+        if request.kind == INFO and self._pins.takes(self._image(), request, message):
+            return
         if local is not None:
             self._voice.status(request, "busy")
             local(self, request, message)
@@ -615,11 +622,11 @@ class Relay:
 
     # -- requests that are answered here ----------------------------------------------------------
 
+    def _image(self) -> str | None:
+        return self._inside.named.image if self._inside.named is not None else None
+
     def _kernel_info(self, request: Request, _: Message) -> None:
         named = self._inside.named
-        if named is not None and moves(named.image):
-            # The notebook takes its pins from this answer, and most front ends ask but once.
-            self._inside.settled.wait(PIN_SECONDS)
         if named is not None and named.strict and named.network == "none":
             self._info = info.without_debugger(self._info)
         self._voice.reply(request, self._inside.pinning.info(self._info))

@@ -118,6 +118,7 @@ class Inside:
         handed = -1
         try:
             self.named = self.plan or plan()
+            os.eventfd_write(self.wake, 1)  # whoever asks may have waited to know what it says
             self.plan = self.pinning.plan(self.named)
             self.channels = Channels(self.plan.output_limit + (1 << 20))
             handed = configuration(self.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -222,6 +223,32 @@ def test_one_whose_launcher_is_killed_while_it_starts_ends_and_the_next_is_whole
     starting.manager.restart_kernel(now=True)
     with starting.ready() as kernel:
         assert text_of(kernel.run("print('whole')")[1]) == "whole\n"
+
+
+@pytest.mark.parametrize("argv", [kernels.ARGV, kernels.CELLS], ids=["sandbox", "cells"])
+def test_one_that_waits_for_its_image_hears_that_it_is_to_end(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for `kernel_info` waits for what the image's name means, and nobody else does."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        registry = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = tmp_path / "sandbox-kernel/config.toml"
+        settings.parent.mkdir()
+        settings.write_text(f"image = '{registry}/some/image:1'\n")
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        starting = kernels.Starting(argv)
+        client = starting.manager.client()
+        client.start_channels()
+        process = starting.manager.provisioner.process  # type: ignore[union-attr]
+        silent.settimeout(kernels.SECONDS)
+        connection, _ = silent.accept()
+        with connection:
+            client.kernel_info()
+            time.sleep(0.5)  # it has come there, and no answer tells so
+            starting.manager.shutdown_kernel()
+        client.stop_channels()
+        starting.manager.cleanup_resources()
+    assert process.returncode == 0
 
 
 def test_sandbox_shows_and_changes_the_live_limits(kernel: Kernel) -> None:

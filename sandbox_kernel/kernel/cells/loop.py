@@ -26,7 +26,7 @@ from .. import commands as lines
 from .. import contents, info, signals, usage
 from ..connection import Connection
 from ..outer import AGAIN_SECONDS, Outer, receive
-from ..pinning import PIN_SECONDS, moves
+from ..pinning import INFO, Waiting
 from ..requests import Request
 from ..voice import Voice, failure
 from ..wire import Message, Reader, Signer
@@ -56,6 +56,7 @@ class CellsKernel:
         self._history = History()
         self._session: Session | None = None
         self._opened = threading.Event()
+        self._pins = Waiting(self._opened)
         self._failure: BaseException | None = None
         self._count = 0
         self._queued = 0
@@ -84,14 +85,21 @@ class CellsKernel:
         self._voice.publish("status", {"execution_state": "starting"})
         try:
             while not self._over:
-                again = ceil(AGAIN_SECONDS * 1000) if self._outer.congested else None
-                for ready, _ in self._poller.poll(again):
+                for ready, _ in self._poller.poll(self._patience()):
                     self._actions[ready]()
                 self._outer.pump()
                 self._worker.take(more=lambda: not self._outer.congested)
+                for asked in self._pins.released(self._image()):
+                    self._dispatch(*asked)
         finally:
             self._close()
         return 0
+
+    def _patience(self) -> int | None:
+        """Milliseconds until something is due, None for as long as it takes."""
+        dues = [] if self._pins.due is None else [self._pins.due - time.monotonic()]
+        dues += [AGAIN_SECONDS] if self._outer.congested else []
+        return ceil(max(0.0, min(dues)) * 1000) if dues else None
 
     def _watch(self, what: Any, action: Callable[[], None]) -> None:
         key = what if isinstance(what, (int, zmq.Socket)) else what.fileno()
@@ -122,7 +130,8 @@ class CellsKernel:
 
     def _close(self) -> None:
         """The cell that runs is ended first, then what is left of all others."""
-        deadline = time.monotonic() + LEAVE_SECONDS
+        # An image that is on its way is whole in the store or not at all: nobody waits for it.
+        deadline = time.monotonic() + (LEAVE_SECONDS if self._opened.is_set() else 0)
         self._aborted_until = self._number + 1
         session = self._session
         if session is not None:
@@ -158,6 +167,8 @@ class CellsKernel:
 
     def _dispatch(self, request: Request, message: Message) -> None:
         at_once = _AT_ONCE.get(request.kind)
+        if request.kind == INFO and self._pins.takes(self._image(), request, message):
+            return
         if at_once is not None:
             self._voice.status(request, "busy")
             at_once(self, request, message)
@@ -184,11 +195,11 @@ class CellsKernel:
 
     # -- answered at once -------------------------------------------------------------------------
 
+    def _image(self) -> str | None:
+        return self._session.plan.image if self._session is not None else None
+
     def _kernel_info(self, request: Request, _: Message) -> None:
         session = self._session
-        if session is not None and moves(session.plan.image):
-            # The notebook takes its pins from this answer, and most front ends ask but once.
-            self._opened.wait(PIN_SECONDS)
         self._voice.reply(request, session.pinning.info(self._info) if session else self._info)
 
     def _connect_info(self, request: Request, _: Message) -> None:
@@ -230,11 +241,13 @@ class CellsKernel:
     def _open(self) -> None:
         try:
             self._session = Session()
+            os.eventfd_write(self._worker.wake, 1)  # the image's name is known
             self._session.warm()
         except (errors.SandboxError, OSError) as error:
             self._failure = error
         finally:
             self._opened.set()
+            os.eventfd_write(self._worker.wake, 1)
 
     def _later(self, call: Callable[..., None], *arguments: Any) -> None:
         self._worker.hand_over(lambda: call(*arguments))
