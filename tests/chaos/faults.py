@@ -157,22 +157,27 @@ class Faults:
         return f"at {there} processes"
 
     def _fill_descriptors(self, point: Point) -> str:
-        changed = []
-        for process in [*processes("launcher"), *processes("worker"), *processes("network")]:
-            with contextlib.suppress(psutil.Error):
-                before = process.rlimit(psutil.RLIMIT_NOFILE)
-                most = max((int(n) for n in os.listdir(f"/proc/{process.pid}/fd")), default=0)
-                low = (min(most + SPARE_DESCRIPTORS, before[0]), before[1])
-                process.rlimit(psutil.RLIMIT_NOFILE, low)
-                changed.append((process, before))
+        usual: dict[str, tuple[int, int]] = {}
+        changed = 0
+        for kind in ("launcher", "worker", "network"):
+            for process in processes(kind):
+                with contextlib.suppress(psutil.Error):
+                    before = process.rlimit(psutil.RLIMIT_NOFILE)
+                    most = max((int(n) for n in os.listdir(f"/proc/{process.pid}/fd")), default=0)
+                    low = (min(most + SPARE_DESCRIPTORS, before[0]), before[1])
+                    process.rlimit(psutil.RLIMIT_NOFILE, low)
+                    usual[kind] = max(before, usual.get(kind, before))
+                    changed += 1
 
         def back() -> None:
-            for process, before in changed:
-                with contextlib.suppress(psutil.Error):
-                    process.rlimit(psutil.RLIMIT_NOFILE, before)
+            # Also to those that were started meanwhile, who inherited the low limit.
+            for kind, limits in usual.items():
+                for process in processes(kind):
+                    with contextlib.suppress(psutil.Error):
+                        process.rlimit(psutil.RLIMIT_NOFILE, limits)
 
         self._after(point.seconds, back)
-        return f"in {len(changed)} processes"
+        return f"in {changed} processes"
 
     # -- files
 
