@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sandbox_kernel.runtime import state
+from sandbox_kernel.runtime.cgroups import files
 
 PR_SET_CHILD_SUBREAPER = 36
 PF_KTHREAD = 0x00200000
@@ -30,8 +31,6 @@ RUNTIME_FOLDER = "/run/sandbox-kernel"
 CHAOS = "chaos-"
 KEEPER = "SANDBOX_KERNEL_TESTS_KEEPER"
 SECONDS_TO_SETTLE = 10.0
-NO_FOLDER_IN_IT = 2
-"""Links of such a folder, of control groups of both versions."""
 STATUS_LEFT = 20
 """What a run exits with that left something; pytest itself has 0 to 5."""
 
@@ -216,32 +215,21 @@ def _groups() -> Iterator[str]:
         if not after.startswith("cgroup"):
             continue
         top = f"{before.split()[4]}/sandbox-kernel"
-        for name in _inner_groups(top):
+        for group in files.below(top):
+            name = os.path.basename(group)
             # What root handed over to a user is taken back by who handed it over, whoever it was.
             # What bears the mark of another runtime folder is swept by those who have that one.
             if _is_elsewhere(name):
                 continue
-            group = f"{top}/{name}"
             if not name.startswith("user-"):
                 yield group
             yield from _groups_below(group)
 
 
 def _groups_below(group: str) -> Iterator[str]:
-    for name in _inner_groups(group):
-        yield f"{group}/{name}"
-        yield from _groups_below(f"{group}/{name}")
-
-
-def _inner_groups(group: str) -> list[str]:
-    """Names of the groups in a group. Its links count them, so most need not be listed."""
-    try:
-        if os.stat(group).st_nlink == NO_FOLDER_IN_IT:
-            return []
-        with os.scandir(group) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []  # it is no more
+    for inner in files.below(group):
+        yield inner
+        yield from _groups_below(inner)
 
 
 def _is_elsewhere(group: str) -> bool:
