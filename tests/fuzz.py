@@ -1,6 +1,6 @@
 """`make fuzz SECONDS=600 [TARGET=name]`: feeds each reader of `fuzz_targets` for so long.
 
-Prints what was fed to each; ends at the first that raises what it must not, with the smallest
+The seconds are of processor time, so that they are worth the same beside other work. Prints what was fed to each; ends at the first that raises what it must not, with the smallest
 example that does so.
 """
 
@@ -38,8 +38,8 @@ def main() -> int:
     given = parser.parse_args()
     failed = []
     for name in given.target or TARGETS:
-        end, count, seed = time.monotonic() + given.seconds, 0, given.seed
-        while time.monotonic() < end:
+        end, count, seed = time.process_time() + given.seconds, 0, given.seed
+        while time.process_time() < end:
             try:
                 feed(name, seed)
             except Exception as error:
