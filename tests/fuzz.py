@@ -1,7 +1,7 @@
 """`make fuzz SECONDS=600 [TARGET=name]`: feeds each reader of `fuzz_targets` for so long.
 
-The seconds are of processor time, so that they are worth the same beside other work. Prints what was fed to each; ends at the first that raises what it must not, with the smallest
-example that does so.
+The seconds are of processor time, so that they are worth the same beside other work. Prints what
+was fed to each; one that raises what it must not ends, with the smallest example that does so.
 """
 
 from __future__ import annotations
