@@ -6,11 +6,8 @@ imports it. Which capabilities a container gets is decided in `bundle/`, not her
 
 from __future__ import annotations
 
-import ctypes
-import functools
-
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux.libc import check, libc
+from sandbox_kernel.linux import libc as c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,30 +67,30 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 # Indexing gives a function object of our own, so that these types bind no other module.
-_prctl = libc["prctl"]
-_prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
-_prctl.restype = ctypes.c_int
+_prctl = c.libc["prctl"]
+_prctl.argtypes = (c.c_int,) + (c.c_ulong,) * 4
+_prctl.restype = c.c_int
 
 
-class _Header(ctypes.Structure):
+class _Header(c.Structure):
     """struct __user_cap_header_struct { __u32 version; int pid; }"""
 
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+    _fields_ = (("version", c.c_uint32), ("pid", c.c_int))
 
 
-class _Data(ctypes.Structure):
+class _Data(c.Structure):
     """struct __user_cap_data_struct { __u32 effective; __u32 permitted; __u32 inheritable; }"""
 
     _fields_ = (
-        ("effective", ctypes.c_uint32),
-        ("permitted", ctypes.c_uint32),
-        ("inheritable", ctypes.c_uint32),
+        ("effective", c.c_uint32),
+        ("permitted", c.c_uint32),
+        ("inheritable", c.c_uint32),
     )
 
 
-_capset = libc["capset"]
-_capset.argtypes = (ctypes.POINTER(_Header), ctypes.POINTER(_Data))
-_capset.restype = ctypes.c_int
+_capset = c.libc["capset"]
+_capset.argtypes = (c.c_void_p, c.c_void_p)
+_capset.restype = c.c_int
 
 
 def to_mask(names: Iterable[str]) -> int:
@@ -113,14 +110,18 @@ def to_names(mask: int) -> tuple[str, ...]:
     )
 
 
-@functools.cache
+_last: list[int] = []
+
+
 def last() -> int:
-    """The highest capability number that the running kernel knows."""
-    try:
-        with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-            return int(file.read())
-    except OSError:
-        return len(NAMES) - 1
+    """The highest capability number that the running kernel knows; asked once."""
+    if not _last:
+        try:
+            with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+                _last.append(int(file.read()))
+        except OSError:
+            _last.append(len(NAMES) - 1)
+    return _last[0]
 
 
 def read(pid: int | str = "self") -> dict[str, int]:
@@ -165,7 +166,7 @@ def set_sets(*, effective: int, permitted: int, inheritable: int, ambient: int =
         data[index].effective = effective >> shift & 0xFFFFFFFF
         data[index].permitted = permitted >> shift & 0xFFFFFFFF
         data[index].inheritable = inheritable >> shift & 0xFFFFFFFF
-    _do(_capset(header, data), "set capabilities", permitted)
+    _do(_capset(c.byref(header), data), "set capabilities", permitted)
     for number in range(ambient.bit_length()):
         if ambient >> number & 1:
             _do(
@@ -177,7 +178,7 @@ def set_sets(*, effective: int, permitted: int, inheritable: int, ambient: int =
 
 def _do(result: int, step: str, mask: int) -> None:
     try:
-        check(result)
+        c.check(result)
     except OSError as error:
         shown = " ".join(to_names(mask)) or "none"
         raise StepFailed(step, shown, str(error.strerror), error.errno or 0) from error

@@ -5,8 +5,8 @@ All other networking goes through pyroute2; this one ioctl is here since init ha
 
 from __future__ import annotations
 
+import _socket as socket  # all that is needed here of `socket`, which is slow to import
 import fcntl
-import socket
 import struct
 
 SIOCSIFFLAGS = 0x8914
@@ -17,7 +17,10 @@ IFF_RUNNING = 0x40
 
 def switch_on_loopback() -> None:
     """Bring `lo` up in the network namespace of the caller. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+    any_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
         # struct ifreq { char ifr_name[16]; short ifr_flags; ... } is 40 bytes.
         request = struct.pack("16sh22x", b"lo", IFF_UP | IFF_LOOPBACK | IFF_RUNNING)
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
+    finally:
+        any_socket.close()

@@ -1,26 +1,110 @@
-"""The C library through ctypes, and raw system calls by number. No policy is here.
+"""The C library, and raw system calls by number. No policy is here.
 
 Every function that other modules declare on `libc` sets `argtypes` and `restype`; every result is
 checked by `check`, so that no failed call goes unseen.
+
+The types are those of `ctypes`, made here of the same C module: a command whose callers count the
+time starts with this file, and importing all of `ctypes` takes a third as long as Python's start.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
+from _ctypes import (
+    FUNCFLAG_CDECL,
+    FUNCFLAG_USE_ERRNO,
+    CFuncPtr,
+    Structure,
+    _SimpleCData,
+    addressof,
+    byref,
+    dlopen,
+    get_errno,
+    sizeof,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ctypes import (
+        CDLL,
+        c_char,
+        c_char_p,
+        c_int,
+        c_long,
+        c_ubyte,
+        c_uint32,
+        c_uint64,
+        c_ulong,
+        c_ushort,
+        c_void_p,
+    )
+else:
+    # The letters are those of the module `struct`, "z" a string that ends with 0, "P" any pointer.
 
-libc = ctypes.CDLL(None, use_errno=True)
+    class c_char(_SimpleCData):  # noqa: N801 - these are the names of C and of `ctypes`
+        _type_ = "c"
+
+    class c_ubyte(_SimpleCData):  # noqa: N801
+        _type_ = "B"
+
+    class c_ushort(_SimpleCData):  # noqa: N801
+        _type_ = "H"
+
+    class c_int(_SimpleCData):  # noqa: N801
+        _type_ = "i"
+
+    class c_uint32(_SimpleCData):  # noqa: N801
+        _type_ = "I"
+
+    class c_long(_SimpleCData):  # noqa: N801
+        _type_ = "l"
+
+    class c_ulong(_SimpleCData):  # noqa: N801
+        _type_ = "L"
+
+    class c_uint64(_SimpleCData):  # noqa: N801
+        _type_ = "Q"
+
+    class c_char_p(_SimpleCData):  # noqa: N801
+        _type_ = "z"
+
+    class c_void_p(_SimpleCData):  # noqa: N801
+        _type_ = "P"
+
+    class _Function(CFuncPtr):
+        _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+        _restype_ = c_int
+
+    class CDLL:
+        """What is loaded already: `[name]` is a new function object, `.name` always the same."""
+
+        def __init__(self) -> None:
+            self._handle = dlopen(None, 0)  # by this name `CFuncPtr` looks for it
+
+        def __getitem__(self, name: str) -> _Function:
+            return _Function((name, self))
+
+        def __getattr__(self, name: str) -> _Function:
+            function = self[name]
+            setattr(self, name, function)
+            return function
+
+
+__all__ = [
+    "Structure", "addressof", "byref", "c_char", "c_char_p", "c_int", "c_long", "c_ubyte",
+    "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check", "libc", "number", "sizeof",
+    "syscall",
+]  # fmt: skip
+
+libc = CDLL(None) if TYPE_CHECKING else CDLL()
 
 
 def _raw(count: int) -> Callable[..., int]:
     """syscall(2) with this many arguments, which may be integers, bytes, None or byref."""
     function = libc["syscall"]
-    function.restype = ctypes.c_long
-    function.argtypes = (ctypes.c_long, *[ctypes.c_void_p] * count)
+    function.restype = c_long
+    function.argtypes = (c_long, *[c_void_p] * count)
     return function
 
 
@@ -75,7 +159,7 @@ def syscall(call: int, *arguments: object) -> int:
     """One raw system call; integers are passed in full registers. Raises OSError with errno."""
     result = _RAW[len(arguments)](call, *arguments)
     if result < 0:
-        errno = ctypes.get_errno()
+        errno = get_errno()
         raise OSError(errno, os.strerror(errno))
     return result
 
@@ -83,6 +167,6 @@ def syscall(call: int, *arguments: object) -> int:
 def check(result: int) -> int:
     """The result of a libc function that returns -1 and sets errno. Raises OSError."""
     if result < 0:
-        errno = ctypes.get_errno()
+        errno = get_errno()
         raise OSError(errno, os.strerror(errno))
     return result

@@ -6,14 +6,16 @@ whose descriptor is then the last of the packet.
 
 from __future__ import annotations
 
-import array
-import json
+import _socket as socket  # all that is needed here of `socket`, which is slow to import
 import os
-import socket
+import struct
+
+from sandbox_kernel import plain_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from socket import socket as whole_socket
     from typing import Any
 
 LONGEST_PACKET = 64 * 1024
@@ -24,14 +26,21 @@ _IN_MEMORY = b"memfd"
 _SPACE = socket.CMSG_SPACE(4 * (MOST_DESCRIPTORS + 1))
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[whole_socket, whole_socket]:
     """Both ends of a new channel for such messages. Raises OSError."""
+    from socket import socketpair
+
+    return socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
+def bare_pair() -> tuple[socket.socket, socket.socket]:
+    """The same, as the C module has them: without `with`, and without a slow import."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
 def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
     """Send one message; the descriptors stay open here. Raises OSError."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = plain_json.written(message, compact=True).encode()
     if len(body) <= LONGEST_PACKET:
         _send(channel, body, descriptors)
         return
@@ -47,7 +56,7 @@ def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[
 
 def _send(channel: socket.socket, body: bytes, descriptors: Sequence[int]) -> None:
     control = (
-        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
         if descriptors
         else []
     )
@@ -66,9 +75,8 @@ def receive(channel: socket.socket, flags: int = 0) -> tuple[dict[str, Any], lis
     descriptors: list[int] = []
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers = array.array("i")
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-            descriptors.extend(numbers)
+            count = len(data) // 4
+            descriptors.extend(struct.unpack_from(f"{count}i", data))
     if not body and not descriptors:
         return None
     try:
@@ -91,7 +99,7 @@ def receive(channel: socket.socket, flags: int = 0) -> tuple[dict[str, Any], lis
 def parsed(body: bytes) -> Any:
     """The JSON of a packet. Raises ValueError, also for one that is nested too deep to be read."""
     try:
-        return json.loads(body)
+        return plain_json.read(body)
     except RecursionError:
         raise ValueError("a message is nested too deep") from None
 

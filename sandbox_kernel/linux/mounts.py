@@ -5,7 +5,6 @@ Constants: include/uapi/linux/mount.h and include/uapi/linux/fcntl.h, in the ker
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from sandbox_kernel.linux import libc as c
@@ -48,26 +47,26 @@ ATTRIBUTE_OF_OPTION = {
 
 _mount = c.libc.mount
 _mount.argtypes = (
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_ulong,
-    ctypes.c_char_p,
+    c.c_char_p,
+    c.c_char_p,
+    c.c_char_p,
+    c.c_ulong,
+    c.c_char_p,
 )
-_mount.restype = ctypes.c_int
+_mount.restype = c.c_int
 _umount2 = c.libc.umount2
-_umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
-_umount2.restype = ctypes.c_int
+_umount2.argtypes = (c.c_char_p, c.c_int)
+_umount2.restype = c.c_int
 
 
-class MountAttr(ctypes.Structure):
+class MountAttr(c.Structure):
     """struct mount_attr { __u64 attr_set, attr_clr, propagation, userns_fd; };"""
 
     _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
+        ("attr_set", c.c_uint64),
+        ("attr_clr", c.c_uint64),
+        ("propagation", c.c_uint64),
+        ("userns_fd", c.c_uint64),
     )
 
 
@@ -127,16 +126,16 @@ def change(
     """Set and clear attributes of a mount, or say how mounts below it go on (MS_SHARED, ...)."""
     attributes = MountAttr(attr_set=wanted, attr_clr=cleared, propagation=propagation)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    size = ctypes.sizeof(attributes)
-    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, ctypes.byref(attributes), size)
+    size = c.sizeof(attributes)
+    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, c.byref(attributes), size)
 
 
 def map_identities(mount: int, user_namespace: int, *, recursive: bool = False) -> None:
     """Show the files of a detached mount with the ids of a user namespace (Linux 5.12)."""
     attributes = MountAttr(attr_set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    size = ctypes.sizeof(attributes)
-    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, ctypes.byref(attributes), size)
+    size = c.sizeof(attributes)
+    c.syscall(c.MOUNT_SETATTR, mount, b"", flags, c.byref(attributes), size)
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
@@ -149,6 +148,12 @@ def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
 def make_private() -> None:
     """No mount of this mount namespace is seen elsewhere, and none from elsewhere here."""
     c.check(_mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+
+
+def unescape(field: str) -> str:
+    """A path of /proc/self/mountinfo as it is: some characters are octal there."""
+    head, *rest = field.split("\\")
+    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
 def detach(target: str) -> None:

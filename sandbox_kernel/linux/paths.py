@@ -5,7 +5,6 @@ Constants: include/uapi/linux/openat2.h.
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from sandbox_kernel.linux import libc as c
@@ -17,17 +16,17 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 
-class OpenHow(ctypes.Structure):
+class OpenHow(c.Structure):
     """struct open_how { __u64 flags, mode, resolve; };"""
 
     _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
+        ("flags", c.c_uint64),
+        ("mode", c.c_uint64),
+        ("resolve", c.c_uint64),
     )
 
 
-HOW_SIZE = ctypes.sizeof(OpenHow)
+HOW_SIZE = c.sizeof(OpenHow)
 
 
 def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
@@ -36,7 +35,7 @@ def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) ->
     With RESOLVE_IN_ROOT an absolute path is one below `root`, with AT_FDCWD one of our own.
     """
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return c.syscall(c.OPENAT2, root, os.fsencode(path), ctypes.byref(how), HOW_SIZE)
+    return c.syscall(c.OPENAT2, root, os.fsencode(path), c.byref(how), HOW_SIZE)
 
 
 def find(root: int, path: str) -> int:

@@ -5,12 +5,9 @@ Constants: include/uapi/linux/sched.h, include/uapi/linux/prctl.h, include/uapi/
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
+import _signal as signal  # `signal` is the same with enumerations around it, slow to import
 import os
 import select
-import signal
 
 from sandbox_kernel.linux import libc as c
 
@@ -57,23 +54,26 @@ SFD_NONBLOCK = os.O_NONBLOCK
 SFD_CLOEXEC = os.O_CLOEXEC
 
 _prctl = c.libc.prctl
-_prctl.restype = ctypes.c_int
+_prctl.restype = c.c_int
 _setns = c.libc.setns
-_setns.argtypes = (ctypes.c_int, ctypes.c_int)
-_setns.restype = ctypes.c_int
+_setns.argtypes = (c.c_int, c.c_int)
+_setns.restype = c.c_int
 _unshare = c.libc.unshare
-_unshare.argtypes = (ctypes.c_int,)
-_unshare.restype = ctypes.c_int
+_unshare.argtypes = (c.c_int,)
+_unshare.restype = c.c_int
 _signalfd = c.libc.signalfd
-_signalfd.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-_signalfd.restype = ctypes.c_int
+_signalfd.argtypes = (c.c_int, c.c_void_p, c.c_int)
+_signalfd.restype = c.c_int
+_memmove = c.libc["memmove"]
+_memmove.argtypes = (c.c_void_p, c.c_void_p, c.c_ulong)
+_memmove.restype = c.c_void_p
 
 
-class CloneArgs(ctypes.Structure):
+class CloneArgs(c.Structure):
     """struct clone_args of include/uapi/linux/sched.h, all members __aligned_u64."""
 
     _fields_ = tuple(
-        (name, ctypes.c_uint64)
+        (name, c.c_uint64)
         for name in (
             "flags",
             "pidfd",
@@ -98,13 +98,13 @@ def clone(flags: int) -> tuple[int, int]:
     as after fork(2), and does what single-threaded Python does until it executes a program or
     ends by `os._exit`.
     """
-    pidfd = ctypes.c_int(-1)
+    pidfd = c.c_int(-1)
     arguments = CloneArgs(
         flags=flags | CLONE_PIDFD,
-        pidfd=ctypes.addressof(pidfd),
+        pidfd=c.addressof(pidfd),
         exit_signal=signal.SIGCHLD,
     )
-    pid = c.syscall(c.CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    pid = c.syscall(c.CLONE3, c.byref(arguments), c.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
 
 
@@ -113,9 +113,9 @@ def clone_sibling(flags: int) -> tuple[int, int]:
 
     JUSTIFICATION and SAFETY as there. clone3(2) takes no signal to send with this flag.
     """
-    pidfd = ctypes.c_int(-1)
-    arguments = CloneArgs(flags=flags | CLONE_PIDFD | CLONE_PARENT, pidfd=ctypes.addressof(pidfd))
-    pid = c.syscall(c.CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    pidfd = c.c_int(-1)
+    arguments = CloneArgs(flags=flags | CLONE_PIDFD | CLONE_PARENT, pidfd=c.addressof(pidfd))
+    pid = c.syscall(c.CLONE3, c.byref(arguments), c.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
 
 
@@ -153,15 +153,19 @@ def wait_ended(pidfd: int) -> None:
 
 def reap(pidfd: int) -> None:
     """Take what is left of a process that ended, if it is a child of ours that nobody reaped."""
-    with contextlib.suppress(ChildProcessError):
+    try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        pass
 
 
 def reap_all() -> None:
     """The same for every child of ours."""
-    with contextlib.suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        pass
 
 
 def pid_of(pidfd: int) -> int:
@@ -193,11 +197,11 @@ def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument. Raises OSError."""
     c.check(
         _prctl(
-            ctypes.c_int(option),
-            ctypes.c_ulong(value),
-            ctypes.c_ulong(0),
-            ctypes.c_ulong(0),
-            ctypes.c_ulong(0),
+            c.c_int(option),
+            c.c_ulong(value),
+            c.c_ulong(0),
+            c.c_ulong(0),
+            c.c_ulong(0),
         )
     )
 
@@ -209,8 +213,8 @@ def set_identity(uid: int, gid: int, groups: Sequence[int] | None) -> None:
     system calls only the one that makes them. SAFETY: the array lives until the call is over.
     """
     if groups is not None:
-        array = (ctypes.c_uint32 * len(groups))(*groups)
-        c.syscall(c.number("setgroups"), len(groups), ctypes.byref(array))
+        array = (c.c_uint32 * len(groups))(*groups)
+        c.syscall(c.number("setgroups"), len(groups), c.byref(array))
     c.syscall(c.number("setresgid"), gid, gid, gid)
     c.syscall(c.number("setresuid"), uid, uid, uid)
 
@@ -222,8 +226,7 @@ def end_with_parent() -> None:
 
 def set_name(name: str) -> None:
     """The name that `ps` shows, 15 bytes at most (PR_SET_NAME)."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    c.check(_prctl(ctypes.c_int(PR_SET_NAME), buffer, 0, 0, 0))
+    c.check(_prctl(c.c_int(PR_SET_NAME), name.encode()[:15], 0, 0, 0))
 
 
 def close_all_but(keep: tuple[int, ...]) -> None:
@@ -240,17 +243,26 @@ def child_signal_descriptor() -> int:
     """Block SIGCHLD and return a descriptor that is readable when a child ended."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
     # sigset_t of the C library: 1024 bits, signal n is bit n - 1.
-    mask = (ctypes.c_ubyte * 128)()
+    mask = (c.c_ubyte * 128)()
     mask[(signal.SIGCHLD - 1) // 8] = 1 << ((signal.SIGCHLD - 1) % 8)
     return c.check(_signalfd(-1, mask, SFD_NONBLOCK | SFD_CLOEXEC))
 
 
-@functools.cache
+_area: list[tuple[int, int]] = []
+
+
 def argument_area() -> tuple[int, int]:
     """Return the first address of this process's arguments and the one after them, (0, 0): unknown.
 
-    Fields arg_start and arg_end of /proc/PID/stat, proc(5). A fork has them where its parent had.
+    Asked once: a fork has them where its parent had.
     """
+    if not _area:
+        _area.append(_read_area())
+    return _area[0]
+
+
+def _read_area() -> tuple[int, int]:
+    """Fields arg_start and arg_end of /proc/PID/stat, proc(5)."""
     try:
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
@@ -267,4 +279,4 @@ def set_command_line(text: str) -> None:
     """
     start, end = argument_area()
     if start:
-        ctypes.memmove(start, text.encode().ljust(end - start, b"\0")[: end - start], end - start)
+        _memmove(start, text.encode().ljust(end - start, b"\0")[: end - start], end - start)

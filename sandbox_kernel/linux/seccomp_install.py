@@ -5,12 +5,11 @@ How a program is made is in `linux/seccomp.py`; what it allows in `bundle/seccom
 
 from __future__ import annotations
 
-import ctypes
 import errno
 
 from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.linux import libc as c
 from sandbox_kernel.linux import processes
-from sandbox_kernel.linux.libc import check, libc
 
 # include/uapi/linux/prctl.h
 PR_SET_SECCOMP = 22
@@ -22,15 +21,15 @@ INSTRUCTION_SIZE = 8
 BPF_MAXINSNS = 4096
 
 
-_prctl = libc["prctl"]
-_prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
-_prctl.restype = ctypes.c_int
+_prctl = c.libc["prctl"]
+_prctl.argtypes = (c.c_int, c.c_ulong, c.c_void_p, c.c_ulong, c.c_ulong)
+_prctl.restype = c.c_int
 
 
-class SockFprog(ctypes.Structure):
+class SockFprog(c.Structure):
     """struct sock_fprog { unsigned short len; struct sock_filter *filter; }"""
 
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+    _fields_ = (("len", c.c_ushort), ("filter", c.c_void_p))
 
 
 def install(program: bytes, *, no_new_privs: bool = True) -> None:
@@ -45,12 +44,12 @@ def install(program: bytes, *, no_new_privs: bool = True) -> None:
     count, rest = divmod(len(program), INSTRUCTION_SIZE)
     if rest or not 0 < count <= BPF_MAXINSNS:
         raise StepFailed("install seccomp program of", f"{len(program)} bytes", "not a program")
-    buffer = ctypes.create_string_buffer(program, len(program))
-    header = SockFprog(count, ctypes.cast(buffer, ctypes.c_void_p))
+    buffer = (c.c_char * len(program)).from_buffer_copy(program)
+    header = SockFprog(count, c.addressof(buffer))
     try:
         if no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
-        check(_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0))
+        c.check(_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, c.byref(header), 0, 0))
     except OSError as error:
         why = str(error.strerror)
         if error.errno == errno.EINVAL:

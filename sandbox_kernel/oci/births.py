@@ -7,8 +7,8 @@ makes a pid namespace below another must be in that, and its child is a child of
 
 from __future__ import annotations
 
+import _signal as signal  # `signal` is the same with enumerations around it, slow to import
 import os
-import signal
 
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.oci.faults import StepFailed, doing
@@ -64,7 +64,7 @@ def _born_by_helper(
     flags: int,
     child: Callable[[], NoReturn],
 ) -> int:
-    ours, theirs = messages.pair()
+    ours, theirs = messages.bare_pair()
     opened = [
         (kind, os.open(joined[kind], os.O_RDONLY | os.O_CLOEXEC))
         for kind in ORDER

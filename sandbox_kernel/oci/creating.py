@@ -14,13 +14,14 @@ The order, and who does it:
 
 from __future__ import annotations
 
+import _signal as signal  # `signal` is the same with enumerations around it, slow to import
+import _socket as socket  # all that is needed here of `socket`, which is slow to import
 import os
-import signal
-import socket
 import sys
 import time
 
 from sandbox_kernel.linux import interfaces, messages, mounts, processes
+from sandbox_kernel.linux import libc as c
 from sandbox_kernel.oci import births, hooks, mounting, payload, state
 from sandbox_kernel.oci.faults import StepFailed, doing, said
 from sandbox_kernel.oci.groups import Group
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
+_accept4 = c.libc["accept4"]
+_accept4.argtypes = (c.c_int, c.c_void_p, c.c_void_p, c.c_int)
+_accept4.restype = c.c_int
 STAGE = "/tmp"  # noqa: S108 - mounted over in a private namespace, never written to
 
 
@@ -94,7 +98,7 @@ class _Making:
         resources = linux.get("resources") or {}
         group = self._group = Group.make(linux.get("cgroupsPath"), self._wish.name, resources)
         trees = mounting.sources(config, self._wish.bundle, new_user=has_user)
-        channel, theirs = messages.pair()
+        channel, theirs = messages.bare_pair()
         listening = _listen(self._folder)
         path = self._wish.console_socket
         birth = _Birth(
@@ -215,6 +219,12 @@ def _listen(folder: state.Folder) -> socket.socket:
         os.fchdir(here)
         os.close(here)
     return listening
+
+
+def accepted(listening: socket.socket) -> socket.socket:
+    """Who connects next. Raises OSError."""
+    descriptor = c.check(_accept4(listening.fileno(), None, None, socket.SOCK_CLOEXEC))
+    return socket.socket(fileno=descriptor)
 
 
 def connect(folder: state.Folder) -> socket.socket:
@@ -378,7 +388,7 @@ class _Birth:
 
     def _wait(self) -> socket.socket:
         """Until somebody starts the container; the channel to him closes itself at exec."""
-        channel, _ = self._listening.accept()
+        channel = accepted(self._listening)
         self._listening.close()
         received = messages.receive(channel)
         if received is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 
+from sandbox_kernel import plain_json
 from sandbox_kernel.linux import capabilities, processes
 from sandbox_kernel.oci.faults import StepFailed, wrong
 
@@ -29,7 +29,7 @@ def load(bundle: str) -> dict[str, Any]:
     path = f"{bundle}/config.json"
     try:
         with open(path, "rb") as file:
-            found = json.loads(file.read(LARGEST))
+            found = plain_json.read(file.read(LARGEST))
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise StepFailed("read", path, why, error.errno or 0) from error

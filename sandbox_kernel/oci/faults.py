@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sandbox_kernel.errors import InvalidOption, SandboxError, StepFailed
-from sandbox_kernel.runtime.rootfs import step as doing
+from sandbox_kernel.runtime.steps import step as doing
 
 __all__ = ["StepFailed", "doing", "said", "wrong"]
 

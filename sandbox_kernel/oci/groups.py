@@ -6,13 +6,12 @@ cgroup-v2.rst, and config-linux.md of the specification for what each field mean
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import time
 
+from sandbox_kernel.linux.mounts import unescape
 from sandbox_kernel.oci.faults import StepFailed, doing, wrong
-from sandbox_kernel.runtime.cgroups import files, mounted
+from sandbox_kernel.runtime.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,9 +61,9 @@ def hierarchies() -> tuple[dict[str, str], str | None]:
             before, _, after = line.rstrip("\n").partition(" - ")
             kind = after.split(" ", 1)[0]
             if kind == "cgroup2":
-                v2 = mounted.unescape(before.split(" ")[4])
+                v2 = unescape(before.split(" ")[4])
             elif kind == "cgroup":
-                place = mounted.unescape(before.split(" ")[4])
+                place = unescape(before.split(" ")[4])
                 words = after.rpartition(" ")[2].split(",")
                 named = [word for word in words if word.startswith("name=")]
                 known = _controllers()
@@ -247,7 +246,7 @@ class Group:
         if self.is_frozen():
             self.freeze(False)
 
-    def send(self, number: signal.Signals | int) -> None:
+    def send(self, number: int) -> None:
         """A signal to every process in it."""
         for pid in self.members():
             try:
@@ -261,8 +260,10 @@ class Group:
             files.remove(directory)
             parent = os.path.dirname(directory)
             if os.path.basename(parent) == OURS:
-                with contextlib.suppress(OSError):  # another container is in it
+                try:
                     os.rmdir(parent)
+                except OSError:
+                    continue  # another container is in it
 
 
 def _asks(resources: Mapping[str, Any]) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import _signal as signal  # `signal` is the same with enumerations around it, slow to import
 import os
-import signal
 
+from sandbox_kernel import plain_json
 from sandbox_kernel.linux import processes, waiting
 from sandbox_kernel.oci.faults import StepFailed, doing
 
@@ -23,7 +23,7 @@ def run(config: Mapping[str, Any], kind: str, state: Mapping[str, Any]) -> None:
     Raises StepFailed at the first that fails.
     """
     for hook in (config.get("hooks") or {}).get(kind) or ():
-        _run(kind, hook, json.dumps(state).encode())
+        _run(kind, hook, plain_json.written(state).encode())
 
 
 def _run(kind: str, hook: Mapping[str, Any], state: bytes) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
+from sandbox_kernel import plain_json
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.oci import creating, document, payload, state
 from sandbox_kernel.oci.faults import StepFailed, doing
@@ -13,7 +13,7 @@ from sandbox_kernel.oci.groups import Group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from _socket import socket
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ def process_of(
     if file is not None:
         with doing("read", file), open(file, "rb") as opened:
             try:
-                process: dict[str, Any] = json.loads(opened.read())
+                process: dict[str, Any] = plain_json.read(opened.read())
             except ValueError as error:
                 raise StepFailed("read", file, f"it is no JSON: {error}") from error
     else:
@@ -70,7 +70,7 @@ def start(
     program = _program(linux)
     console = creating.connected(wish.console_socket) if wish.console_socket else None
     opened = _namespaces(known["pid"])
-    ours, theirs = messages.pair()
+    ours, theirs = messages.bare_pair()
     helper = os.fork()
     if helper == 0:
         _join(wish, ours, theirs, opened, known, linux, process, program, console)
@@ -133,14 +133,14 @@ def _namespaces(pid: int) -> list[tuple[str, int]]:
 
 def _join(
     wish: creating.Wish,
-    outer: socket.socket,
-    channel: socket.socket,
+    outer: socket,
+    channel: socket,
     opened: Sequence[tuple[str, int]],
     known: Mapping[str, Any],
     linux: Mapping[str, Any],
     process: Mapping[str, Any],
     program: bytes | None,
-    console: socket.socket | None,
+    console: socket | None,
 ) -> NoReturn:
     """In a helper: join all, and have a sibling of it become the process."""
     outer.close()

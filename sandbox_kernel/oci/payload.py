@@ -6,13 +6,11 @@ terminal, a scheduler, an I/O priority, labels of security modules, a personalit
 
 from __future__ import annotations
 
-import ctypes
+import _signal as signal  # `signal` is the same with enumerations around it, slow to import
+import _socket as socket  # all that is needed here of `socket`, which is slow to import
 import fcntl
 import os
-import signal
-import socket
 import struct
-import termios
 
 from sandbox_kernel.linux import capabilities, processes, seccomp_install
 from sandbox_kernel.linux import libc as c
@@ -55,11 +53,12 @@ def open_terminal(process: Mapping[str, Any], console: socket.socket | None) -> 
         size = process.get("consoleSize") or {}
         if size:
             rows, columns = size.get("height", 24), size.get("width", 80)
-            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            fcntl.ioctl(slave, 0x5414, struct.pack("HHHH", rows, columns, 0, 0))  # TIOCSWINSZ
+        fcntl.ioctl(slave, 0x540E, 0)  # TIOCSCTTY
     if console is not None:
         with doing("send the terminal to", "the console socket"):
-            socket.send_fds(console, [b"/dev/ptmx"], [master])
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", master))
+            console.sendmsg([b"/dev/ptmx"], [rights])
             console.close()
     for number in (0, 1, 2):
         os.dup2(slave, number)
@@ -187,9 +186,9 @@ def _set_scheduler(wanted: Mapping[str, Any] | None) -> None:
         "=IIQiIQQQ", 48, policy, flags, wanted.get("nice", 0), wanted.get("priority", 0),
         wanted.get("runtime", 0), wanted.get("deadline", 0), wanted.get("period", 0),
     )  # fmt: skip
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    buffer = (c.c_char * len(attributes)).from_buffer_copy(attributes)
     with doing("set scheduler", str(wanted["policy"])):
-        c.syscall(_number("sched_setattr"), 0, ctypes.byref(buffer), 0)
+        c.syscall(_number("sched_setattr"), 0, c.byref(buffer), 0)
 
 
 def _set_io_priority(wanted: Mapping[str, Any] | None) -> None:
@@ -211,4 +210,4 @@ def _set_personality(wanted: Mapping[str, Any] | None) -> None:
     if wanted.get("flags"):
         raise wrong("linux.personality.flags", wanted["flags"], "nothing: none is defined")
     with doing("set personality", str(wanted["domain"])):
-        c.check(c.libc.personality(ctypes.c_ulong(value)))
+        c.check(c.libc.personality(c.c_ulong(value)))

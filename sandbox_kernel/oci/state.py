@@ -12,9 +12,9 @@ has by now is never taken for it.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 
+from sandbox_kernel import plain_json
 from sandbox_kernel.oci.faults import StepFailed
 
 TYPE_CHECKING = False
@@ -83,14 +83,14 @@ class Folder:
         """Keep what is known of it."""
         temporary = f"{self.path}/state.json.new"
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(known, file)
+            file.write(plain_json.written(known))
         os.rename(temporary, f"{self.path}/state.json")
 
     def read(self) -> dict[str, Any]:
         """What is known of it. Raises StepFailed while nothing is, or when it can't be read."""
         try:
             with open(f"{self.path}/state.json", encoding="utf-8") as file:
-                known: dict[str, Any] = json.load(file)
+                known: dict[str, Any] = plain_json.read(file.read())
         except (OSError, ValueError, RecursionError) as error:
             raise StepFailed("find", self.name, "it was not made to the end", 2) from error
         if not isinstance(known, dict):

@@ -1,5 +1,4 @@
-"""Waiting for a program in the foreground: its signals, and the terminal of the caller if it has
-one of its own."""
+"""The terminal of a program in the foreground, shown on the one of the caller."""
 
 from __future__ import annotations
 
@@ -7,56 +6,38 @@ import contextlib
 import fcntl
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import termios
 import tty
 
-from sandbox_kernel.linux import processes
+from sandbox_kernel.oci.foreground import Foreground
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from sandbox_kernel.oci.creating import Wish
 
 CHUNK = 65536
 
 
-class Shown:
-    """What a foreground program is shown on."""
+class Terminal(Foreground):
+    """Shown on our own terminal, through one of the container's, which it sends to our socket."""
 
-    def __init__(self, listening: socket.socket | None) -> None:
+    def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
         self._master = -1
 
-    def wait(self, pid: int, passed_on: Sequence[signal.Signals]) -> int:
-        """Until a child of ours ends; returns its status as a shell has it.
-
-        Signals that we get are for the program.
-        """
-        pidfd = processes.pidfd_open(pid)
-
-        def pass_on(number: int, frame: object) -> None:
-            with contextlib.suppress(ProcessLookupError):
-                processes.send_signal(pidfd, number)
-
-        for number in passed_on:
-            signal.signal(number, pass_on)
-        if self._listening is not None:
-            self._take_master()
-            signal.signal(signal.SIGWINCH, lambda *_: self._resize())
-            self._copy(pidfd)
-        else:
-            processes.wait_ended(pidfd)
-        _, status = os.waitpid(pid, 0)
-        os.close(pidfd)
-        code = os.waitstatus_to_exitcode(status)
-        return 128 - code if code < 0 else code
+    def _show(self, pidfd: int) -> None:
+        self._take_master()
+        signal.signal(signal.SIGWINCH, lambda *_: self._resize())
+        self._copy(pidfd)
 
     def _take_master(self) -> None:
-        assert self._listening is not None
         channel, _ = self._listening.accept()
         _, descriptors, _, _ = socket.recv_fds(channel, 16, 1)
         self._master = descriptors[0]
@@ -99,21 +80,15 @@ class Shown:
 
 
 @contextlib.contextmanager
-def offered(wish: Wish, *, wanted: bool) -> Iterator[Shown]:
-    """With a console socket of ours in `wish`, when the program wants a terminal."""
-    if not wanted:
-        yield Shown(None)
-        return
-    import shutil
-    import tempfile
-
+def offered(wish: Wish) -> Iterator[Terminal]:
+    """With a console socket of ours in `wish`."""
     folder = tempfile.mkdtemp(prefix="sandbox-kernel-console-")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         wish.console_socket = f"{folder}/socket"
         listening.bind(wish.console_socket)
         listening.listen(1)
-        yield Shown(listening)
+        yield Terminal(listening)
     finally:
         listening.close()
         shutil.rmtree(folder)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import _signal as signal  # `signal` is the same with enumerations around it, slow to import
 import os
-import signal
 import sys
 import time
 
+from sandbox_kernel import plain_json
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.linux import processes
 from sandbox_kernel.oci import document, state, words
@@ -17,9 +17,11 @@ from sandbox_kernel.oci.groups import Group
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from sandbox_kernel.oci.creating import Wish
+    from sandbox_kernel.oci.foreground import Foreground
 
 # What other runtimes take and we have no use for: it asks for nothing that we would leave out.
 IDLE = ("no-pivot!", "no-new-keyring!", "no-subreaper!", "keep!")
@@ -122,7 +124,7 @@ def _start(root: str, name: str) -> None:
 
 def run(root: str, given: Sequence[str]) -> int:
     """`run [--bundle DIR] [--detach] [--pid-file FILE] ID`"""
-    from sandbox_kernel.oci import creating, terminals
+    from sandbox_kernel.oci import creating
 
     options, rest = words.split(given, OF_CREATE, more=True)
     wish = _wish(root, options, _one(rest, "run [--bundle DIR] ID"))
@@ -132,7 +134,7 @@ def run(root: str, given: Sequence[str]) -> int:
     if terminal and not wish.console_socket and detached:
         allowed = "a socket, since `process.terminal` is set"
         raise InvalidOption("--console-socket", "nothing", allowed)
-    with terminals.offered(wish, wanted=terminal and not wish.console_socket) as shown:
+    with _shown(wish, terminal=terminal) as shown:
         pid = creating.create(wish, config)
         try:
             _start(root, wish.name)
@@ -146,9 +148,20 @@ def run(root: str, given: Sequence[str]) -> int:
     return status
 
 
+def _shown(wish: Wish, *, terminal: bool) -> AbstractContextManager[Foreground]:
+    """What the program is shown on: our terminal, when it has one that nobody else takes."""
+    if terminal and not wish.console_socket:
+        from sandbox_kernel.oci import terminals
+
+        return terminals.offered(wish)
+    from sandbox_kernel.oci.foreground import Foreground
+
+    return Foreground()
+
+
 def execute(root: str, given: Sequence[str]) -> int:
     """`exec [options] ID COMMAND...` or `exec --process FILE ID`"""
-    from sandbox_kernel.oci import joining, terminals
+    from sandbox_kernel.oci import joining
 
     options, rest = words.split(given, OF_EXEC, more=False)
     if not rest:
@@ -180,8 +193,7 @@ def execute(root: str, given: Sequence[str]) -> int:
         groups = process.setdefault("user", {}).setdefault("additionalGids", [])
         groups.append(int(group_id))
     detached = words.switched(options, "detach")
-    wanted = bool(process.get("terminal")) and not wish.console_socket
-    with terminals.offered(wish, wanted=wanted) as shown:
+    with _shown(wish, terminal=bool(process.get("terminal"))) as shown:
         pid = joining.start(wish, known, config, process)
         return 0 if detached else shown.wait(pid, PASSED_ON)
 
@@ -192,6 +204,8 @@ def tell_state(root: str, given: Sequence[str]) -> int:
     folder = state.Folder.find(root, _one(rest, "state ID"), locked=False)
     known = folder.read()
     told = _told(folder, known)
+    import json  # for its indentation
+
     print(json.dumps(told, indent=2))
     return 0
 
@@ -242,10 +256,10 @@ def signal_number(text: str) -> int:
     if text.isdigit() and 0 <= int(text) <= signal.NSIG:
         return int(text)
     name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
-    try:
-        return int(signal.Signals[name])
-    except KeyError:
-        raise InvalidOption("SIGNAL", text, "a name or number of signal(7)") from None
+    number = getattr(signal, name, None) if "_" not in name else None  # not SIG_BLOCK
+    if not isinstance(number, int):
+        raise InvalidOption("SIGNAL", text, "a name or number of signal(7)")
+    return number
 
 
 def delete(root: str, given: Sequence[str]) -> int:
@@ -310,7 +324,7 @@ def list_all(root: str, given: Sequence[str]) -> int:
     if words.switched(options, "quiet"):
         print("".join(f"{row['id']}\n" for row in rows), end="")
     elif words.last(options, "format") == "json":
-        print(json.dumps(rows))
+        print(plain_json.written(rows))
     else:
         print(f"{'ID':<24}{'PID':<10}{'STATUS':<10}{'BUNDLE':<40}CREATED")
         for row in rows:
@@ -326,7 +340,7 @@ def tell_processes(root: str, given: Sequence[str]) -> int:
     folder = state.Folder.find(root, rest[0], locked=False)
     members = Group(folder.read()["groups"]).members()
     if words.last(options, "format") == "json":
-        print(json.dumps(members))
+        print(plain_json.written(members))
         return 0
     print(f"{'UID':<8}{'PID':<8}{'PPID':<8}CMD")
     for pid in members:
@@ -352,10 +366,10 @@ def update(root: str, given: Sequence[str]) -> int:
         with doing("read", source):
             try:
                 if source == "-":
-                    resources = json.loads(sys.stdin.read())
+                    resources = plain_json.read(sys.stdin.read())
                 else:
                     with open(source, "rb") as file:
-                        resources = json.loads(file.read())
+                        resources = plain_json.read(file.read())
             except ValueError as error:
                 raise StepFailed("read", source, f"it is no JSON: {error}") from error
     for name, (part, field) in OF_UPDATE.items():
@@ -410,6 +424,8 @@ def events(root: str, given: Sequence[str]) -> int:
 
 def tell_features(root: str, given: Sequence[str]) -> int:
     """`features`"""
+    import json
+
     from sandbox_kernel.oci import features
 
     print(json.dumps(features.features(), indent=2))
@@ -418,6 +434,8 @@ def tell_features(root: str, given: Sequence[str]) -> int:
 
 def write_specification(root: str, given: Sequence[str]) -> int:
     """`spec [--bundle DIR] [--rootless]`"""
+    import json
+
     from sandbox_kernel.oci import features
 
     options, _ = words.split(given, words.table(("bundle", "rootless!"), b="bundle"), more=True)

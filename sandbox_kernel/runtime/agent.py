@@ -20,7 +20,7 @@ import socket
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.runtime import payload
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

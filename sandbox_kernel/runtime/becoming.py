@@ -6,14 +6,13 @@ In which order they have to be taken stands in `payload`, and in `oci.payload`.
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import resource
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import processes
 from sandbox_kernel.runtime import accounts
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,12 +61,20 @@ def rlimit(value: int) -> int:
     return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
 
 
-@functools.cache
+_may_set_groups: list[bool] = []
+
+
 def may_set_groups() -> bool:
     """Whether this user namespace allows setgroups(2): not where one id was mapped for itself.
 
-    A maker asks while it sees itself in /proc; a container's /proc does not show it.
+    Asked once: a maker asks while it sees itself in /proc; a container's /proc does not show it.
     """
+    if not _may_set_groups:
+        _may_set_groups.append(_read_setgroups())
+    return _may_set_groups[0]
+
+
+def _read_setgroups() -> bool:
     file = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(file, 64).strip() == b"allow"

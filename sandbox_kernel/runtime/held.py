@@ -25,7 +25,7 @@ import stat
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import messages, mounts, paths, processes
 from sandbox_kernel.runtime import cells, identities, rootfs
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import first_process, messages, mounts, processes
 from sandbox_kernel.runtime import agent, becoming, payload, rootfs
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.rootfs import step, told
+from sandbox_kernel.runtime.rootfs import told
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from sandbox_kernel.linux import capabilities, mounts, processes
 from sandbox_kernel.runtime import becoming, ferry, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.keeper import ENVIRONMENT, STAGE
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

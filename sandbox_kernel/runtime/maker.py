@@ -46,7 +46,8 @@ from sandbox_kernel.linux import (
 )
 from sandbox_kernel.runtime import agent, becoming, keeper, machine, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.rootfs import step, told
+from sandbox_kernel.runtime.rootfs import told
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

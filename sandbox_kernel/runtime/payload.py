@@ -26,7 +26,7 @@ from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import capabilities, landlock, processes, seccomp_install, seccomp_notify
 from sandbox_kernel.runtime import becoming, building, transfer, trying
 from sandbox_kernel.runtime.cgroups import files
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

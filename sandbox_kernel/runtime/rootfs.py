@@ -16,6 +16,7 @@ import stat
 
 from sandbox_kernel.errors import SandboxError, StepFailed
 from sandbox_kernel.linux import first_process, mounts, paths
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,24 +33,6 @@ MOST_INODES = 1_000_000
 OWN_PLACES = ("/proc", "/sys", "/dev")
 # Options of proc, of a container with `strict`, beyond those with which pid 1 mounts it.
 STRICT_PROC = frozenset(("ro", "hidepid=invisible"))
-
-
-class step:  # noqa: N801 - reads as a statement: `with step("mount", "/proc"):`
-    """Turns the OSError of one step into a StepFailed that names it."""
-
-    __slots__ = ("subject", "verb")
-
-    def __init__(self, verb: str, subject: str) -> None:
-        self.verb = verb
-        self.subject = subject
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, StepFailed):
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise StepFailed(self.verb, self.subject, why, error.errno or 0) from error
 
 
 def told(error: BaseException, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from sandbox_kernel.runtime.keeper import (
     Keeper,
     write,
 )
-from sandbox_kernel.runtime.rootfs import step
+from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

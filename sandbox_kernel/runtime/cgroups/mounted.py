@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+from sandbox_kernel.linux.mounts import unescape
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
@@ -67,9 +69,3 @@ def own_v2(mount: Mount) -> str | None:
     if path != root and not path.startswith(root + "/"):
         return None
     return (mount.directory + path[len(root) :]).rstrip("/")
-
-
-def unescape(field: str) -> str:
-    """A path as it is, from its form with octal escapes for space, tab, newline and backslash."""
-    head, *rest = field.split("\\")
-    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
