@@ -69,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sandbox-kernel {__version__}")
         return 0
     if words[0] == "runtime" and "--help" not in words:  # straight: its callers count the time
+        if argv is None:
+            from sandbox_kernel.oci.entry import command
+
+            command(words[1:])
         from sandbox_kernel.oci import main as runtime
 
         return runtime.main(words[1:])

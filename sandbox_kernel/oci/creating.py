@@ -10,6 +10,9 @@ The order, and who does it:
     child   hooks createContainer; pivot_root, masks, kernel parameters, terminal
     here    the state is `created`
     child   listens for the start; hooks startContainer; identity, filter, exec
+
+Where there are no such hooks, nobody waits for them. `run` starts it over the channel that there
+is: then nobody listens, and the state is `creating` until the program runs.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
+HOOKS_BETWEEN = ("prestart", "createRuntime")
 _accept4 = c.libc["accept4"]
 _accept4.argtypes = (c.c_int, c.c_void_p, c.c_void_p, c.c_int)
 _accept4.restype = c.c_int
@@ -62,14 +66,22 @@ class Wish:
         self.preserved = preserved
 
 
-def create(wish: Wish, config: Mapping[str, Any]) -> int:
-    """Make it; returns the pid of its first process, a child of ours. Raises SandboxError."""
+def create(wish: Wish, config: Mapping[str, Any], *, started: bool = False) -> int:
+    """Make it, and start it; returns the pid of its first process, a child of ours.
+
+    Raises SandboxError.
+    """
     folder = state.Folder.make(wish.root, wish.name)
     making = _Making(wish, {**config, "linux": config.get("linux") or {}}, folder)
     try:
-        making.make()
+        channel = making.make(listens=not started)
+        if not started:
+            making.created()
         if wish.pid_file:
             write_pid(wish.pid_file, making.pid)
+        if started:
+            making.start(channel)
+        channel.close()
     except BaseException:
         making.undo()
         raise
@@ -88,8 +100,8 @@ class _Making:
         self._known: dict[str, Any] = {}
         self.pid = 0
 
-    def make(self) -> None:
-        """Up to where its program waits. Raises SandboxError."""
+    def make(self, *, listens: bool) -> socket.socket:
+        """Up to where its program waits; returns the channel to it. Raises SandboxError."""
         config, linux = self._config, self._config["linux"]
         program = _filter(config)
         joined, made = births.namespaces(config)
@@ -99,7 +111,7 @@ class _Making:
         group = self._group = Group.make(linux.get("cgroupsPath"), self._wish.name, resources)
         trees = mounting.sources(config, self._wish.bundle, new_user=has_user)
         channel, theirs = messages.bare_pair()
-        listening = _listen(self._folder)
+        listening = _listen(self._folder) if listens else None
         path = self._wish.console_socket
         birth = _Birth(
             self._wish, self._folder, config, (channel, theirs), listening, trees, program,
@@ -107,21 +119,35 @@ class _Making:
         )  # fmt: skip
         self.pid = births.born(config, birth.child)
         theirs.close()
-        listening.close()
+        if listening is not None:
+            listening.close()
         if "user" in made:
             births.write_maps(self.pid, config)
         group.enter(self.pid)
         self._known = known = self._what_is_known(group)
-        _go(channel, "go", groups=group.directories)
-        _hear(channel, "mounted")
-        self._folder.write({**known, "creating": True})  # a hook may ask
         shown = spoken(known, "creating")
-        hooks.run(config, "prestart", shown)
-        hooks.run(config, "createRuntime", shown)
-        _go(channel, "enter", state=shown)
+        _go(channel, "go", groups=group.directories, state=shown)
+        # While it mounts. From here on `delete` finds all that there is of it.
+        self._folder.write({**known, "creating": True})
+        if hooks.given(config, *HOOKS_BETWEEN):
+            _hear(channel, "mounted")
+            for kind in HOOKS_BETWEEN:
+                hooks.run(config, kind, shown)
+            _go(channel, "enter")
         _hear(channel, "ready")
-        channel.close()
-        self._folder.write(known)
+        return channel
+
+    def created(self) -> None:
+        """Now others may start it."""
+        self._folder.write(self._known)
+
+    def start(self, channel: socket.socket) -> None:
+        """Have its program executed. Raises StepFailed."""
+        with doing("start", self._wish.name):
+            messages.send(channel, {"do": "start"})
+        failed_to_start(messages.receive(channel))
+        self._folder.write(self._known)
+        hooks.run(self._config, "poststart", spoken(self._known, "running"))
 
     def _what_is_known(self, group: Group) -> dict[str, Any]:
         config, bundle = self._config, self._wish.bundle
@@ -148,6 +174,13 @@ class _Making:
         if self._known:
             _run_last_hooks(self._config, self._known)
         self._folder.remove()
+
+
+def failed_to_start(received: tuple[dict[str, Any], list[int]] | None) -> None:
+    """Raises StepFailed for what a first process says; its end is closed by exec."""
+    if received is not None:
+        failed = received[0]
+        raise StepFailed(failed["step"], failed["subject"], failed["why"], failed["errno"])
 
 
 def end(pid: int) -> None:
@@ -273,7 +306,7 @@ class _Birth:
         folder: state.Folder,
         config: Mapping[str, Any],
         channels: tuple[socket.socket, socket.socket],
-        listening: socket.socket,
+        listening: socket.socket | None,
         trees: Mapping[str, int],
         program: bytes | None,
         console: socket.socket | None,
@@ -296,10 +329,13 @@ class _Birth:
             self._folder.close()  # the lock is not ours, though a fork has it too
             self._make(channel)
             messages.send(channel, {"at": "ready"})
-            channel.close()
+            if self._listening is not None:
+                channel.close()
             preserved = range(3 + self._wish.preserved)
-            processes.close_all_but((*preserved, self._listening.fileno()))
-            channel = self._wait()
+            processes.close_all_but((*preserved, (self._listening or channel).fileno()))
+            if self._listening is not None:
+                channel = self._caller(self._listening)
+            self._expect(channel, "start")
             self._start(channel)
         except BaseException as error:
             try:
@@ -312,7 +348,8 @@ class _Birth:
     def _make(self, channel: socket.socket) -> None:
         config, linux = self._config, self._config["linux"]
         joined, made = births.namespaces(config)
-        groups = self._expect(channel, "go")["groups"]
+        order = self._expect(channel, "go")
+        self._state = order["state"]
         os.setsid()
         os.umask(0)  # the modes of devices and mount points are meant as they are written
         if "user" in made or "user" in joined:
@@ -333,12 +370,12 @@ class _Birth:
                 interfaces.switch_on_loopback()
         own_mounts = "mount" in made or "mount" in joined
         root = Root(config, self._place_root(own_mounts), self._trees)
-        root.make_mounts(groups)
+        root.make_mounts(order["groups"])
         root.make_devices()
-        messages.send(channel, {"at": "mounted"})
-        shown = self._expect(channel, "enter")["state"]
-        hooks.run(config, "createContainer", shown)
-        self._state = shown
+        if hooks.given(config, *HOOKS_BETWEEN):
+            messages.send(channel, {"at": "mounted"})
+            self._expect(channel, "enter")
+        hooks.run(config, "createContainer", self._state)
         parameters = linux.get("sysctl") or {}
         opened = {name: _open_parameter(name) for name in parameters}
         sys.meta_path.clear()  # an import from here on would run the container's code
@@ -386,13 +423,10 @@ class _Birth:
             os._exit(1)  # who makes us has ended
         return received[0]
 
-    def _wait(self) -> socket.socket:
-        """Until somebody starts the container; the channel to him closes itself at exec."""
-        channel = accepted(self._listening)
-        self._listening.close()
-        received = messages.receive(channel)
-        if received is None:
-            os._exit(1)
+    def _caller(self, listening: socket.socket) -> socket.socket:
+        """Wait until somebody starts the container; the channel to him closes itself at exec."""
+        channel = accepted(listening)
+        listening.close()
         return channel
 
     def _start(self, channel: socket.socket) -> NoReturn:

@@ -56,8 +56,11 @@ def hierarchies() -> tuple[dict[str, str], str | None]:
     """Where they are mounted: v1 by controller or `name=...`, and v2."""
     v1: dict[str, str] = {}
     v2 = None
+    known = _controllers()
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
+            if " - cgroup" not in line:
+                continue
             before, _, after = line.rstrip("\n").partition(" - ")
             kind = after.split(" ", 1)[0]
             if kind == "cgroup2":
@@ -66,14 +69,13 @@ def hierarchies() -> tuple[dict[str, str], str | None]:
                 place = unescape(before.split(" ")[4])
                 words = after.rpartition(" ")[2].split(",")
                 named = [word for word in words if word.startswith("name=")]
-                known = _controllers()
                 for word in [*named, *(word for word in words if word in known)]:
                     v1[word] = place
     return v1, v2
 
 
 def _controllers() -> set[str]:
-    with open("/proc/cgroups", encoding="ascii") as lines:
+    with open("/proc/cgroups", encoding="utf-8") as lines:
         return {line.split("\t", 1)[0] for line in lines if not line.startswith("#")}
 
 
@@ -99,7 +101,7 @@ class Group:
         made = cls({controller: f"{top}/{below}" for controller, top in tops.items()})
         try:
             for directory in dict.fromkeys(made.directories.values()):
-                _make_all(directory, unified=not v1)
+                _make_all(directory, unified=not v1, cpuset=directory == made.cpuset)
         except OSError as error:
             made.remove()
             if error.errno in (1, 2, 13, 30) and os.geteuid() != 0 and not _asks(resources):
@@ -112,6 +114,11 @@ class Group:
             made.remove()
             raise
         return made
+
+    @property
+    def cpuset(self) -> str | None:
+        """Where v1 has the processors that it may use."""
+        return self.directories.get("cpuset")
 
     @property
     def unified(self) -> bool:
@@ -271,18 +278,18 @@ def _asks(resources: Mapping[str, Any]) -> bool:
     return any(part for name, part in resources.items() if name != "devices")
 
 
-def _make_all(directory: str, *, unified: bool) -> None:
+def _make_all(directory: str, *, unified: bool, cpuset: bool) -> None:
     """A group and those above it that are missing; with what it needs of them to hold processes."""
     if os.path.isdir(directory):
         return
     parent = os.path.dirname(directory)
-    _make_all(parent, unified=unified)
+    _make_all(parent, unified=unified, cpuset=cpuset)
     if unified:
         _delegate(parent)
     files.make(directory)
-    for name in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, which then takes nobody
-        path = f"{directory}/{name}"
-        if not unified and os.path.exists(path) and not files.read(path):
+    for name in ("cpuset.cpus", "cpuset.mems") if cpuset else ():
+        path = f"{directory}/{name}"  # of v1: empty in a new group, which then takes nobody
+        if not files.read(path):
             files.write(path, files.read(f"{parent}/{name}"))
 
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 MOST_OUTPUT = 4096
 
 
+def given(config: Mapping[str, Any], *kinds: str) -> bool:
+    """Whether there are hooks of one of these kinds."""
+    found = config.get("hooks") or {}
+    return any(found.get(kind) for kind in kinds)
+
+
 def run(config: Mapping[str, Any], kind: str, state: Mapping[str, Any]) -> None:
     """Run the hooks of one kind in their order, each with the state as its standard input.
 

@@ -294,7 +294,11 @@ class Root:
             )
             tree = mounts.new_filesystem("cgroup", data, 0) if own else _opened_tree(directory)
             options.apply(tree)
-            self.put(f"{destination}/{name}", tree, directory=True)
+            # The folder is new and nobody's but ours, so there is no link to beware of.
+            os.mkdir(name, 0o755, dir_fd=base)
+            place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
+            mounts.place(tree, place)
+            os.close(place)
             os.close(tree)
             if len(controllers) > 1:
                 for each in controllers:
@@ -308,9 +312,9 @@ class Root:
         try:
             for name, (major, minor) in DEVICES.items():
                 self._device({"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor,
-                              "fileMode": 0o666})  # fmt: skip
+                              "fileMode": 0o666}, dev)  # fmt: skip
             for each in self.config["linux"].get("devices") or ():
-                self._device(each)
+                self._device(each, dev)
             for name, target in LINKS:
                 try:
                     os.symlink(target, name, dir_fd=dev)
@@ -319,14 +323,14 @@ class Root:
         finally:
             os.close(dev)
 
-    def _device(self, device: Mapping[str, Any]) -> None:
+    def _device(self, device: Mapping[str, Any], dev: int) -> None:
         path = str(device["path"])
         with doing("make device", path):
             if tree := self._trees.get(f"device {path}"):
                 self.put(path, tree, directory=False)
                 return
             folder, _, name = path.rpartition("/")
-            parent = self.place(folder or "/", directory=True)
+            parent = os.dup(dev) if folder == "/dev" else self.place(folder or "/", directory=True)
             mode = device.get("fileMode") or 0o666
             kind = TYPES.get(str(device.get("type")))
             if kind is None:

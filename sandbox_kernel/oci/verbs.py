@@ -16,7 +16,7 @@ from sandbox_kernel.oci.groups import Group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -88,15 +88,11 @@ def create(root: str, given: Sequence[str]) -> int:
 
 def start(root: str, given: Sequence[str]) -> int:
     """`start ID`"""
-    _, rest = words.split(given, {}, more=True)
-    _start(root, _one(rest, "start ID"))
-    return 0
-
-
-def _start(root: str, name: str) -> None:
     from sandbox_kernel.linux import messages
     from sandbox_kernel.oci import creating, hooks
 
+    _, rest = words.split(given, {}, more=True)
+    name = _one(rest, "start ID")
     folder = state.Folder.find(root, name)
     try:
         known = folder.read()
@@ -110,9 +106,7 @@ def _start(root: str, name: str) -> None:
         received = messages.receive(channel)
         channel.close()
         os.unlink(f"{folder.path}/{state.SOCKET}")
-        if received is not None:  # else its end was closed by exec
-            failed = received[0]
-            raise StepFailed(failed["step"], failed["subject"], failed["why"], failed["errno"])
+        creating.failed_to_start(received)
         try:
             hooks.run(config, "poststart", creating.spoken(known, "running"))
         except StepFailed:
@@ -120,6 +114,7 @@ def _start(root: str, name: str) -> None:
             raise
     finally:
         folder.close()
+    return 0
 
 
 def run(root: str, given: Sequence[str]) -> int:
@@ -135,16 +130,11 @@ def run(root: str, given: Sequence[str]) -> int:
         allowed = "a socket, since `process.terminal` is set"
         raise InvalidOption("--console-socket", "nothing", allowed)
     with _shown(wish, terminal=terminal) as shown:
-        pid = creating.create(wish, config)
-        try:
-            _start(root, wish.name)
-        except BaseException:
-            _delete(root, wish.name, forced=True)
-            raise
+        pid = creating.create(wish, config, started=True)
         if detached:
             return 0
         status = shown.wait(pid, PASSED_ON)
-    _delete(root, wish.name, forced=True)
+    _delete(root, wish.name, forced=True, config=config)
     return status
 
 
@@ -273,7 +263,8 @@ def delete(root: str, given: Sequence[str]) -> int:
     return 0
 
 
-def _delete(root: str, name: str, *, forced: bool) -> None:
+def _delete(root: str, name: str, *, forced: bool, config: Mapping[str, Any] | None = None) -> None:
+    """Remove a container; `config` if the caller has it, whose last hooks are run."""
     from sandbox_kernel.oci import creating, hooks
 
     folder = state.Folder.find(root, name)
@@ -299,7 +290,7 @@ def _delete(root: str, name: str, *, forced: bool) -> None:
     group.kill()
     group.remove()
     try:
-        config = document.load(known["bundle"])
+        config = config or document.load(known["bundle"])
     except (StepFailed, InvalidOption):
         config = {}  # the bundle is gone already, and its hooks with it
     folder.remove()
