@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 OURS = "sandbox-kernel-oci"
-"""The top of what has no absolute `cgroupsPath`."""
+"""The top of what has no absolute `cgroupsPath`, or the beginning of its name if it has none."""
 SECONDS_TO_END = 10.0
 
 # Field of `resources` -> file. Those that must be written in an order are written in this one.
@@ -91,11 +91,10 @@ class Group:
 
         Who may not make groups at all and asked for no limit has none.
         """
-        wanted = path or f"{OURS}/{name}"
+        wanted = path or f"/{OURS}-{name}"  # one group less to make in each hierarchy
         if ".." in wanted.split("/") or ":" in wanted:
             raise wrong("linux.cgroupsPath", wanted, "a path, without `..` and with no slice")
         below = wanted.strip("/") if wanted.startswith("/") else f"{OURS}/{wanted}"
-        below = below if path else wanted
         v1, v2 = hierarchies()
         tops = v1 or ({"": v2} if v2 else {})
         made = cls({controller: f"{top}/{below}" for controller, top in tops.items()})

@@ -82,14 +82,14 @@ class Folder:
     def write(self, known: Mapping[str, Any]) -> None:
         """Keep what is known of it."""
         temporary = f"{self.path}/state.json.new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(plain_json.written(known))
+        with open(temporary, "wb") as file:
+            file.write(plain_json.written(known).encode())
         os.rename(temporary, f"{self.path}/state.json")
 
     def read(self) -> dict[str, Any]:
         """What is known of it. Raises StepFailed while nothing is, or when it can't be read."""
         try:
-            with open(f"{self.path}/state.json", encoding="utf-8") as file:
+            with open(f"{self.path}/state.json", "rb") as file:
                 known: dict[str, Any] = plain_json.read(file.read())
         except (OSError, ValueError, RecursionError) as error:
             raise StepFailed("find", self.name, "it was not made to the end", 2) from error

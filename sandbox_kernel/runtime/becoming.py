@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
+import struct
 
 from sandbox_kernel.errors import StepFailed
+from sandbox_kernel.linux import libc as c
 from sandbox_kernel.linux import processes
 from sandbox_kernel.runtime import accounts
 from sandbox_kernel.runtime.steps import step
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 ENOENT = 2
+# include/uapi/asm-generic/resource.h, in its order
+RLIMITS = {
+    name: number
+    for number, name in enumerate(
+        ("RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS",
+         "RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS",
+         "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME")
+    )
+}  # fmt: skip
+RLIM_INFINITY = -1
+ALL_BITS = (1 << 64) - 1
+
+_setrlimit = c.libc["setrlimit"]
+_setrlimit.argtypes = (c.c_int, c.c_void_p)
+_setrlimit.restype = c.c_int
 
 
 def arrange(descriptors: Mapping[int, int], report: int | None) -> int:
@@ -50,15 +66,18 @@ def _above(descriptor: int, least: int) -> int:
 def set_rlimit(limit: Mapping[str, Any]) -> None:
     """One limit of the OCI process object. Raises StepFailed."""
     name = limit["type"]
+    if name not in RLIMITS:
+        raise StepFailed("set rlimit", name, "there is no such limit", 22)
+    # struct rlimit { unsigned long rlim_cur, rlim_max; }
+    wanted = struct.pack("@LL", *(rlimit(limit[each]) & ALL_BITS for each in ("soft", "hard")))
     with step("set rlimit", name):
-        number = getattr(resource, name)
-        resource.setrlimit(number, (rlimit(limit["soft"]), rlimit(limit["hard"])))
+        c.check(_setrlimit(RLIMITS[name], wanted))
 
 
 def rlimit(value: int) -> int:
     """A limit as setrlimit(2) takes it."""
     # RLIM_INFINITY is written as 2**64 - 1 in the runtime specification.
-    return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
+    return RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
 
 
 _may_set_groups: list[bool] = []
