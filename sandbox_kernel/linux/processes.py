@@ -27,6 +27,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
 
 # The namespace types of the OCI runtime specification.
 FLAG_OF_NAMESPACE = {
@@ -90,8 +91,10 @@ class CloneArgs(c.Structure):
     )
 
 
-def clone(flags: int) -> tuple[int, int]:
+def clone(flags: int, group: int | None = None) -> tuple[int, int]:
     """Fork into new namespaces. Returns (pid, pidfd) in the parent and (0, -1) in the child.
+
+    `group` is the directory of a control group of v2 that the child is born in (Linux 5.7).
 
     JUSTIFICATION: `os.fork` knows no flags, and unshare(2) would cost a second fork to become
     pid 1. SAFETY: only for a process with one thread; the child has no new stack, so it goes on
@@ -100,9 +103,10 @@ def clone(flags: int) -> tuple[int, int]:
     """
     pidfd = c.c_int(-1)
     arguments = CloneArgs(
-        flags=flags | CLONE_PIDFD,
+        flags=flags | CLONE_PIDFD | (0 if group is None else CLONE_INTO_CGROUP),
         pidfd=c.addressof(pidfd),
         exit_signal=signal.SIGCHLD,
+        cgroup=group or 0,
     )
     pid = c.syscall(c.CLONE3, c.byref(arguments), c.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)

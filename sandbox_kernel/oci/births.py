@@ -34,10 +34,17 @@ def namespaces(config: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     return joined, made
 
 
-def born(config: Mapping[str, Any], child: Callable[[], NoReturn]) -> int:
+def has_helper(config: Mapping[str, Any]) -> bool:
+    """Whether another process has to join namespaces first, which may not see our groups then."""
+    joined, made = namespaces(config)
+    return bool(joined) or "time" in made
+
+
+def born(config: Mapping[str, Any], child: Callable[[], NoReturn], group: int | None) -> int:
     """Have `child` run in a new process in its namespaces; returns its pid. Raises StepFailed.
 
-    It has to wait, before anything else, until it is told that its ids are mapped.
+    It has to wait, before it does what needs that, until it is told that its ids are mapped.
+    `group` is for who has no helper: see `processes.clone`.
     """
     joined, made = namespaces(config)
     flags = 0
@@ -47,9 +54,9 @@ def born(config: Mapping[str, Any], child: Callable[[], NoReturn]) -> int:
         if kind not in ("cgroup", "time"):
             flags |= processes.FLAG_OF_NAMESPACE[kind]
     offsets = config["linux"].get("timeOffsets")
-    if not joined and "time" not in made:
+    if not has_helper(config):
         with doing("make", "namespaces"):
-            pid, pidfd = processes.clone(flags)
+            pid, pidfd = processes.clone(flags, group)
         if pid == 0:
             child()
         os.close(pidfd)

@@ -3,16 +3,16 @@
 The order, and who does it:
 
     here    state folder, control group with its limits, all that comes from the host opened
-    child   born in its namespaces, waits
-    here    its ids are mapped, it is put into the group; then it is let go
-    child   root of its user namespace; mounts and devices
+    child   born in its namespaces, enters its group, waits until its ids are mapped
+    here    its ids are mapped; the state is `creating`
+    child   root of its user namespace; mounts and devices, waits until it is known
     here    hooks prestart, createRuntime
     child   hooks createContainer; pivot_root, masks, kernel parameters, terminal
     here    the state is `created`
     child   listens for the start; hooks startContainer; identity, filter, exec
 
-Where there are no such hooks, nobody waits for them. `run` starts it over the channel that there
-is: then nobody listens, and the state is `creating` until the program runs.
+Where there are no such hooks, nobody waits for them. With `run` nobody listens for a start, and the
+child goes on by itself: the state is `creating` until the program runs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sandbox_kernel.oci import births, hooks, mounting, payload, state
 from sandbox_kernel.oci.faults import StepFailed, doing, said
 from sandbox_kernel.oci.groups import Group
 from sandbox_kernel.oci.mounting import Root
+from sandbox_kernel.runtime.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,10 +78,8 @@ def create(wish: Wish, config: Mapping[str, Any], *, started: bool = False) -> i
         channel = making.make(listens=not started)
         if not started:
             making.created()
-        if wish.pid_file:
-            write_pid(wish.pid_file, making.pid)
         if started:
-            making.start(channel)
+            making.started(channel)
         channel.close()
     except BaseException:
         making.undo()
@@ -109,26 +108,30 @@ class _Making:
         _check_devices(config, has_user=has_user)
         resources = linux.get("resources") or {}
         group = self._group = Group.make(linux.get("cgroupsPath"), self._wish.name, resources)
+        place = group.place() if group.unified and not births.has_helper(config) else None
         trees = mounting.sources(config, self._wish.bundle, new_user=has_user)
         channel, theirs = messages.bare_pair()
         listening = _listen(self._folder) if listens else None
         path = self._wish.console_socket
         birth = _Birth(
             self._wish, self._folder, config, (channel, theirs), listening, trees, program,
-            connected(path) if path else None,
+            connected(path) if path else None, group, place,
         )  # fmt: skip
-        self.pid = births.born(config, birth.child)
+        self.pid = births.born(config, birth.child, place)
+        birth.close_entrances()
         theirs.close()
         if listening is not None:
             listening.close()
         if "user" in made:
             births.write_maps(self.pid, config)
-        group.enter(self.pid)
+            _go(channel, "mapped")
         self._known = known = self._what_is_known(group)
-        shown = spoken(known, "creating")
-        _go(channel, "go", groups=group.directories, state=shown)
-        # While it mounts. From here on `delete` finds all that there is of it.
+        # Before it can get any further: from here on `delete` finds all that there is of it.
         self._folder.write({**known, "creating": True})
+        if self._wish.pid_file:
+            write_pid(self._wish.pid_file, self.pid)
+        shown = spoken(known, "creating")
+        _go(channel, "known", state=shown)
         if hooks.given(config, *HOOKS_BETWEEN):
             _hear(channel, "mounted")
             for kind in HOOKS_BETWEEN:
@@ -141,10 +144,8 @@ class _Making:
         """Now others may start it."""
         self._folder.write(self._known)
 
-    def start(self, channel: socket.socket) -> None:
-        """Have its program executed. Raises StepFailed."""
-        with doing("start", self._wish.name):
-            messages.send(channel, {"do": "start"})
+    def started(self, channel: socket.socket) -> None:
+        """Wait until its program is executed. Raises StepFailed."""
         failed_to_start(messages.receive(channel))
         self._folder.write(self._known)
         hooks.run(self._config, "poststart", spoken(self._known, "running"))
@@ -284,8 +285,8 @@ def connected(path: str) -> socket.socket:
 def _go(channel: socket.socket, word: str, **more: Any) -> None:
     try:
         messages.send(channel, {"do": word, **more})
-    except OSError as error:
-        raise StepFailed("make", "the container", "its first process ended") from error
+    except OSError:
+        _hear(channel, "")  # why it ended, if it could say that
 
 
 def _hear(channel: socket.socket, wanted: str) -> None:
@@ -310,6 +311,8 @@ class _Birth:
         trees: Mapping[str, int],
         program: bytes | None,
         console: socket.socket | None,
+        group: Group,
+        place: int | None,
     ) -> None:
         self._wish = wish
         self._folder = folder
@@ -317,9 +320,17 @@ class _Birth:
         self._outer, self._channel = channels
         self._console = console
         self._state: dict[str, Any] = {}
+        self._groups = group.directories
+        self._entrances = group.entrances() if place is None else [place]
+        self._is_born_in = place is not None
         self._listening = listening
         self._trees = trees
         self._program = program
+
+    def close_entrances(self) -> None:
+        """Of the group: nobody else comes in by them."""
+        for descriptor in self._entrances:
+            os.close(descriptor)
 
     def child(self) -> NoReturn:
         """In the new process. Never returns."""
@@ -327,6 +338,11 @@ class _Birth:
         self._outer.close()
         try:
             self._folder.close()  # the lock is not ours, though a fork has it too
+            with doing("enter", "its cgroup"):
+                if self._is_born_in:
+                    self.close_entrances()
+                else:
+                    files.enter(self._entrances)
             self._make(channel)
             messages.send(channel, {"at": "ready"})
             if self._listening is not None:
@@ -335,7 +351,6 @@ class _Birth:
             processes.close_all_but((*preserved, (self._listening or channel).fileno()))
             if self._listening is not None:
                 channel = self._caller(self._listening)
-            self._expect(channel, "start")
             self._start(channel)
         except BaseException as error:
             try:
@@ -348,8 +363,8 @@ class _Birth:
     def _make(self, channel: socket.socket) -> None:
         config, linux = self._config, self._config["linux"]
         joined, made = births.namespaces(config)
-        order = self._expect(channel, "go")
-        self._state = order["state"]
+        if "user" in made:
+            self._expect(channel, "mapped")
         os.setsid()
         os.umask(0)  # the modes of devices and mount points are meant as they are written
         if "user" in made or "user" in joined:
@@ -370,8 +385,9 @@ class _Birth:
                 interfaces.switch_on_loopback()
         own_mounts = "mount" in made or "mount" in joined
         root = Root(config, self._place_root(own_mounts), self._trees)
-        root.make_mounts(order["groups"])
+        root.make_mounts(self._groups)
         root.make_devices()
+        self._state = self._expect(channel, "known")["state"]
         if hooks.given(config, *HOOKS_BETWEEN):
             messages.send(channel, {"at": "mounted"})
             self._expect(channel, "enter")
@@ -427,6 +443,7 @@ class _Birth:
         """Wait until somebody starts the container; the channel to him closes itself at exec."""
         channel = accepted(listening)
         listening.close()
+        self._expect(channel, "start")
         return channel
 
     def _start(self, channel: socket.socket) -> NoReturn:

@@ -10,6 +10,7 @@ from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.oci import creating, document, payload, state
 from sandbox_kernel.oci.faults import StepFailed, doing
 from sandbox_kernel.oci.groups import Group
+from sandbox_kernel.runtime.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,8 +146,9 @@ def _join(
     """In a helper: join all, and have a sibling of it become the process."""
     outer.close()
     try:
-        group = Group(known["groups"])
-        group.enter(os.getpid())
+        entrances = Group(known["groups"]).entrances()
+        with doing("enter", "its cgroup"):
+            files.enter(entrances)
         sys.meta_path.clear()  # an import from here on would run the container's code
         # Else a process inside could open our interpreter by /proc/PID/exe (CVE-2019-5736).
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
