@@ -127,7 +127,7 @@ class _Making:
             _go(channel, "mapped")
         self._known = known = self._what_is_known(group)
         # Before it can get any further: from here on `delete` finds all that there is of it.
-        self._folder.write({**known, "creating": True})
+        self._folder.write(known)
         if self._wish.pid_file:
             write_pid(self._wish.pid_file, self.pid)
         shown = spoken(known, "creating")
@@ -142,12 +142,12 @@ class _Making:
 
     def created(self) -> None:
         """Now others may start it."""
-        self._folder.write(self._known)
+        self._folder.finish()
 
     def started(self, channel: socket.socket) -> None:
         """Wait until its program is executed. Raises StepFailed."""
         failed_to_start(messages.receive(channel))
-        self._folder.write(self._known)
+        self._folder.finish()
         hooks.run(self._config, "poststart", spoken(self._known, "running"))
 
     def _what_is_known(self, group: Group) -> dict[str, Any]:

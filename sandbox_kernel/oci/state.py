@@ -1,7 +1,8 @@
 """What is known of each container between two calls: one folder below `--root`, with a lock.
 
     ROOT/ID/                0700
-        state.json          written under another name and renamed, so whole or not there
+        state.json          written once, under another name and renamed, so whole or not there
+        creating            while the container is being made, by `run` until its program runs
         lock                flock(2) of whoever is changing the container
         start.sock          the first process listens here until it is started
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 LONGEST_NAME = 1024
 SOCKET = "start.sock"
+CREATING = "creating"
 
 
 def default_root() -> str:
@@ -56,6 +58,7 @@ class Folder:
         except FileExistsError:
             raise StepFailed("create", name, "a container of this name exists", 17) from None
         made.lock()
+        os.close(os.open(f"{made.path}/{CREATING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return made
 
     @classmethod
@@ -86,6 +89,10 @@ class Folder:
             file.write(plain_json.written(known).encode())
         os.rename(temporary, f"{self.path}/state.json")
 
+    def finish(self) -> None:
+        """It is made."""
+        os.unlink(f"{self.path}/{CREATING}")
+
     def read(self) -> dict[str, Any]:
         """What is known of it. Raises StepFailed while nothing is, or when it can't be read."""
         try:
@@ -99,7 +106,7 @@ class Folder:
 
     def remove(self) -> None:
         """Nothing of it stays."""
-        for name in ("state.json", "state.json.new", SOCKET, "lock"):
+        for name in ("state.json", "state.json.new", CREATING, SOCKET, "lock"):
             try:
                 os.unlink(f"{self.path}/{name}")
             except FileNotFoundError:
@@ -138,7 +145,7 @@ def status(folder: Folder, known: Mapping[str, Any], *, paused: bool) -> str:
     """In the words of the specification: creating, created, running, stopped; and paused."""
     if not lives(known):
         return "stopped"
-    if known.get("creating"):
+    if os.path.exists(f"{folder.path}/{CREATING}"):
         return "creating"
     if os.path.exists(f"{folder.path}/{SOCKET}"):
         return "created"
