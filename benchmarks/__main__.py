@@ -31,6 +31,7 @@ from sandbox_kernel.runtime import client
 Set = Callable[[int], Iterator[Pair | Amounts | Size]]
 SETS: dict[str, Set] = {
     "containers": containers.cold_runs,
+    "oci": containers.command_runs,
     "cells": cells.rows,
     "kernels": kernels.pairs,
     "map": mapping.pairs,

@@ -1,7 +1,8 @@
 """A cold run of `/bin/true` in a new container, beside `runc run` and `bwrap`.
 
 Ours goes through the API of a running program, and is checked while it is measured: each run has
-another container, which ended, had its limits read back, and was nobody's before.
+another container, which ended, had its limits read back, and was nobody's before. By the command
+line of an OCI runtime it is a process as `runc` is, of the same bundle, that leaves nothing.
 
 The peers show the program the same files: `runc` runs the bundle of the same plan (without the
 time namespace, which it does not know before 1.2), `bwrap` binds the same places.
@@ -9,10 +10,12 @@ time namespace, which it does not know before 1.2), `bwrap` binds the same place
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import Pair, measure
-from sandbox_kernel import bundle, image, policy
+from sandbox_kernel import bundle, image, oci, policy
 from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.image import Image
 
 PROGRAM = "/bin/true"
-RUNC, BWRAP = "/usr/sbin/runc", "/usr/bin/bwrap"
+RUNC, CRUN, BWRAP = "/usr/sbin/runc", "/usr/bin/crun", "/usr/bin/bwrap"
 # Ids that no user of the machine has; those of the launcher begin elsewhere.
 FIRST_ID, IDS = 0x7E000000, 65536
 
@@ -53,6 +56,49 @@ def cold_runs(rounds: int) -> Iterator[Pair]:
         yield measure(what, ours, "runc run", _command(command), bound=1 / 5, rounds=rounds)
     command = _bwrap(shown)
     yield measure(what, ours, "bwrap", _command(command), bound=1.5, rounds=rounds)
+
+
+def command_runs(rounds: int) -> Iterator[Pair]:
+    """The command line of the OCI runtime, by its quick entry and as the command."""
+    plan = policy.plan("program", image="host", memory="256m", pids_limit=64)
+    shown = image.resolve("host").expanded()
+    entry = str(Path(oci.__file__).with_name("quick-entry"))
+    command = str(Path(sys.executable).with_name("sandbox-kernel"))
+    entries = (("quick entry", [entry]), ("command", [command, "runtime"]))
+    with _runc_bundle(plan, shown) as (folder, state):
+        run = ["--root", state, "run", "--bundle", folder, f"benchmark-{os.getpid()}"]
+
+        def nothing_is_left() -> None:
+            assert os.listdir(state) == []
+
+        for of, change in (("our plan", dict), ("`runc spec`", _as_runc_specifies)):
+            path = Path(folder, "config.json")
+            path.write_text(json.dumps(change(json.loads(path.read_text()))))
+            peers = [runtime for runtime in (RUNC, CRUN) if _works([runtime, *run])]
+            for peer, (by, ours) in itertools.product(peers, entries):
+                yield measure(
+                    f"OCI runtime, by its {by}: cold `run` of `{PROGRAM}`, bundle of {of}",
+                    _command([*ours, *run]), f"{Path(peer).name} run", _command([peer, *run]),
+                    bound=1, rounds=rounds, check=nothing_is_left,
+                )  # fmt: skip
+
+
+def _as_runc_specifies(config: dict[str, Any]) -> dict[str, Any]:
+    """What `runc spec` writes, no user namespace and no filter, with the files that ours shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([RUNC, "spec", "--bundle", folder], check=True)
+        specified: dict[str, Any] = json.loads(Path(folder, "config.json").read_text())
+    specified["process"].update(args=[PROGRAM], terminal=False)
+    specified["mounts"] += [mount for mount in config["mounts"] if mount["type"] == "bind"]
+    return specified
+
+
+def _works(argv: list[str]) -> bool:
+    """Whether a peer is there and runs such a bundle: crun refuses mixed mounts of cgroups."""
+    if not os.access(argv[0], os.X_OK):
+        return False
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _command(argv: list[str]) -> Any:

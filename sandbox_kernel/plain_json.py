@@ -45,11 +45,11 @@ def read(text: str | bytes) -> Any:
     return json.loads(text)
 
 
-def written(value: object, *, compact: bool = False) -> str:
+def written(value: object, *, compact: bool = False, sort_keys: bool = False) -> str:
     """As `json.dumps`. Raises TypeError, ValueError, RecursionError."""
     item, key = (",", ":") if compact else (", ", ": ")
     encoder = make_encoder(
-        {}, _refuse, encode_basestring_ascii, None, key, item, False, False, True
+        {}, _refuse, encode_basestring_ascii, None, key, item, sort_keys, False, True
     )  # fmt: skip
     return "".join(encoder(value, 0))
 

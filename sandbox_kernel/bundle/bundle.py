@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox_kernel.linux import seccomp
+from sandbox_kernel.linux import seccomp_cache
 
 if TYPE_CHECKING:
     from sandbox_kernel.bundle.oci import Config
@@ -26,4 +26,4 @@ class Bundle:
     def seccomp_program(self) -> bytes | None:
         """The compiled filter, from the cache; None when the plan says `seccomp=unconfined`."""
         profile = self.config["linux"].get("seccomp")
-        return None if profile is None else seccomp.program(profile)
+        return None if profile is None else seccomp_cache.program(profile)

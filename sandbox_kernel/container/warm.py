@@ -20,7 +20,7 @@ from sandbox_kernel.bundle import seccomp_profile
 from sandbox_kernel.container import learning, program
 from sandbox_kernel.container.process import ProcessSpec
 from sandbox_kernel.image import Image
-from sandbox_kernel.linux import seccomp
+from sandbox_kernel.linux import seccomp, seccomp_cache
 from sandbox_kernel.policy import ContainerPlan
 
 NEST_MEMORY = 2 << 30
@@ -177,7 +177,7 @@ def _wish(
 
 
 def _encoded(profile: seccomp.Profile) -> str:
-    return base64.b64encode(seccomp.program(profile)).decode()
+    return base64.b64encode(seccomp_cache.program(profile)).decode()
 
 
 def _stamp(image: Image) -> str:

@@ -77,10 +77,10 @@ else:
         _restype_ = c_int
 
     class CDLL:
-        """What is loaded already: `[name]` is a new function object, `.name` always the same."""
+        """A library: `[name]` is a new function object, `.name` always the same."""
 
-        def __init__(self) -> None:
-            self._handle = dlopen(None, 0)  # by this name `CFuncPtr` looks for it
+        def __init__(self, name: str | None) -> None:
+            self._handle = dlopen(name, 0)  # by this name `CFuncPtr` looks for it
 
         def __getitem__(self, name: str) -> _Function:
             return _Function((name, self))
@@ -93,11 +93,16 @@ else:
 
 __all__ = [
     "Structure", "addressof", "byref", "c_char", "c_char_p", "c_int", "c_long", "c_ubyte",
-    "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check", "libc", "number", "sizeof",
-    "syscall",
+    "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check", "libc", "load", "number",
+    "sizeof", "syscall",
 ]  # fmt: skip
 
-libc = CDLL(None) if TYPE_CHECKING else CDLL()
+libc = CDLL(None)
+
+
+def load(library: str) -> CDLL:
+    """A library by its name. Raises OSError when there is none."""
+    return CDLL(library)
 
 
 def _raw(count: int) -> Callable[..., int]:

@@ -177,7 +177,7 @@ def pid_of(pidfd: int) -> int:
 
     Source: /proc/self/fdinfo/N, line "Pid:" (pidfd_open(2), NOTES).
     """
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("Pid:"):
                 return int(line[4:])
@@ -189,7 +189,7 @@ def inner_pid_of(pidfd: int) -> int | None:
 
     Source: /proc/self/fdinfo/N, line "NSpid:" (pidfd_open(2), NOTES): from our namespace down.
     """
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("NSpid:"):
                 numbers = [int(word) for word in line[6:].split()]

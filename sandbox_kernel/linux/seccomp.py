@@ -1,7 +1,8 @@
-"""Compile a seccomp profile to a BPF program with libseccomp, and keep it in a cache.
+"""Compile a seccomp profile to a BPF program with libseccomp.
 
 A profile is the `linux.seccomp` object of the OCI runtime specification. What ours says is in
-`bundle/seccomp_profile.py`; putting a program on a thread is in `linux/seccomp_install.py`.
+`bundle/seccomp_profile.py`; keeping a program is in `linux/seccomp_cache.py`, putting it on a
+thread in `linux/seccomp_install.py`.
 
 Foreign system call ABIs (int 0x80 and x32 on x86-64, 32-bit ARM on aarch64) are not in the
 filter: a call through one ends the process by SIGSYS. No program for this machine makes such a
@@ -10,23 +11,18 @@ call by chance, and a program for another one is better ended than run with ever
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import functools
-import hashlib
-import json
 import os
 import platform
-import stat
-import tempfile
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux.libc import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 class Argument(TypedDict):
@@ -115,10 +111,6 @@ NEWER_NUMBERS = {
     "file_setattr": 469,
     "set_mempolicy_home_node": 450,
 }
-
-# Part of the cache key: raise it when the same profile would compile to another program.
-_COMPILER = 1
-
 
 _free = libc["free"]
 _free.argtypes = (ctypes.c_void_p,)
@@ -285,69 +277,3 @@ def _export(library: ctypes.CDLL, context: int) -> bytes:
 def _ok(result: int, subject: str) -> None:
     if result < 0:
         raise StepFailed("add to seccomp program", subject, os.strerror(-result), -result)
-
-
-def program(profile: Profile, directory: str | None = None) -> bytes:
-    """The compiled program, from the cache when it is there, else built and put there.
-
-    The file holds a digest of the program; one that is damaged, foreign or writable by others is
-    not believed but built again. A cache that can't be written costs time and nothing else.
-    """
-    library_version = _version(_load())
-    key = _digest(
-        json.dumps(
-            [profile, library_version, platform.machine(), _COMPILER], sort_keys=True
-        ).encode()
-    ).hex()
-    directory = directory or cache_directory()
-    path = f"{directory}/{key}.bpf"
-    found = _read(path)
-    if found is None:
-        found = build(profile)
-        with contextlib.suppress(OSError):
-            _write(directory, path, found)
-    return found
-
-
-def cache_directory(environment: Mapping[str, str] = os.environ) -> str:
-    """Where programs are kept: below XDG_CACHE_HOME, or ~/.cache."""
-    base = environment.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):
-        base = os.path.expanduser("~/.cache")
-    return f"{base}/sandbox-kernel/seccomp"
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o022:
-            return None
-        if status.st_uid != os.geteuid():
-            return None
-        data = os.read(descriptor, 1 << 20)
-    finally:
-        os.close(descriptor)
-    digest, found = data[:32], data[32:]
-    return found if found and _digest(found) == digest else None
-
-
-def _write(directory: str, path: str, found: bytes) -> None:
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=directory)  # 0600
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(_digest(found) + found)
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from sandbox_kernel import errors
-from sandbox_kernel.linux import messages, seccomp
+from sandbox_kernel.linux import messages, seccomp, seccomp_cache
 from sandbox_kernel.observe import filters, processes
 from sandbox_kernel.observe.observed import Observed
 from sandbox_kernel.policy import ContainerPlan
@@ -72,7 +72,9 @@ class Calls:
         self._find = find
         self._asked: set[int] = set()
         self._last = Counted()
-        program = None if profile is None else base64.b64encode(seccomp.program(profile)).decode()
+        program = (
+            None if profile is None else base64.b64encode(seccomp_cache.program(profile)).decode()
+        )
         ours, theirs = messages.pair()
         self._channel = ours
         with theirs:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sandbox_kernel import errors
 from sandbox_kernel.container import Container, looking
-from sandbox_kernel.linux import seccomp, seccomp_answers
+from sandbox_kernel.linux import seccomp, seccomp_answers, seccomp_cache
 from sandbox_kernel.observe import capabilities, filters
 from sandbox_kernel.observe.calls import error_name
 
@@ -132,7 +132,7 @@ def _filter_says(
 ) -> int | None:
     architecture = seccomp_answers.here()
     known = [each if isinstance(each, int) else 1 for each in arguments]
-    answers = seccomp_answers.Answers(seccomp.program(profile))
+    answers = seccomp_answers.Answers(seccomp_cache.program(profile))
     return answers.refuses(number, known, architecture)
 
 

@@ -112,7 +112,7 @@ def _join_and_bear(
                 processes.unshare(processes.CLONE_NEWTIME)
                 for clock, offset in (offsets or {}).items():
                     line = f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n"
-                    with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+                    with open("/proc/self/timens_offsets", "w", encoding="utf-8") as file:
                         file.write(line)
         pid, pidfd = processes.clone_sibling(flags)
         if pid == 0:
@@ -150,9 +150,9 @@ def _write_map(pid: int, kind: str, lines: Sequence[Map]) -> None:
             raise OSError(1, f"{name} ended with status {status}")
         return
     if kind == "gid" and os.geteuid() != 0:
-        with open(f"/proc/{pid}/setgroups", "w", encoding="ascii") as file:
+        with open(f"/proc/{pid}/setgroups", "w", encoding="utf-8") as file:
             file.write("deny")
-    with open(f"/proc/{pid}/{kind}_map", "w", encoding="ascii") as file:
+    with open(f"/proc/{pid}/{kind}_map", "w", encoding="utf-8") as file:
         file.write("".join("{} {} {}\n".format(*line) for line in words))
 
 

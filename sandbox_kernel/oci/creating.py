@@ -211,7 +211,7 @@ def spoken(known: Mapping[str, Any], status: str) -> dict[str, Any]:
 def write_pid(path: str, pid: int) -> None:
     """A pid file, whole or not there. Raises OSError."""
     temporary = f"{os.path.dirname(os.path.abspath(path))}/.{os.path.basename(path)}.new"
-    with open(temporary, "w", encoding="ascii") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(str(pid))
     os.rename(temporary, path)
 
@@ -220,9 +220,9 @@ def _filter(config: Mapping[str, Any]) -> bytes | None:
     profile = (config.get("linux") or {}).get("seccomp")
     if not profile:
         return None
-    from sandbox_kernel.linux import seccomp
+    from sandbox_kernel.linux import seccomp_cache
 
-    return seccomp.program(profile)
+    return seccomp_cache.program(profile)
 
 
 def _check_devices(config: Mapping[str, Any], *, has_user: bool) -> None:

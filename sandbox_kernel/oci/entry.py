@@ -39,7 +39,9 @@ def command(argv: Sequence[str] | None = None) -> NoReturn:
     noted = None if _take(PATH) else _Noting()
     if noted is not None:
         sys.meta_path.insert(0, noted)
-    from sandbox_kernel.oci import creating, foreground, main, verbs  # noqa: F401 - all that `run` needs
+    # All that `run` needs, with a filter of system calls.
+    from sandbox_kernel.linux import seccomp_cache  # noqa: F401
+    from sandbox_kernel.oci import creating, foreground, main, verbs  # noqa: F401
 
     if noted is not None:
         sys.meta_path.remove(noted)

@@ -110,9 +110,9 @@ def _failure(received: tuple[dict[str, Any], list[int]] | None) -> StepFailed:
 def _program(linux: Mapping[str, Any]) -> bytes | None:
     if not linux.get("seccomp"):
         return None
-    from sandbox_kernel.linux import seccomp
+    from sandbox_kernel.linux import seccomp_cache
 
-    return seccomp.program(linux["seccomp"])
+    return seccomp_cache.program(linux["seccomp"])
 
 
 def _namespaces(pid: int) -> list[tuple[str, int]]:

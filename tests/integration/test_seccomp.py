@@ -18,7 +18,7 @@ from call_numbers import NUMBERS
 import sandbox_kernel
 from sandbox_kernel import errors
 from sandbox_kernel.bundle import seccomp_profile as tables
-from sandbox_kernel.linux import seccomp
+from sandbox_kernel.linux import seccomp, seccomp_cache
 
 pytestmark = pytest.mark.everybody
 
@@ -49,7 +49,7 @@ def probe(tmp_path_factory):
 def run_filtered(tmp_path_factory):
     """run_filtered([program, ...]) -> CompletedProcess, with our default filter on it."""
     cache = str(tmp_path_factory.mktemp("cache"))
-    program = seccomp.program(tables.profile(), cache)
+    program = seccomp_cache.program(tables.profile(), cache)
 
     def run(argv):
         return subprocess.run(
@@ -164,13 +164,13 @@ def test_numpy_computes_with_it(run_filtered):
 
 def test_the_cache_is_used_and_private(tmp_path):
     profile = tables.profile()
-    program = seccomp.program(profile, str(tmp_path))
+    program = seccomp_cache.program(profile, str(tmp_path))
     (file,) = tmp_path.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.stat().st_mtime_ns
-    assert seccomp.program(profile, str(tmp_path)) == program
+    assert seccomp_cache.program(profile, str(tmp_path)) == program
     assert file.stat().st_mtime_ns == before
-    seccomp.program(tables.profile(("CAP_SYS_PTRACE",)), str(tmp_path))
+    seccomp_cache.program(tables.profile(("CAP_SYS_PTRACE",)), str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -178,7 +178,7 @@ def test_the_cache_is_used_and_private(tmp_path):
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "link", "writable", "directory"])
 def test_a_damaged_cache_file_is_built_again(tmp_path, damage):
     profile = tables.profile()
-    program = seccomp.program(profile, str(tmp_path))
+    program = seccomp_cache.program(profile, str(tmp_path))
     (file,) = tmp_path.iterdir()
     data = bytearray(file.read_bytes())
     if damage == "flipped":
@@ -197,7 +197,7 @@ def test_a_damaged_cache_file_is_built_again(tmp_path, damage):
     else:
         file.unlink()
         file.mkdir()
-    assert seccomp.program(profile, str(tmp_path)) == program
+    assert seccomp_cache.program(profile, str(tmp_path)) == program
     if damage != "directory":
         assert file.read_bytes()[32:] == program
         assert not file.is_symlink()
@@ -205,7 +205,7 @@ def test_a_damaged_cache_file_is_built_again(tmp_path, damage):
 
 
 def test_a_cache_that_can_t_be_written_costs_time_only():
-    assert seccomp.program(tables.profile(), "/proc/nowhere")
+    assert seccomp_cache.program(tables.profile(), "/proc/nowhere")
 
 
 def test_a_machine_without_the_library_says_how_to_get_it(monkeypatch):

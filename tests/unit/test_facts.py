@@ -11,7 +11,7 @@ import bpf
 import pytest
 
 from sandbox_kernel import policy
-from sandbox_kernel.linux import seccomp, seccomp_answers
+from sandbox_kernel.linux import seccomp, seccomp_answers, seccomp_cache
 from sandbox_kernel.observe import (
     capabilities,
     fact,
@@ -169,7 +169,7 @@ def test_the_filter_answers_as_its_program_does_for_every_call_it_names() -> Non
     said, profile = filters.of_plan(plan), filters.profile_of(plan)
     assert said is not None
     assert profile is not None
-    program = seccomp.program(profile)
+    program = seccomp_cache.program(profile)
     answers = seccomp_answers.Answers(program)
     architecture = seccomp_answers.here()
 

@@ -18,7 +18,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from sandbox_kernel.linux import seccomp, seccomp_install, waiting
+from sandbox_kernel.linux import seccomp, seccomp_cache, seccomp_install, waiting
 
 MOST_SOURCE = 4 << 20
 MOST_CODE = 64 << 20
@@ -42,7 +42,7 @@ class Compiler:
             "defaultErrnoRet": errno.EPERM,
             "syscalls": [{"names": CALLS.split(), "action": "SCMP_ACT_ALLOW"}],
         }
-        self._filter = seccomp.program(profile)
+        self._filter = seccomp_cache.program(profile)
         self._pid = -1
 
     def __enter__(self) -> Compiler:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 
-from sandbox_kernel.linux import seccomp
+from sandbox_kernel.linux import seccomp, seccomp_cache
 
 _CLONE_THREAD = 0x00010000
 
@@ -57,4 +57,4 @@ def program() -> bytes:
             {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
         ],
     }
-    return seccomp.program(profile)
+    return seccomp_cache.program(profile)
