@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import marshal
 import os
+import stat
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER, PathFinder, SourceFileLoader
 from _imp import source_hash
@@ -85,7 +86,9 @@ def _read(path: str) -> Stored:
         return []
     try:
         seen = os.fstat(file)
-        if seen.st_uid not in (0, os.geteuid()) or seen.st_mode & 0o022:
+        if not stat.S_ISREG(seen.st_mode) or seen.st_mode & 0o022:
+            return []
+        if seen.st_uid not in (0, os.geteuid()):
             return []
         head = os.read(file, len(_head(b"")))
         body = os.read(file, seen.st_size)

@@ -382,6 +382,37 @@ def test_whoever_is_killed_while_it_is_made_delete_takes_it_away(bundle: Bundle)
     bundle.ok("delete", "--force", "killed")
 
 
+@pytest.mark.fault(1)
+def test_of_a_run_that_is_killed_delete_takes_the_container_away(bundle: Bundle) -> None:
+    bundle.write(bundle.config("sleep", "1000"))
+    argv = [*bundle.argv, "run", "--bundle", str(bundle.folder), "killed"]
+    with subprocess.Popen(argv, start_new_session=True) as running:
+        until((bundle.root / "killed/state.json").exists)
+        until(lambda: bundle.state("killed")["status"] == "running")
+        pid = bundle.state("killed")["pid"]
+        running.kill()
+    assert os.path.exists(f"/proc/{pid}")
+    bundle.ok("delete", "--force", "killed")
+    assert not os.path.exists(f"/proc/{pid}")
+    assert not os.path.exists("/sys/fs/cgroup/memory/sandbox-kernel-oci-killed")
+
+
+def test_why_a_first_process_ended_is_told(bundle: Bundle) -> None:
+    config = bundle.config()
+    config["mounts"].append({"destination": "/x", "type": "tmpfs", "options": ["size=none"]})
+    config["linux"]["namespaces"].append({"type": "user"})
+    config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = [
+        {"containerID": 0, "hostID": 0, "size": 65536}
+    ]
+    done = bundle.run(config)
+    assert done.returncode == 1 and "mount `tmpfs` on `/x`" in done.stderr
+    config["mounts"].pop()
+    config["process"]["rlimits"] = [{"type": "RLIMIT_OF_NOTHING", "soft": 1, "hard": 1}]
+    done = bundle.run(config)
+    assert done.returncode == 1 and "there is no such limit" in done.stderr
+    assert bundle.left() == []
+
+
 def test_version_features_and_spec(bundle: Bundle, tmp_path: Path) -> None:
     assert "spec: 1.2" in bundle.ok("--version")
     found = json.loads(bundle.ok("features"))
