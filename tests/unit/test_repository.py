@@ -105,9 +105,10 @@ def test_nothing_that_comes_from_inside_can_be_code() -> None:
                 names = [node.module or ""]
             if {name.split(".")[0] for name in names} & unsafe:
                 found.append(str(path.relative_to(REPOSITORY)))
+        own = path == REPOSITORY / "sandbox_kernel/oci/entry.py"  # beside Python's own byte code
         inside = "inside" in path.parts  # reads what the outside made for it
         for name, call in calls(tree):
-            if name in {"marshal.load", "marshal.loads"} and not inside:
+            if name in {"marshal.load", "marshal.loads"} and not (inside or own):
                 found.append(f"{path.relative_to(REPOSITORY)}:{call.lineno}")
             if any(
                 keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False"
