@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     Stamp = tuple[int, int, int, int]
-    # Of each module its name, its source, what that was, the folder if it is a package, its code.
-    Stored = list[tuple[str, str, Stamp, str | None, CodeType]]
+    # Of each module its name, its source below `_ROOT`, what that was, is it a package, its code.
+    Stored = list[tuple[str, str, Stamp, bool, CodeType]]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_ROOT = os.path.dirname(os.path.dirname(_HERE))
 PATH = f"{_HERE}/__pycache__/entry.{sys.implementation.cache_tag}.modules"
 _ABOVE = __name__.partition(".")[0]
 _KEY = 0x6F6369  # of the hash, which finds damage and not malice
@@ -60,13 +61,13 @@ def command(argv: Sequence[str] | None = None) -> NoReturn:
 def _take(path: str) -> bool:
     """Whether all modules were there, and are as their sources are now."""
     stored = _read(path)
-    if not stored or any(_stamp(source) != stamp for _, source, stamp, _, _ in stored):
+    if not stored or any(_stamp(f"{_ROOT}/{below}") != stamp for _, below, stamp, _, _ in stored):
         return False
-    for name, source, _, folder, _ in stored:
+    for name, below, _, package, _ in stored:
         module = type(sys)(name)
-        module.__file__ = source
-        if folder is not None:
-            module.__path__ = [folder]
+        module.__file__ = f"{_ROOT}/{below}"
+        if package:
+            module.__path__ = [os.path.dirname(module.__file__)]
         sys.modules[name] = module
         above, _, last = name.rpartition(".")
         setattr(sys.modules[above], last, module)
@@ -148,10 +149,10 @@ def _keep(path: str, loaders: Sequence[SourceFileLoader]) -> None:
         source = str(loader.path)
         stamp = _stamp(source)  # before its code is read, which may be newer
         code = loader.get_code(loader.name)
-        if stamp is None or code is None:
+        if stamp is None or code is None or not source.startswith(f"{_ROOT}/"):
             return
-        folder = os.path.dirname(source) if loader.is_package(loader.name) else None
-        stored.append((loader.name, source, stamp, folder, code))
+        below = source.removeprefix(f"{_ROOT}/")  # which a copy of all has there too
+        stored.append((loader.name, below, stamp, loader.is_package(loader.name), code))
     body = marshal.dumps(stored)
     temporary = f"{path}.{os.getpid()}"  # so that it is whole or not there
     try:

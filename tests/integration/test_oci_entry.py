@@ -81,6 +81,16 @@ def test_what_is_kept_is_used_until_a_source_changes(installed: Installed) -> No
     assert "runtime version" in installed.output()
 
 
+def test_a_copy_has_nothing_of_its_original(installed: Installed, tmp_path: Path) -> None:
+    shutil.copytree(installed.package, tmp_path / "copy/sandbox_kernel")
+    source = tmp_path / "copy/sandbox_kernel/oci/main.py"
+    source.write_text(source.read_text().replace('-runtime"', '-changed-in-a-copy"', 1))
+    argv = [str(source.with_name("quick-entry")), "--version"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert "sandbox-kernel-changed-in-a-copy version" in said
+    assert "runtime version" in installed.output()
+
+
 def _give_away(kept: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root gives files away")
