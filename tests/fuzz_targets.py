@@ -428,7 +428,7 @@ TARGETS: dict[str, Target] = {
         lambda body: authentication.read_token(body, GHCR, 100), (errors.RegistryError,)),
     "logins": Target(
         json_of({"auths": {"ghcr.io": {"auth": "YTpi", "identitytoken": ""}}}),
-        _login, (errors.RegistryError,)),
+        _login, (errors.RegistryError,), (_written({"auths": {"ghcr.io": {"auth": "\x80"}}}),)),
     "dns": Target(damaged(QUERY), _answered),
     "name-servers": Target(text_of("nameserver 1.1.1.1\nsearch x\n"), name_servers.read),
     "network-requests": Target(
