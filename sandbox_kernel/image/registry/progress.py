@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from sandbox_kernel.image.digest import Digest
 
@@ -18,8 +19,7 @@ LAST: frozenset[Stage] = frozenset({"done", "there", "mounted", "failed"})
 _SECONDS = 0.05
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far one layer is. Bytes as they are transferred."""
 
     digest: Digest
