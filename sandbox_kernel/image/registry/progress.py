@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
-
-from msgspec import Struct
 
 from sandbox_kernel.image.digest import Digest
 
@@ -19,7 +18,8 @@ LAST: frozenset[Stage] = frozenset({"done", "there", "mounted", "failed"})
 _SECONDS = 0.05
 
 
-class Progress(Struct, frozen=True):
+@dataclass(frozen=True)
+class Progress:
     """How far one layer is. Bytes as they are transferred."""
 
     digest: Digest
