@@ -25,7 +25,6 @@ from sandbox_kernel.image.environments import (
     bytecode,
     collecting,
     compiling,
-    conda,
     declared,
     elf,
     environment,
@@ -173,23 +172,6 @@ def test_a_project_gives_its_dependencies_and_is_not_run(tmp_path: Path) -> None
     project.write_text('[project]\nname="x"\n[tool.uv.sources]\nsix={url="https://x"}\n')
     with pytest.raises(ImageError, match="set by the user"):
         declared.read(f"pyproject:{tmp_path}")
-
-
-def test_a_conda_environment_says_what_it_lacks_and_what_to_do_instead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(conda, "PLACES", ("/nowhere/micromamba",))
-    with pytest.raises(HostLacks, match="neither micromamba nor mamba"):
-        environments.resolve("conda:environment.yml")
-    place = tmp_path / ".local/bin/micromamba"
-    place.parent.mkdir(parents=True)
-    place.write_text("#!/bin/sh\ntouch ran\n")
-    place.chmod(0o755)
-
-    with pytest.raises(ImageError, match="build it in a container"):
-        environments.resolve("conda:environment.yml")
-    assert not (tmp_path / "ran").exists()
 
 
 # -- PEP 723 --------------------------------------------------------------------------------------

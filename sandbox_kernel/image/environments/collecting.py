@@ -18,7 +18,7 @@ from sandbox_kernel.image.environments import places
 KEPT_SECONDS = 30 * 24 * 3600.0
 LEAST_SECONDS = 600.0
 """What was resolved just now may be on its way to a container."""
-KINDS = ("wheels", "groups", "skeletons", "bytecode")
+KINDS = ("wheels", "conda", "groups", "skeletons", "bytecode")
 
 
 def prune(*, older_than: float = KEPT_SECONDS) -> int:
