@@ -40,7 +40,7 @@ REQUIREMENTS = (
 IMPORTED = (
     "IPython, debugpy.server.api, hypothesis, ipykernel.kernelapp, ipywidgets, jupyter_client",
     "jupyter_kernel_test, matplotlib.backends.backend_agg, matplotlib.pyplot, nbclient, numpy",
-    "numpy.random, pandas, psutil, pyarrow, pyroute2, pytest, pytest_timeout",
+    "numpy.random, pandas, psutil, pyarrow, pyroute2, pytest, pytest_timeout, rattler, yaml",
 )
 """Who can't write there has the byte code of these, which is a third of all, and the package's."""
 
@@ -156,7 +156,7 @@ def _install(place: Path) -> None:
     python = str(environment / "bin/python")
     subprocess.run([uv, "venv", "--quiet", "--python", SYSTEM_PYTHON, environment], check=True)
     install = [uv, "pip", "install", "--quiet", "--python", python]
-    subprocess.run([*install, f"{REPOSITORY}[arrow]", *REQUIREMENTS], check=True)
+    subprocess.run([*install, f"{REPOSITORY}[arrow,conda]", *REQUIREMENTS], check=True)
     write = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     write["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # debugpy warns of frozen modules
     package = subprocess.run(
