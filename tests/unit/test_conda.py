@@ -12,6 +12,8 @@ import os
 import re
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -37,8 +39,13 @@ from sandbox_kernel.image.environments import (
     sbom,
 )
 from sandbox_kernel.image.environments import lock as locks
-from sandbox_kernel.image.environments.conda import base as bases
-from sandbox_kernel.image.environments.conda import configuration, linking, placeholders, rattler
+from sandbox_kernel.image.environments.conda import (
+    below,
+    configuration,
+    linking,
+    placeholders,
+    rattler,
+)
 from sandbox_kernel.image.environments.conda import lock as conda_locks
 from sandbox_kernel.image.environments.tree import Tree
 from sandbox_kernel.image.image import Image
@@ -209,7 +216,7 @@ def test_the_base_says_which_glibc_and_which_machine(
     (tmp_path / loader).with_name("libc.so.6").write_bytes(b"\0GLIBC_2.17\0GLIBC_2.31\0")
 
     with Tree((str(tmp_path),)) as files:
-        found = bases.find(files, "dir:x")
+        found = below.find(files, "dir:x")
 
     assert (found.subdir, found.glibc) == (subdir, (2, 31))
     assert ("__glibc", "2.31", "0") in found.virtual_packages
@@ -217,12 +224,12 @@ def test_the_base_says_which_glibc_and_which_machine(
 
 def test_a_base_with_musl_and_one_with_nothing_are_refused(tmp_path: Path) -> None:
     with Tree((str(tmp_path),)) as files, pytest.raises(ImageError, match="need glibc, and it has"):
-        bases.find(files, "scratch")
+        below.find(files, "scratch")
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/ld-musl-x86_64.so.1").write_bytes(b"musl")
 
     with Tree((str(tmp_path),)) as files, pytest.raises(ImageError, match="and it has musl"):
-        bases.find(files, "alpine:3")
+        below.find(files, "alpine:3")
 
 
 # -- from channels to layers ----------------------------------------------------------------------
@@ -337,9 +344,8 @@ def test_a_channel_over_http_is_fetched_and_its_token_is_never_told(
     channel: Channel, served: str, tmp_path: Path
 ) -> None:
     channel.add("words", files={"etc/words": "said\n"})
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t/secret-token").symlink_to(tmp_path)
-    address = f"{served}/t/secret-token/channel"
+    (tmp_path / "secret-token").symlink_to(tmp_path)
+    address = f"{served}/secret-token/channel"
     conda_channels.configure(tmp_path / "configuration", team=address)
 
     assert _read("etc/words") == b"said\n"
@@ -356,7 +362,7 @@ def test_a_package_with_another_hash_than_the_lock_says_is_not_taken(channel: Ch
     kept = locks.keep(_lock())
     channel.add("words", files={"etc/evil": "evil"})
 
-    with pytest.raises(ImageError, match=r"larger than its lock says|its sha256 is"):
+    with pytest.raises(ImageError, match="larger than its lock says"):
         _image(f"{REFERENCE}@{kept}")
 
     assert not list(_trees().iterdir())
@@ -409,6 +415,64 @@ def test_modules_for_any_python_go_where_the_python_looks(channel: Channel) -> N
     assert "sys.exit(main.run())" in say
     (tree,) = _trees().glob("words-*")
     assert stat.S_IMODE((tree / f"{PREFIX}/bin/say").stat().st_mode) == 0o755
+
+
+_INSTALL = """
+import asyncio, os, sys
+import rattler
+
+async def install(channel, subdir, target):
+    channels = [rattler.Channel(channel)]
+    found = await rattler.solve(channels, ["words", "old"], platforms=[subdir, "noarch"])
+    await rattler.install(found, target, cache_dir=f"{target}-cache",
+                          platform=rattler.Subdir(subdir),
+                          alternative_target_prefix="/opt/environment")
+
+asyncio.run(install(*sys.argv[1:]))
+os._exit(0)
+"""
+
+
+def test_it_is_linked_as_rattlers_own_installer_does_it(channel: Channel, tmp_path: Path) -> None:
+    data = b"\x7fELF" + f"{PLACEHOLDER}/a:{PLACEHOLDER}\0{PLACEHOLDER}/b\0\1\2".encode() + b"\0rest"
+    text = f"#!{PLACEHOLDER}/bin/python\nprint('{PLACEHOLDER}')\n"
+    channel.add(
+        "python", PYTHON, files={"bin/python3.11": "no program", "lib/python3.11/os.py": ""}
+    )
+    channel.add("old", files={"bin/old": data, "bin/tell": text, "share/old": "as it is\n"},
+                placeholders={"bin/old": "binary", "bin/tell": "text"},
+                links={"bin/new": "old", "lib/up": "../share/old"}, kind=".tar.bz2")  # fmt: skip
+    channel.add("words", noarch="python", depends=["python"],
+                files={"site-packages/words.py": "said = 1\n", "python-scripts/say": text,
+                       "etc/words": "x\n"})  # fmt: skip
+    _declare("words", "old")
+    target = tmp_path / "installed"
+    words = [channel.address, conda_channels.HERE, str(target)]
+    subprocess.run([sys.executable, "-c", _INSTALL, *words], check=True)
+
+    ours: dict[str, object] = {}
+    image = _image()
+    for layer in image.layers:
+        ours |= _content(Path(layer, PREFIX))
+
+    theirs = _content(target)
+    del theirs["CACHEDIR.TAG"]
+    assert ours == theirs
+    assert len(ours) == 10
+
+
+def _content(root: Path) -> dict[str, object]:
+    """What lies below a prefix, but for records and byte code."""
+    found: dict[str, object] = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        if name.startswith("conda-meta") or "__pycache__" in name:
+            continue
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_file():
+            found[name] = (path.read_bytes(), bool(path.stat().st_mode & 0o100))
+    return found
 
 
 def test_a_package_for_any_python_needs_one(channel: Channel) -> None:
@@ -468,7 +532,7 @@ def test_an_environment_is_kept_with_the_same_digest_whoever_makes_it(
     monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "store"))
     store = Store.open()
     machine = {"linux-64": 62, "linux-aarch64": 183}[conda_channels.HERE]
-    loader = bases.LOADERS[{62: "x86_64", 183: "aarch64"}[machine]].lstrip("/")
+    loader = below.LOADERS[{62: "x86_64", 183: "aarch64"}[machine]].lstrip("/")
     libc = f"{Path(loader).parent}/libc.so.6"
     files: dict[str, bytes | str | None] = {"lib": None, str(Path(loader).parent): None}
     files |= {loader: _loader(machine), libc: b"\0GLIBC_2.36\0"}
@@ -557,8 +621,8 @@ def test_a_lock_for_a_newer_glibc_or_another_machine_is_not_used(channel: Channe
     lock = _lock()
     assert lock.glibc == "2.17"
 
-    lock.check(bases.Base(lock.machine, (2, 17)), REFERENCE)
-    for base in (bases.Base(lock.machine, (2, 16)), bases.Base("pdp11", (2, 36))):
+    lock.check(below.Base(lock.machine, (2, 17)), REFERENCE)
+    for base in (below.Base(lock.machine, (2, 16)), below.Base("pdp11", (2, 36))):
         with pytest.raises(ImageError, match="%sandbox update"):
             lock.check(base, REFERENCE)
 
@@ -707,11 +771,14 @@ def test_a_damaged_archive_is_refused(channel: Channel) -> None:
             _install(file, channel.folder / "tree")
 
 
-def test_no_package_writes_through_a_link_of_another_one(channel: Channel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("link", "folder"), [("first", "second"), ("second", "first")])
+def test_no_package_writes_through_a_link_of_another_one(
+    channel: Channel, tmp_path: Path, link: str, folder: str
+) -> None:
     """What would be put together in one layer, on this machine's file system."""
-    _declare("words", "others")
-    channel.add("words", links={"lib/place": "../etc"}, files={"etc/a": "a"})
-    channel.add("others", files={"lib/place/evil": "evil"})
+    _declare("first", "second")
+    channel.add(link, links={"lib/place": "../etc"}, files={"etc/a": "a"})
+    channel.add(folder, files={"lib/place/evil": "evil"})
 
     with pytest.raises(ImageError, match=r"`/opt/environment/lib/place`: two packages have it"):
         _image()

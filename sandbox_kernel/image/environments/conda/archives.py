@@ -72,7 +72,7 @@ def unpack(archive: str, package: Package, stage: str) -> Content:
 
 def path_of(name: bytes | str) -> str:
     """A name in a package as a path below its prefix. Raises ImageError."""
-    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    raw = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
     if raw.startswith(b"/"):
         raise ImageError(f"`{names.display(raw)}` is an absolute path")
     parts = names.parts(raw)

@@ -8,18 +8,19 @@ takes the C library and its loader.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 
 from sandbox_kernel.image.environments import bytecode, environment, places
-from sandbox_kernel.image.environments.conda import base as bases
-from sandbox_kernel.image.environments.conda import linking, resolving
-from sandbox_kernel.image.environments.conda.base import Base
+from sandbox_kernel.image.environments.conda import below, linking, resolving
+from sandbox_kernel.image.environments.conda.below import Base
 from sandbox_kernel.image.environments.conda.linking import PREFIX, RECORDS
 from sandbox_kernel.image.environments.conda.lock import Lock
 from sandbox_kernel.image.environments.declared import Declared
 from sandbox_kernel.image.environments.python import Python
+from sandbox_kernel.image.environments.tree import Tree
 from sandbox_kernel.image.image import Image
 
 MOST_NAMED = 5
@@ -33,8 +34,16 @@ def image(declared: Declared, base: Image, *, fresh: bool = False) -> Image:
 
 def base_of(base: Image) -> Base:
     """What an image gives to packages of conda. Raises ImageError."""
+    if base.reference == "host":
+        return _of_host()
     with environment.tree(base) as files:
-        return bases.find(files, base.reference)
+        return below.find(files, base.reference)
+
+
+@functools.cache
+def _of_host() -> Base:
+    with Tree(("/",)) as files:
+        return below.find(files, "host")
 
 
 def compose(reference: str, lock: Lock, base: Image) -> Image:

@@ -22,7 +22,7 @@ from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image.environments import places, wheels
 from sandbox_kernel.image.environments.conda import archives, placeholders, rattler, resolving
 from sandbox_kernel.image.environments.conda.archives import Content, Member, path_of
-from sandbox_kernel.image.environments.conda.base import NO_ARCHITECTURE
+from sandbox_kernel.image.environments.conda.below import NO_ARCHITECTURE
 from sandbox_kernel.image.environments.conda.lock import Lock, Package
 
 PREFIX = wheels.PREFIX

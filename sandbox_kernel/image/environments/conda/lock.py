@@ -15,7 +15,7 @@ from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.environments import lock as locks
 from sandbox_kernel.image.environments.conda import configuration
-from sandbox_kernel.image.environments.conda.base import NO_ARCHITECTURE, SUBDIRS, Base
+from sandbox_kernel.image.environments.conda.below import NO_ARCHITECTURE, SUBDIRS, Base
 from sandbox_kernel.image.environments.declared import Declared
 
 MOST_PACKAGES = 2000

@@ -17,7 +17,7 @@ SHORTEST, LONGEST = 8, 4096
 
 def check(placeholder: str, prefix: str, mode: str, path: str) -> None:
     """Raises ImageError for what can't be replaced by `prefix` in a file of this mode."""
-    old, new = placeholder.encode("utf-8", "surrogateescape"), prefix.encode()
+    old, new = placeholder.encode("utf-8", "surrogatepass"), prefix.encode()
     if not SHORTEST <= len(old) <= LONGEST or b"\0" in old:
         raise ImageError(f"`{shown(path)}` has a placeholder that can't be one")
     if mode not in (TEXT, BINARY):
@@ -30,7 +30,7 @@ def check(placeholder: str, prefix: str, mode: str, path: str) -> None:
 
 def replaced(data: bytes, placeholder: str, prefix: str, mode: str) -> bytes:
     """The content of a file for `prefix`, of a placeholder that was checked."""
-    old, new = placeholder.encode("utf-8", "surrogateescape"), prefix.encode()
+    old, new = placeholder.encode("utf-8", "surrogatepass"), prefix.encode()
     return data.replace(old, new) if mode == TEXT else b"".join(_strings(data, old, new))
 
 

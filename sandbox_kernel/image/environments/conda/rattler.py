@@ -8,7 +8,7 @@ user's channels, and no configuration of conda, mamba or pixi is read.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.machinery
 import json
 import os
 import re
@@ -48,10 +48,22 @@ def demand(reference: str) -> None:
         )
 
 
+_found: dict[str, str] = {}
+
+
 def _place_of(module: str) -> str:
-    """The folder that a module is found in; "" when it is not there. It is not imported."""
-    found = importlib.util.find_spec(module)
-    return os.path.dirname(os.path.dirname(found.origin)) if found and found.origin else ""
+    """The folder that a module is found in; "" when it is not there. It is not imported.
+
+    Not looked for in the working folder, which is a notebook's. What is missing may come.
+    """
+    if module not in _found:
+        here = os.getcwd()
+        places = [path for path in sys.path if os.path.isabs(path) and path != here]
+        found = importlib.machinery.PathFinder.find_spec(module, places)
+        if found is None or found.origin is None:
+            return ""
+        _found[module] = os.path.dirname(os.path.dirname(found.origin))
+    return _found[module]
 
 
 def solve(

@@ -21,7 +21,7 @@ from sandbox_kernel.image.environments import lock as locks
 from sandbox_kernel.image.environments import places
 from sandbox_kernel.image.environments.conda import configuration, rattler
 from sandbox_kernel.image.environments.conda import lock as conda_locks
-from sandbox_kernel.image.environments.conda.base import NO_ARCHITECTURE, Base
+from sandbox_kernel.image.environments.conda.below import NO_ARCHITECTURE, Base
 from sandbox_kernel.image.environments.conda.configuration import Channel
 from sandbox_kernel.image.environments.conda.lock import Lock, Package
 from sandbox_kernel.image.environments.declared import Declared
