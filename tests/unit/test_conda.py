@@ -507,11 +507,15 @@ def test_what_nobody_used_for_a_while_goes(channel: Channel) -> None:
     channel.add("words", files={"etc/words": "said\n"})
     _image()
     (tree,) = _trees().iterdir()
-    os.utime(tree, (1, 1))
+    known = _trees().parent / "channels/0123abcd.json"
+    known.write_text("what rattler keeps of a channel that is not a folder")
+    for path in (tree, known):
+        os.utime(path, (1, 1))
 
-    collecting.prune()
+    assert collecting.prune() > 0
 
     assert not list(_trees().iterdir())
+    assert not known.exists()
     assert _read("etc/words") == b"said\n", "it is made again"
 
 
