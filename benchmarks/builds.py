@@ -22,6 +22,8 @@ from sandbox_kernel.image.layers import remove_tree
 
 BUILDAH = "/usr/bin/buildah"
 BUSYBOX = "/usr/bin/busybox"
+COMMAND = (os.path.join(os.path.dirname(sys.executable), "sandbox-kernel"),)
+"""As it is installed."""
 SECONDS = 0.2
 """Of a build with nothing to do."""
 FILE = """FROM scratch
@@ -111,7 +113,7 @@ def _changing(context: Path) -> Callable[[], None]:
 
 def _ours(folder: Path, context: Path) -> Callable[..., None]:
     environment = {**os.environ, "SANDBOX_KERNEL_IMAGES": str(folder / "ours")}
-    command = [sys.executable, "-m", "sandbox_kernel.cli.main", "build", "--quiet", "-t", "app:1"]
+    command = [*COMMAND, "build", "--quiet", "-t", "app:1"]
 
     def build(*more: str) -> None:
         words = [*command, *more, str(context)]

@@ -132,7 +132,7 @@ class Sandbox(HasTraits):
         help="What the container is made of: host (this Python environment, read-only), a name "
         "in a registry such as python:3.12-slim, oci:DIR, oci-archive:FILE, docker-archive:FILE, "
         "dir:PATH (a root file system), build:PATH (a Containerfile), requirements:FILE, "
-        "pyproject:DIR, packages:A,B, or scratch (nothing).",
+        "pyproject:DIR, packages:A,B, conda:FILE, or scratch (nothing).",
         group="image",
     )
     memory = Option(
@@ -528,6 +528,8 @@ class Settings(NamedTuple):
     registry: tuple[tuple[settings_files.Where, Mapping[str, object]], ...] = ()
     """What the user's own files say of registries, as it stands there: `image/registry/` types it,
     when something is pulled."""
+    conda: tuple[tuple[settings_files.Where, Mapping[str, object]], ...] = ()
+    """The same of channels: `image/environments/conda/` types it."""
 
     def plus(self, source: str, values: Mapping[str, object], where: str = "") -> Settings:
         """These settings with one more source on top; `where` names it in errors."""
@@ -553,7 +555,8 @@ _loaded: dict[str, tuple[object, Settings]] = {}
 def _read(here: str, places: Iterable[settings_files.Place]) -> Settings:
     layers: list[Layer] = []
     ceilings: dict[str, Ceiling] = {}
-    registry = []
+    own: dict[str, list[tuple[settings_files.Where, Mapping[str, object]]]]
+    own = {name: [] for name in settings_files.OWN_TABLES}
     user_file = ""
     for place in places:
         if not place.project:
@@ -565,18 +568,20 @@ def _read(here: str, places: Iterable[settings_files.Place]) -> Settings:
             raise InvalidOption(
                 found.where("ceiling"), "[ceiling]", f"ceilings stand only in `{user_file}`"
             )
-        if found.registry and place.project:
-            raise InvalidOption(
-                found.where("registry"), "[registry]", f"registries stand only in `{user_file}`"
-            )
-        if found.registry:
-            registry.append((found.where, found.registry))
+        for name, table in found.own.items():
+            if place.project:
+                what = settings_files.OWN_TABLES[name]
+                raise InvalidOption(
+                    found.where(name), f"[{name}]", f"{what} stand only in `{user_file}`"
+                )
+            own[name].append((found.where, table))
         for name, value in read_options(found.ceiling, found.where, CEILINGS, "ceiling").items():
             ceilings[name] = Ceiling(value, found.where(name, "ceiling"))
         values = read_options(found.options, found.where)
         source = os.path.basename(place.path) if place.project else f"config file {place.path}"
         layers.append(Layer(source, place.project, values))
-    return Settings(here, tuple(layers), ceilings, user_file, tuple(registry))
+    registry, conda = tuple(own["registry"]), tuple(own["conda"])
+    return Settings(here, tuple(layers), ceilings, user_file, registry, conda)
 
 
 def read_options(

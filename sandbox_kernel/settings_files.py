@@ -19,6 +19,8 @@ MOST_BYTES = 1 << 20
 MOST_NOTEBOOK = 256 << 20
 NOTEBOOK_KEY = "sandbox_kernel"
 Where = Callable[..., str]
+OWN_TABLES: Mapping[str, str] = {"registry": "registries", "conda": "channels of conda"}
+"""Tables that only the user's own files may have, as they widen whom we trust: what each names."""
 
 
 class Place(NamedTuple):
@@ -35,7 +37,8 @@ class Found(NamedTuple):
     where: Where
     options: Mapping[str, object]
     ceiling: Mapping[str, object]
-    registry: Mapping[str, object]
+    own: Mapping[str, Mapping[str, object]]
+    """By the names of `OWN_TABLES`, those that are there."""
 
 
 def places(folder: str) -> tuple[Place, ...]:
@@ -93,10 +96,14 @@ def read(place: Place) -> Found | None:
     ceiling = options.pop("ceiling", {})
     if not isinstance(ceiling, Mapping):
         raise InvalidOption(where("ceiling"), ceiling, "a table of ceilings")
-    registry = options.pop("registry", {})
-    if not isinstance(registry, Mapping):
-        raise InvalidOption(where("registry"), registry, "a table of settings for registries")
-    return Found(where, options, ceiling, registry)
+    own = {}
+    for name, what in OWN_TABLES.items():
+        table = options.pop(name, {})
+        if not isinstance(table, Mapping):
+            raise InvalidOption(where(name), table, f"a table of settings for {what}")
+        if table:
+            own[name] = table
+    return Found(where, options, ceiling, own)
 
 
 def folder(value: object, option: str) -> str:
@@ -280,9 +287,10 @@ def _read_python(place: Place) -> Found:
     def where(key: str, section: str = "") -> str:
         return f"{place.path}: c.Sandbox{section.capitalize()}.{key}"
 
+    classes = {name.capitalize(): name for name in OWN_TABLES}
     for name in sections:
-        if name not in ("Sandbox", "SandboxCeiling", "SandboxRegistry"):
-            allowed = "c.Sandbox, c.SandboxCeiling or c.SandboxRegistry"
+        if name not in ("Sandbox", "SandboxCeiling", *(f"Sandbox{own}" for own in classes)):
+            allowed = "c.Sandbox, c.SandboxCeiling, c.SandboxRegistry or c.SandboxConda"
             raise InvalidOption(f"{place.path}: c.{name}", name, allowed)
 
     def section(name: str) -> dict[str, object]:
@@ -292,4 +300,5 @@ def _read_python(place: Place) -> Found:
                 values[key] = value.get_value([])
         return values
 
-    return Found(where, section("Sandbox"), section("SandboxCeiling"), section("SandboxRegistry"))
+    own = {name: table for kind, name in classes.items() if (table := section(f"Sandbox{kind}"))}
+    return Found(where, section("Sandbox"), section("SandboxCeiling"), own)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gzip
+import hashlib
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import conda_channels
 import dns.message
 import msgspec
 from hypothesis import strategies as st
@@ -27,6 +30,8 @@ from sandbox_kernel.containerfile import ignore
 from sandbox_kernel.containerfile.parse import parse
 from sandbox_kernel.image import documents, pins, reference
 from sandbox_kernel.image.environments import elf, lock, script
+from sandbox_kernel.image.environments.conda import archives, environment_file, linking
+from sandbox_kernel.image.environments.conda import lock as conda_lock
 from sandbox_kernel.image.layers import compression, tar
 from sandbox_kernel.image.layers.limits import Limits
 from sandbox_kernel.image.registry import authentication, credentials
@@ -383,6 +388,66 @@ PLUG = {"do": "plug", "container": "a" * 12, "network": "bridge", "shape": {"ban
 
 OURS = (errors.ImageError,)
 PIECES = st.lists(damaged(*CELL_FRAMES), max_size=4)
+CONDA_LOCK = {
+    "machine": "x86_64", "glibc": "2.17", "site_packages": "lib/python3.12/site-packages",
+    "packages": [{"name": "a", "version": "1", "build": "0", "channel": "c", "subdir": "noarch",
+                  "file": "a-1-0.conda", "sha256": "0" * 64, "size": 1}],
+    "requirements": ["a"], "channels": ["c"],
+}  # fmt: skip
+CONDA_INDEX = {"name": "a", "version": "1", "build": "0", "noarch": "python"}
+CONDA_PATHS = {
+    "paths": [
+        {"_path": "site-packages/a.py", "path_type": "hardlink", "file_mode": "text",
+         "prefix_placeholder": conda_channels.PLACEHOLDER},
+        {"_path": "lib/b", "path_type": "softlink"},
+        {"_path": "lib/c", "path_type": "directory"},
+    ],
+    "paths_version": 1,
+}  # fmt: skip
+CONDA_LINK = {"noarch": {"type": "python", "entry_points": ["a = a:main"]}}
+
+
+def _archives_of_conda() -> tuple[bytes, bytes]:
+    """The same package as a `.conda` and as a `.tar.bz2`."""
+    with tempfile.TemporaryDirectory() as folder:
+        channel = conda_channels.Channel(Path(folder, "channel"))
+        given: dict[str, Any] = {"files": {"lib/a": "x"}, "links": {"lib/b": "a"}}
+        one, two = (channel.add("a", kind=kind, **given) for kind in (".conda", ".tar.bz2"))
+        return one.read_bytes(), two.read_bytes()
+
+
+def _archive_of_conda(data: bytes) -> None:
+    ending = ".tar.bz2" if data[:2] == b"BZ" else ".conda"
+    digits = hashlib.sha256(data).hexdigest()
+    package = conda_lock.Package("a", "1", "0", "c", "noarch", f"a-1-0{ending}", digits, len(data))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "archive").write_bytes(data)
+        Path(folder, "stage").mkdir()
+        archives.unpack(f"{folder}/archive", package, f"{folder}/stage")
+
+
+def _package_of_conda(documents: list[bytes]) -> None:
+    """What it says of itself, over files that are as they must be."""
+    package = conda_lock.Package("a", "1", "0", "c", "noarch", "a-1-0.conda", "0" * 64, 1)
+    information = dict(zip((archives.INDEX, archives.PATHS, archives.LINK), documents, strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "1")
+        source.write_text(conda_channels.PLACEHOLDER)
+        members = {
+            "site-packages/a.py": archives.Member(str(source), "", False, 0),
+            "lib/b": archives.Member("", "a", False, 0),
+        }
+        content = archives.Content(information, members)
+        linking.link(content, package, "lib/python3.12/site-packages", f"{folder}/tree")
+
+
+def _environment_of_conda(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "environment.yml")
+        path.write_text(text, "utf-8", "surrogateescape")
+        environment_file.read("conda:environment.yml", str(path))
+
+
 TARGETS: dict[str, Target] = {
     "jupyter-frames": Target(
         st.tuples(json_of(HEADER), json_of(HEADER), json_of({"a": {}}), json_of({"text": ""}),
@@ -428,7 +493,7 @@ TARGETS: dict[str, Target] = {
         lambda body: authentication.read_token(body, GHCR, 100), (errors.RegistryError,)),
     "logins": Target(
         json_of({"auths": {"ghcr.io": {"auth": "YTpi", "identitytoken": ""}}}),
-        _login, (errors.RegistryError,)),
+        _login, (errors.RegistryError,), (_written({"auths": {"ghcr.io": {"auth": "\x80"}}}),)),
     "dns": Target(damaged(QUERY), _answered),
     "name-servers": Target(text_of("nameserver 1.1.1.1\nsearch x\n"), name_servers.read),
     "network-requests": Target(
@@ -437,6 +502,19 @@ TARGETS: dict[str, Target] = {
         text_of('# /// script\n# requires-python = ">=3.9"\n# dependencies = ["a==1"]\n# ///\n',
                 "# /// script\n# [tool.uv]\n# exclude-newer = 2024-01-01\n# ///\n"),
         lambda code: script.reference(code, "host"), OURS),
+    "conda-archives": Target(damaged(*_archives_of_conda()), _archive_of_conda, OURS),
+    "conda-packages": Target(
+        st.tuples(json_of(CONDA_INDEX), json_of(CONDA_PATHS), json_of(CONDA_LINK)).map(list),
+        _package_of_conda, OURS,
+        ([_written(CONDA_INDEX), _written(CONDA_PATHS).replace(b"site-p", b"\\ud800"),
+          _written(CONDA_LINK)],
+         [_written(CONDA_INDEX), _written(CONDA_PATHS).replace(b"/opt", b"\\ud800"),
+          _written(CONDA_LINK)])),
+    "conda-locks": Target(json_of(CONDA_LOCK), lambda data: conda_lock.decode(data, "x"), OURS),
+    "conda-environments": Target(
+        text_of("name: a\nchannels: [conda-forge]\ndependencies:\n- a =1\n- conda-forge::b 1 0\n",
+                "dependencies: &x\n  - ! a\n  - pip: [*x]\n  - {<<: *x}\n"),
+        _environment_of_conda, OURS),
     "locks": Target(json_of(LOCK), lambda data: lock.decode(data, "x"), OURS),
     "pins": Target(
         changed({"images": {"a": {"digest": NAME}}}), lambda table: pins.decode(table, "x"), OURS,

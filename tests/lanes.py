@@ -21,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import ordinary_user
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -65,6 +66,8 @@ def main(options: list[str]) -> int:
             said = opened.enter_context(tempfile.TemporaryFile("w+"))
             command = _command(lanes[name], [*options, *caches[name]])
             beside.append((subprocess.Popen(command, stdout=said, stderr=said), said))
+        user = opened.enter_context(contextlib.contextmanager(ordinary_user.made)())
+        os.environ[ordinary_user.PLACE] = str(user.place)
         statuses = [_run(lanes["ordinary user"], [*options, *caches["ordinary user"]])]
         for process, said in beside:
             statuses.append(process.wait())

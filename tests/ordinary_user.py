@@ -1,7 +1,8 @@
 """An ordinary user of this machine with a Python environment of his own, for tests run as root.
 
 The environment is based on the system's Python, lies outside every home, holds the package as an
-installation would (not editable), is made once by each run of the tests and removed at its end.
+installation would (not editable), and is made once: by `lanes`, which names it to its lanes, or by
+the run of the tests that needs it. Who made it removes it at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from sandbox_kernel.runtime.cgroups import delegation
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "tester"
 SYSTEM_PYTHON = "/usr/bin/python3"
+PLACE = "SANDBOX_KERNEL_TESTS_PLACE"
+"""The variable that names a place that was made before."""
 TO_REACH_THE_INDEX = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "UV_DEFAULT_INDEX")
 REQUIREMENTS = (
     "debugpy",
@@ -34,6 +37,12 @@ REQUIREMENTS = (
     "hypothesis",
     "jupyter_kernel_test",
 )
+IMPORTED = (
+    "IPython, debugpy.server.api, hypothesis, ipykernel.kernelapp, ipywidgets, jupyter_client",
+    "jupyter_kernel_test, matplotlib.backends.backend_agg, matplotlib.pyplot, nbclient, numpy",
+    "numpy.random, pandas, psutil, pyarrow, pyroute2, pytest, pytest_timeout, rattler, yaml",
+)
+"""Who can't write there has the byte code of these, which is a third of all, and the package's."""
 
 
 class OrdinaryUser(NamedTuple):
@@ -105,6 +114,9 @@ def made() -> Iterator[OrdinaryUser]:
     if os.geteuid() != 0:
         raise RuntimeError("the tests of an ordinary user are started by root: run as root")
     entry = _user()
+    if PLACE in os.environ:
+        yield OrdinaryUser(NAME, entry.pw_uid, Path(entry.pw_dir), Path(os.environ[PLACE]))
+        return
     place = Path(tempfile.mkdtemp(prefix="sandbox-kernel-tests-", dir="/var/tmp"))
     try:
         place.chmod(0o755)
@@ -143,8 +155,17 @@ def _install(place: Path) -> None:
     environment = place / "environment"
     python = str(environment / "bin/python")
     subprocess.run([uv, "venv", "--quiet", "--python", SYSTEM_PYTHON, environment], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode"]
-    subprocess.run([*install, f"{REPOSITORY}[arrow]", *REQUIREMENTS], check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", python]
+    subprocess.run([*install, f"{REPOSITORY}[arrow,conda]", *REQUIREMENTS], check=True)
+    write = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    write["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # debugpy warns of frozen modules
+    package = subprocess.run(
+        [python, "-I", "-c", "import sandbox_kernel; print(*sandbox_kernel.__path__)"],
+        check=True, capture_output=True, text=True, env=write,
+    ).stdout.strip()  # fmt: skip
+    subprocess.run([python, "-m", "compileall", "-q", package], check=True, env=write)
+    for names in IMPORTED:
+        subprocess.run([python, "-I", "-c", f"import {names}"], check=True, env=write)
     shutil.copytree(
         REPOSITORY / "tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__")
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from magics import grammar
@@ -15,6 +15,7 @@ from sandbox_kernel.arguments import HELP, Flag
 from sandbox_kernel.bundle import seccomp_profile
 from sandbox_kernel.cli import main as command
 from sandbox_kernel.cli.verb import Verb
+from sandbox_kernel.image.environments.conda import configuration as conda
 from sandbox_kernel.image.registry import configuration
 
 HERE = Path(__file__).parent
@@ -100,9 +101,7 @@ def _settings() -> Iterator[str]:
         "| ceiling | value | default | what it does |",
         "|---|---|---|---|",
     )
-    for name, option in settings.CEILINGS.items():
-        value = f"`{option.kind.metavar}`" + ("; a list" if option.kind.identity else "")
-        yield _row(f"`{name}`", value, _default(option), option.help)
+    yield from _rows(settings.CEILINGS)
     yield from (
         "",
         "## Registries",
@@ -114,7 +113,23 @@ def _settings() -> Iterator[str]:
         "| setting | value | default | what it does |",
         "|---|---|---|---|",
     )
-    for name, option in configuration.REGISTRY.items():
+    yield from _rows(configuration.REGISTRY)
+    yield from (
+        "",
+        "## Channels of conda",
+        "",
+        "Where packages of `conda:` come from: see [environments](../environments.md). They stand",
+        "under `[conda]` in the user's `config.toml`, or as `c.SandboxConda` in",
+        "`jupyter_sandbox_config.py`, and nowhere else. A list of pairs may be a table.",
+        "",
+        "| setting | value | default | what it does |",
+        "|---|---|---|---|",
+    )
+    yield from _rows(conda.CONDA)
+
+
+def _rows(declared: Mapping[str, settings.Option]) -> Iterator[str]:
+    for name, option in declared.items():
         value = f"`{option.kind.metavar}`" + ("; a list" if option.kind.identity else "")
         yield _row(f"`{name}`", value, _default(option), option.help)
 

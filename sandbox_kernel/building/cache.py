@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -32,8 +31,7 @@ class _Entry(msgspec.Struct, frozen=True):
 _DECODER = msgspec.json.Decoder(_Entry)
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What a step made. `layer` None: it changed no file."""
 
     created: str

@@ -8,8 +8,9 @@ import posixpath
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from sandbox_kernel.building import addresses, cache
 from sandbox_kernel.building.cache import Result
@@ -24,8 +25,7 @@ from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.runtime import transfer
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """One source: what of it counts for the cache, and how its records are written."""
 
     identity: Any

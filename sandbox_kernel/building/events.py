@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sandbox_kernel.image.registry.progress import Progress
 
 
-@dataclass(frozen=True)
-class StepStarted:
+class StepStarted(Struct, frozen=True):
     """One instruction of a stage begins; `number` from 1 of `total`."""
 
     stage: str
@@ -18,8 +18,7 @@ class StepStarted:
     text: str
 
 
-@dataclass(frozen=True)
-class StepOutput:
+class StepOutput(Struct, frozen=True):
     """What a RUN wrote; `stream` 1 or 2. Values of secrets are masked."""
 
     stage: str
@@ -28,8 +27,7 @@ class StepOutput:
     text: str
 
 
-@dataclass(frozen=True)
-class StepDone:
+class StepDone(Struct, frozen=True):
     """It is done. `cached`: its layer was there already."""
 
     stage: str
@@ -38,16 +36,14 @@ class StepDone:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Pulling:
+class Pulling(Struct, frozen=True):
     """A base image is got: how far one of its layers is."""
 
     reference: str
     progress: Progress
 
 
-@dataclass(frozen=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """A line that the user should know."""
 
     text: str

@@ -9,8 +9,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from sandbox_kernel.building import copying, layers, workshop
 from sandbox_kernel.building.state import State
@@ -22,8 +23,7 @@ from sandbox_kernel.runtime.held import IMAGE_IDS
 Origins = Callable[[str], State]
 
 
-@dataclass
-class Mounted:
+class Mounted(Struct):
     """What a step gets beside its layers."""
 
     binds: list[dict[str, Any]] = field(default_factory=list)

@@ -16,9 +16,10 @@ import re
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urljoin, urlsplit
+
+from msgspec import Struct
 
 from sandbox_kernel.errors import InvalidOption
 
@@ -29,8 +30,7 @@ STALLED_SECONDS = 30.0
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}$")
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """A file without a name, and the name that the address gives it. `mtime` in nanoseconds."""
 
     file: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.policy import ContainerPlan
@@ -16,8 +17,7 @@ _SECRET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True, kw_only=True):
     """A build. `plan` was allowed by `policy`: its limits and network hold for every RUN.
 
     `allow_image` is policy too: it raises NotAllowed for a base image that the caller may not use.

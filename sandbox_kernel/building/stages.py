@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sandbox_kernel.building.request import BuildRequest
 from sandbox_kernel.containerfile import words
@@ -18,8 +19,7 @@ from sandbox_kernel.image.documents import Platform
 PREDEFINED = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(Struct, frozen=True):
     """A stage that is built: its base is another stage, or an image by its reference."""
 
     stage: Stage
@@ -27,8 +27,7 @@ class Needed:
     needs: frozenset[int]
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(Struct, frozen=True):
     """The stages that are needed, in their order; the last one is the target."""
 
     needed: tuple[Needed, ...]

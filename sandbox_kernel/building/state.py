@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct, field
 
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor, History, Platform
@@ -16,16 +17,14 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Of an image made from nothing; `bundle.defaults` has it too, with much that loads slowly."""
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """One layer: its blob, and the digest of its plain tar."""
 
     blob: Descriptor
     diff_id: Digest
 
 
-@dataclass
-class State:
+class State(Struct):
     """A stage as far as it is built. `config` has the words of the OCI image configuration."""
 
     platform: Platform

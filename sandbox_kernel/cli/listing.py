@@ -15,7 +15,6 @@ from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import FORMAT, Verb
 from sandbox_kernel.container import Listed
-from sandbox_kernel.output_policy.terminal import Stream
 from sandbox_kernel.runtime import client
 
 _ALL = Flag("all", ("--all", "-a"), "", "Also those that are over and kept for their log.")
@@ -89,6 +88,8 @@ def _facts(reference: str) -> dict[str, Any]:
 
 def logs(found: Parsed) -> int:
     """Passes on what was written, each stream to ours."""
+    from sandbox_kernel.output_policy.terminal import Stream  # of a program's words only
+
     cleaners = {number: Stream() for number in (1, 2) if os.isatty(number)}
     for stream, data in container.find(found.rest[0]).logs(follow=bool(found.own.get("follow"))):
         sink = sys.stdout if stream == 1 else sys.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -56,8 +57,32 @@ FAILED, INTERRUPTED, USAGE = 125, 130, 125
 NO_THREAD = "can't start new thread"  # Python's RuntimeError where no process is left for it
 
 
+def program() -> None:
+    """The process of the command: `main`, and its status as the process's own.
+
+    It ends without taking Python's modules apart first, since that is a tenth of the time of a
+    short command. All else is as ever: threads are waited for, and whatever is registered for the
+    exit runs, because what was registered first runs last.
+    """
+    status: list[int] = []
+    atexit.register(_leave, status)
+    status.append(main())
+    sys.exit(status[0])
+
+
+def _leave(status: list[int]) -> None:
+    """Ends the process when all that it printed has gone; else Python says what did not."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    if status:  # none after an exception, whose status Python has
+        os._exit(status[0])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point; returns the exit status."""
+    """The command, in a process that may go on; returns the exit status."""
     _open_standard_descriptors()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in ([], ["--help"], ["help"], ["-h"]):
@@ -162,4 +187,4 @@ def _open_standard_descriptors() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -9,8 +9,9 @@ import difflib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from sandbox_kernel.containerfile import instructions as i
 from sandbox_kernel.containerfile import mounts
@@ -28,8 +29,7 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)")
 _NOT_IN_ONBUILD = ("ONBUILD", "FROM", "MAINTAINER")
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """One FROM and what follows it."""
 
     index: int
@@ -42,8 +42,7 @@ class Stage:
         return self.begin.name or str(self.index)
 
 
-@dataclass(frozen=True)
-class Containerfile:
+class Containerfile(Struct, frozen=True):
     """The whole file. `arguments` stand before the first FROM."""
 
     file: str

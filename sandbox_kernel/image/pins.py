@@ -27,6 +27,8 @@ from sandbox_kernel.image import reference as references
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.environments import declared, places
 from sandbox_kernel.image.environments import lock as locks
+from sandbox_kernel.image.environments.conda import lock as conda_locks
+from sandbox_kernel.image.environments.conda.lock import Lock as CondaLock
 from sandbox_kernel.image.environments.lock import Lock
 from sandbox_kernel.image.reference import Registry
 
@@ -39,10 +41,16 @@ WHERE = "metadata.language_info.sandbox_kernel"
 
 
 class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a name meant: a manifest's digest, or a lock."""
+    """What a name meant: a manifest's digest, or a lock, which is of one of two kinds."""
 
     digest: str
     lock: Lock | None = None
+    conda: CondaLock | None = None
+
+    @property
+    def held(self) -> Lock | CondaLock | None:
+        """The lock, of whichever kind."""
+        return self.lock or self.conda
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -91,9 +99,9 @@ class Pins:
             parts = declared.split(text)
             base = self.pinned(parts.base)
             pin = None if parts.lock else self._pins.get(_key(text))
-            if pin is None or pin.lock is None or not _is_for(pin.lock, text):
+            if pin is None or pin.held is None or not pin.held.is_for(declared.read(text)):
                 return str(parts._replace(base=base))
-            return str(parts._replace(base=base, lock=locks.keep(pin.lock)))
+            return str(parts._replace(base=base, lock=locks.keep(pin.held)))
         named = _registry(text)
         pin = self._pins.get(text)
         if named is None or named.digest or pin is None:
@@ -109,7 +117,8 @@ class Pins:
             parts = declared.split(text)
             self.record(parts.base)
             pin = self._pins.get(_key(text))
-            if parts.lock is None and not (pin and pin.lock and _is_for(pin.lock, text)):
+            held = pin.held if pin else None
+            if parts.lock is None and not (held and held.is_for(declared.read(text))):
                 self._set(_key(text), _of_environment(text))
             return
         named = _registry(text)
@@ -178,8 +187,10 @@ def decode(table: object, where: str) -> dict[str, Pin]:
             digests.parse(pin.digest)
             if pin.lock is not None:
                 locks.decode(locks.encode(pin.lock), where)
-                if pin.lock.digest != pin.digest:
-                    raise ImageError(f"`{pin.digest}` is not the digest of its lock")
+            if pin.conda is not None:
+                conda_locks.decode(conda_locks.encode(pin.conda), where)
+            if pin.held is not None and pin.held.digest != pin.digest:
+                raise ImageError(f"`{pin.digest}` is not the digest of its lock")
     except (msgspec.ValidationError, UnicodeError, ImageError) as error:
         raise ImageError(f"{doing}: {shown(error)}: {remedy}") from None
     return found
@@ -194,11 +205,6 @@ def _key(text: str) -> str:
     return str(parts._replace(rest=rest, lock=None))
 
 
-def _is_for(lock: Lock, text: str) -> bool:
-    """Whether the declaration still says what was locked: a file that was changed counts more."""
-    return lock.requirements == declared.read(text).requirements
-
-
 def _registry(text: str) -> Registry | None:
     found = references.parse(text)
     return found if isinstance(found, Registry) else None
@@ -208,6 +214,8 @@ def _of_environment(text: str, *, fresh: bool = False) -> Pin:
     from sandbox_kernel.image import environments
 
     lock = environments.locked(text, fresh=fresh)
+    if isinstance(lock, CondaLock):
+        return Pin(lock.digest, conda=lock)
     return Pin(lock.digest, lock)
 
 
@@ -235,10 +243,10 @@ def _changes(name: str, before: Pin | None, after: Pin) -> list[str]:
         return [f"{name}: as it was, {after.digest[:19]}"]
     was = before.digest[:19] if before is not None else "not pinned"
     lines = [f"{name}: {was} -> {after.digest[:19]}"]
-    if before is None or before.lock is None or after.lock is None:
+    if before is None or before.held is None or after.held is None:
         return lines
-    old = {wheel.name: wheel for wheel in before.lock.wheels}
-    new = {wheel.name: wheel for wheel in after.lock.wheels}
+    old = {each.name: each for each in before.held.chosen}
+    new = {each.name: each for each in after.held.chosen}
     for package in sorted({*old, *new}):
         if package not in new:
             lines.append(f"  - {package} {old[package].version}")
@@ -250,6 +258,6 @@ def _changes(name: str, before: Pin | None, after: Pin) -> list[str]:
                 "another file" if versions[0] == versions[1] else f"{versions[0]} -> {versions[1]}"
             )
             lines.append(f"  {package} {other}")
-    if before.lock.python != after.lock.python:
+    if before.lock and after.lock and before.lock.python != after.lock.python:
         lines.append(f"  Python {before.lock.python} -> {after.lock.python}")
     return lines

@@ -111,7 +111,7 @@ def stored(store: Store, asked: Reference, progress: Listener | None = None) -> 
             return archives.load_one(store, asked)
         case Build():
             return _builder()(store, asked, progress=progress)
-        case Requirements() | Pyproject() | Packages():
+        case Requirements() | Pyproject() | Conda() | Packages():
             from sandbox_kernel.image.environments import storing
 
             return storing.stored(store, str(asked), progress)

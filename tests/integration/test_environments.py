@@ -7,7 +7,6 @@ environment of these tests came from too.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import python_rootfs
 import registries
 import wheels
 from IPython.core.interactiveshell import InteractiveShell
-from nbclient import NotebookClient
+from notebooks_by_hand import execute
 from traitlets.config import Config
 
 import sandbox_kernel
@@ -191,34 +190,13 @@ def test_an_image_without_python_has_no_kernel_and_runs_programs(
     assert result.check().stdout == "it runs\n"
 
 
-def _execute(path: Path, argv: list[str], image: str, *cells: str) -> list[str]:
-    """Run cells as a front end does that keeps the notebook; what they printed or raised."""
-    notebook = nbformat.read(path, 4) if path.exists() else nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell(code) for code in cells]
-    folder = path.parent / "share"
-    spec = {
-        "argv": argv, "language": "python", "display_name": "Sandbox", "interrupt_mode": "message",
-        "env": {"SANDBOX_KERNEL_OPTIONS": json.dumps({"holder": False, "image": image})},
-    }  # fmt: skip
-    place = folder / "kernels/sandbox-test"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "kernel.json").write_text(json.dumps(spec))
-    client = NotebookClient(notebook, kernel_name="sandbox-test", allow_errors=True, timeout=60)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder))
-        client.execute(env={**os.environ, "JPY_SESSION_NAME": str(path)})
-    nbformat.write(notebook, path)
-    outputs = [output for cell in notebook.cells for output in cell.outputs]
-    return [str(out.get("text") or out.get("data", {}).get("text/plain") or out) for out in outputs]
-
-
 def test_a_notebook_runs_in_what_a_name_meant_until_it_is_updated(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, named = tmp_path / "notebook.ipynb", "packages: words"
 
     def run(cell: str) -> list[str]:
-        return _execute(path, kernels.CELLS, named, cell)
+        return execute(path, kernels.CELLS, named, cell)
 
     assert run(SAY) == ["1.0 /opt/environment\n"]
     wheels.make(index, "words", "2.0")
@@ -236,17 +214,17 @@ def test_a_notebook_runs_in_what_a_name_meant_until_it_is_updated(
 def test_a_kernel_of_its_own_is_pinned_too_and_says_what_an_update_changes(tmp_path: Path) -> None:
     path, named, then = tmp_path / "notebook.ipynb", "packages: six", " before 2021-06-01"
     say = "import six; print(six.__version__)"
-    assert _execute(path, kernels.ARGV, named + then, say) == ["1.16.0\n"]
+    assert execute(path, kernels.ARGV, named + then, say) == ["1.16.0\n"]
     notebook = nbformat.read(path, 4)
     images = notebook.metadata.language_info.sandbox_kernel.images
     images[named] = images.pop(named + then)
     nbformat.write(notebook, path)
 
-    assert _execute(path, kernels.ARGV, named, say) == ["1.16.0\n"]
-    told, _ = _execute(path, kernels.ARGV, named, "%sandbox update", "1")
+    assert execute(path, kernels.ARGV, named, say) == ["1.16.0\n"]
+    told, _ = execute(path, kernels.ARGV, named, "%sandbox update", "1")
 
     assert "six 1.16.0 -> " in told
-    assert _execute(path, kernels.ARGV, named, say) != ["1.16.0\n"]
+    assert execute(path, kernels.ARGV, named, say) != ["1.16.0\n"]
 
 
 def test_a_tag_means_what_it_meant_until_it_is_updated(
@@ -279,14 +257,14 @@ def test_a_lock_for_another_python_is_mended_by_an_update(
     index: Path, tmp_path: Path, argv: list[str]
 ) -> None:
     path, named = tmp_path / "notebook.ipynb", "packages: words"
-    _execute(path, kernels.CELLS, named, SAY)
+    execute(path, kernels.CELLS, named, SAY)
     notebook = nbformat.read(path, 4)
     pin = notebook.metadata.language_info.sandbox_kernel.images[named]
     pin.lock.python = "3.99"
     pin.digest = locks.decode(json.dumps(pin.lock), "test").digest
     nbformat.write(notebook, path)
 
-    refused, told = _execute(path, argv, named, SAY, "%sandbox update")
+    refused, told = execute(path, argv, named, SAY, "%sandbox update")
 
     assert "it is for Python 3.99" in refused
     assert "Python 3.99 -> 3." in told
@@ -301,7 +279,7 @@ def test_pins_that_are_not_as_they_must_be_are_said_to_be_so(index: Path, tmp_pa
     }
     nbformat.write(notebook, path)
 
-    (told,) = _execute(path, kernels.CELLS, "packages: words", SAY)
+    (told,) = execute(path, kernels.CELLS, "packages: words", SAY)
 
     assert "metadata.language_info.sandbox_kernel" in told
     assert "remove it there" in told

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import made_images
@@ -24,11 +25,11 @@ from sandbox_kernel.image.environments import (
     bytecode,
     collecting,
     compiling,
-    conda,
     declared,
     elf,
     environment,
     installed,
+    kept_kernels,
     kernel_layer,
     places,
     resolving,
@@ -171,23 +172,6 @@ def test_a_project_gives_its_dependencies_and_is_not_run(tmp_path: Path) -> None
     project.write_text('[project]\nname="x"\n[tool.uv.sources]\nsix={url="https://x"}\n')
     with pytest.raises(ImageError, match="set by the user"):
         declared.read(f"pyproject:{tmp_path}")
-
-
-def test_a_conda_environment_says_what_it_lacks_and_what_to_do_instead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(conda, "PLACES", ("/nowhere/micromamba",))
-    with pytest.raises(HostLacks, match="neither micromamba nor mamba"):
-        environments.resolve("conda:environment.yml")
-    place = tmp_path / ".local/bin/micromamba"
-    place.parent.mkdir(parents=True)
-    place.write_text("#!/bin/sh\ntouch ran\n")
-    place.chmod(0o755)
-
-    with pytest.raises(ImageError, match="build it in a container"):
-        environments.resolve("conda:environment.yml")
-    assert not (tmp_path / "ran").exists()
 
 
 # -- PEP 723 --------------------------------------------------------------------------------------
@@ -648,6 +632,60 @@ def test_where_nothing_goes_with_the_images_packages_the_layer_is_whole_and_firs
 
     assert mount["destination"] == "/opt/sandbox-kernel/first"
     assert {"traitlets", "ipykernel"} <= set(os.listdir(mount["source"]))
+
+
+def test_a_layer_that_was_made_for_another_image_is_taken_where_it_goes_with_the_packages(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand.make(index, "ipykernel", "7.0", requires=["traitlets>=5", "old; python_version<'3.9'"])
+    by_hand.make(index, "traitlets", "6.0")
+    (mount,) = kernel_layer.added(_with_packages(tmp_path / "bare")).mounts
+    monkeypatch.setattr(uv, "run", lambda *_, **__: pytest.fail("nothing is to be asked"))
+
+    (again,) = kernel_layer.added(_with_packages(tmp_path / "other", "traitlets-5.0")).mounts
+
+    assert again == mount
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "place", "there"),
+    [
+        ([], ["traitlets-4.0"], "first", True),
+        (["traitlets-5.0"], [], "last", True),
+        (["traitlets-5.0"], ["traitlets-4.0"], "first", True),
+        ([], ["traitlets-nonsense"], "last", False),
+    ],
+)
+def test_a_layer_that_does_not_go_with_an_image_is_not_taken_for_it(
+    index: Path, tmp_path: Path, first: list[str], second: list[str], place: str, there: bool
+) -> None:
+    by_hand.make(index, "ipykernel", "7.0", requires=["traitlets>=5"])
+    by_hand.make(index, "traitlets", "5.0")
+    kernel_layer.added(_with_packages(tmp_path / "before", *first))
+
+    (mount,) = kernel_layer.added(_with_packages(tmp_path / "root", *second)).mounts
+
+    assert mount["destination"] == f"/opt/sandbox-kernel/{place}"
+    assert ("traitlets" in os.listdir(mount["source"])) == there
+
+
+def test_after_a_week_the_index_is_asked_for_a_layer_again(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand.make(index, "ipykernel", "7.0", requires=["traitlets>=5"])
+    by_hand.make(index, "traitlets", "5.0")
+    kernel_layer.added(_with_packages(tmp_path / "before"))
+    by_hand.make(index, "ipykernel", "8.0", requires=["traitlets>=5"])
+    passed = kept_kernels.SECONDS + 1
+
+    def versions(name: str) -> list[str]:
+        (mount,) = kernel_layer.added(_with_packages(tmp_path / name, f"{name}-1")).mounts
+        return [each for each in os.listdir(mount["source"]) if each.startswith("ipykernel-")]
+
+    assert versions("sooner") == ["ipykernel-7.0.dist-info"]
+    now = time.time()
+    monkeypatch.setattr(kept_kernels.time, "time", lambda: now + passed)
+    assert versions("later") == ["ipykernel-8.0.dist-info"]
 
 
 def test_an_image_with_ipykernel_gets_no_layer(tmp_path: Path) -> None:

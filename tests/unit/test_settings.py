@@ -216,7 +216,7 @@ def test_python_in_a_project_is_never_run(place: Place, monkeypatch: pytest.Monk
     [
         ("c.Sandbox.memory = 'banana'", "c.Sandbox.memory"),
         ("c.Sandbox.memori = '1g'", "did you mean"),
-        ("c.Sandbocks.memory = '1g'", "c.SandboxCeiling or c.SandboxRegistry"),
+        ("c.Sandbocks.memory = '1g'", "c.SandboxRegistry or c.SandboxConda"),
         ("\n1/0\n", "py:2"),
         ("\n\nthis is no python\n", "py:3"),
     ],

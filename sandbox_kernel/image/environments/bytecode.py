@@ -121,7 +121,7 @@ def make(source: str, compiler: Compiler) -> None:
         target = f"{partial}{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"
         if os.path.exists(target):
             continue
-        with open(f"{source}{name}", "rb") as text:
+        with open(f"{source}{name}", "rb", opener=_open_no_link) as text:
             code = compiler.compile(text.read(MOST_SOURCE + 1), name)
         if code is not None:
             places.make(os.path.dirname(target))
@@ -132,10 +132,16 @@ def make(source: str, compiler: Compiler) -> None:
     places.publish(partial, path)
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """A link in a package could lead to a file of this machine."""
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
 def _python_files(source: str) -> Iterator[str]:
-    """Paths as the image has them."""
+    """Paths of files, and not of links, as the image has them."""
     for folder, folders, names in os.walk(source):
         folders.sort()
         for name in sorted(names):
-            if name.endswith(".py") and folder.find("/site-packages") > 0:
+            python = name.endswith(".py") and folder.find("/site-packages") > 0
+            if python and not os.path.islink(os.path.join(folder, name)):
                 yield f"{folder[len(source) :]}/{name}"

@@ -18,7 +18,7 @@ from sandbox_kernel.image.environments import places
 KEPT_SECONDS = 30 * 24 * 3600.0
 LEAST_SECONDS = 600.0
 """What was resolved just now may be on its way to a container."""
-KINDS = ("wheels", "groups", "skeletons", "bytecode")
+KINDS = ("wheels", "conda", "groups", "skeletons", "bytecode")
 
 
 def prune(*, older_than: float = KEPT_SECONDS) -> int:
@@ -42,6 +42,18 @@ def prune(*, older_than: float = KEPT_SECONDS) -> int:
                     continue  # a container stands on it
                 finally:
                     os.close(held)
+    return freed + _drop_files(places.folder("channels"), before)
+
+
+def _drop_files(folder: str, before: float) -> int:
+    """Remove what was known of channels; who reads one of the files has it to the end."""
+    freed = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            seen = entry.stat(follow_symlinks=False)
+            if entry.is_file(follow_symlinks=False) and seen.st_mtime < before:
+                os.unlink(entry.path)
+                freed += seen.st_blocks * 512
     return freed
 
 

@@ -3,6 +3,7 @@
     packages: A, B==1.2 [before DATE] [on BASE]
     requirements:FILE   [before DATE] [on BASE]
     pyproject:DIR       [before DATE] [on BASE]
+    conda:FILE          [before DATE] [on BASE]
 
 BASE is an image, `host` when it is left out. DATE leaves out what was uploaded to the index later.
 `@sha256:...` before these names a lock (see `lock`). `python>=3.12` among packages is what the base
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image.digest import Digest
 
-KINDS = ("packages", "requirements", "pyproject")
+CONDA = "conda"
+KINDS = ("packages", "requirements", "pyproject", CONDA)
 BASE = "host"
 ON = " on "
 PYTHON = "python"
@@ -39,7 +41,7 @@ _HASH = re.compile(r"--hash[= ](sha256:[0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Declared:
-    """Requirements in the words of PEP 508, and what they stand on."""
+    """Requirements in the words of PEP 508, or in those of conda, and what they stand on."""
 
     reference: str
     requirements: tuple[str, ...] = ()
@@ -50,6 +52,8 @@ class Declared:
     requires_python: str | None = None
     exclude_newer: str | None = None
     lock: Digest | None = None
+    channels: tuple[str, ...] = ()
+    """Names of the user's channels, the first before the next; of conda only."""
 
 
 class Split(NamedTuple):
@@ -74,6 +78,11 @@ def is_environment(reference: str) -> bool:
     """Whether a reference is of this room."""
     kind, colon, _ = reference.partition(":")
     return bool(colon) and kind in KINDS
+
+
+def is_conda(reference: str) -> bool:
+    """Whether a reference is of the kind that rattler resolves, and uv does not."""
+    return reference.partition(":")[0] == CONDA
 
 
 def split(text: str) -> Split:
@@ -117,6 +126,10 @@ def read(text: str) -> Declared:
         found = _without_python(Declared(text, tuple(requirement(part, text) for part in parts)))
     elif kind == "requirements":
         found = _Files(text).read(os.path.abspath(rest))
+    elif kind == CONDA:
+        from sandbox_kernel.image.environments.conda import environment_file
+
+        found = environment_file.read(text, os.path.abspath(rest))
     else:
         found = _pyproject(text, rest)
     if len(found.requirements) + len(found.constraints) > MOST_REQUIREMENTS:

@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image.environments import bytecode, places, resolving, wheels
@@ -44,14 +45,6 @@ def compose(reference: str, lock: Lock, base: Image, python: Python) -> Image:
     found = wheels.trees(lock.wheels, python)
     compiled = bytecode.trees(found, python)
     layers = [*_trees(lock.wheels, found, python), *([group(compiled)] if compiled else [])]
-    variables = dict(
-        str(each).partition("=")[::2] for each in base.config.get("Env") or () if "=" in str(each)
-    )
-    search = variables.get("PATH") or "/usr/local/bin:/usr/bin:/bin"
-    variables |= {"PATH": f"{PREFIX}/bin:{search}", "VIRTUAL_ENV": PREFIX}
-    config = {**base.config, "Env": [f"{name}={value}" for name, value in variables.items()]}
-    if not config.get("Entrypoint"):
-        config["Cmd"] = [INTERPRETER]
     text = json.dumps([base.digest, lock.digest, python.path, wheels.FORM])
     return dataclasses.replace(
         base,
@@ -59,9 +52,23 @@ def compose(reference: str, lock: Lock, base: Image, python: Python) -> Image:
         digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
         layers=(*base.layers, *layers),
         leases=(*base.leases, *layers),
-        config=config,
+        config=configured(base, {"VIRTUAL_ENV": PREFIX}, INTERPRETER),
         interpreter=INTERPRETER,
     )
+
+
+def configured(base: Image, also: Mapping[str, str], program: str | None) -> dict[str, Any]:
+    """The configuration of the base with the environment's programs first, more variables, and what
+    is started when the image has no program of its own."""
+    variables = dict(
+        str(each).partition("=")[::2] for each in base.config.get("Env") or () if "=" in str(each)
+    )
+    search = variables.get("PATH") or "/usr/local/bin:/usr/bin:/bin"
+    variables |= {"PATH": f"{PREFIX}/bin:{search}", **also}
+    config = {**base.config, "Env": [f"{name}={value}" for name, value in variables.items()]}
+    if program and not config.get("Entrypoint"):
+        config["Cmd"] = [program]
+    return config
 
 
 def tree(image: Image) -> Tree:
@@ -92,15 +99,19 @@ def trees(lock: Lock, python: Python) -> list[str]:
 
 
 def _trees(chosen: Sequence[Wheel], found: Sequence[str], python: Python) -> list[str]:
-    """The skeleton, the small wheels together, then the large ones in the order of names."""
-    large = sorted((wheel.size for wheel in chosen if wheel.size >= LARGE), reverse=True)
+    return [_skeleton(python), *layered([wheel.size for wheel in chosen], found)]
+
+
+def layered(sizes: Sequence[int], found: Sequence[str]) -> list[str]:
+    """The small trees together, then the large ones in the order that they have."""
+    large = sorted((size for size in sizes if size >= LARGE), reverse=True)
     least = large[:MOST_OWN][-1] if large else None
     own: list[str] = []
     small: list[str] = []
-    for wheel, path in zip(chosen, found, strict=True):
-        alone = least is not None and wheel.size >= least and len(own) < MOST_OWN
+    for size, path in zip(sizes, found, strict=True):
+        alone = least is not None and size >= least and len(own) < MOST_OWN
         (own if alone else small).append(path)
-    return [_skeleton(python), *([group(small)] if small else []), *own]
+    return [*([group(small)] if small else []), *own]
 
 
 def group(paths: Sequence[str]) -> str:
@@ -117,10 +128,18 @@ def group(paths: Sequence[str]) -> str:
                 for each in sorted(paths):
                     places.link(each, made)
             except OSError as error:
-                raise ImageError(f"put packages together in `{shown(path)}`: "
-                                 f"{error.strerror}: make room there") from None  # fmt: skip
+                raise _not_together(error, made, path) from error
             places.publish(made, path)  # of files that are on the disk already
     return path
+
+
+def _not_together(error: OSError, made: str, path: str) -> ImageError:
+    if isinstance(error, NotADirectoryError) and error.filename:
+        inside = error.filename.removeprefix(made)
+        return ImageError(f"put packages together: `{shown(inside)}`: {error.strerror}: choose "
+                          "other versions of them")  # fmt: skip
+    return ImageError(f"put packages together in `{shown(path)}`: {error.strerror}: make room "
+                      "there")  # fmt: skip
 
 
 def _skeleton(python: Python) -> str:

@@ -1,11 +1,13 @@
-"""Packages that are installed in an image, by its own databases: dpkg, apk and Python's.
+"""Packages that are installed in an image, by its own databases: dpkg, apk, conda's and Python's.
 
 Read by descriptors in the image's layers only; what they say is the image's word, held to bounds.
-Sources: deb-control(5) for dpkg's status file; apk-tools, "APKINDEX format"; PEP 376 and PEP 566.
+Sources: deb-control(5) for dpkg's status file; apk-tools, "APKINDEX format"; PEP 376 and PEP 566;
+CEP 32 for the records of conda.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
@@ -16,6 +18,8 @@ from sandbox_kernel.image.environments.tree import Tree
 MOST_DATABASE = 64 << 20
 MOST_METADATA = 1 << 20
 MOST_PACKAGES = 50_000
+MOST_RECORD = 64 << 20
+"""Of one package of conda: it may list all files."""
 DPKG = "/var/lib/dpkg/status"
 DPKG_PARTS = "/var/lib/dpkg/status.d"
 """Of images that have no package manager: one file for each package."""
@@ -24,7 +28,7 @@ APK_MERGED = "/usr/lib/apk/db/installed"
 _PYTHON = re.compile(r"python3(\.[0-9]{1,2})?")
 _DIST = re.compile(r"(.+)-([^-]+)\.(dist-info|egg-info)")
 
-Kind = Literal["deb", "apk", "pypi"]
+Kind = Literal["deb", "apk", "pypi", "conda"]
 
 
 class Package(NamedTuple):
@@ -43,13 +47,34 @@ class Package(NamedTuple):
 
 def packages(tree: Tree) -> list[Package]:
     """All that is installed, by kind and name. Raises OSError for a database that can't be read."""
-    found = [*of_system(tree), *of_python(tree, python_folders(tree))]
+    found = [*of_system(tree), *of_conda(tree), *of_python(tree, python_folders(tree))]
     return sorted(set(found[:MOST_PACKAGES]))
 
 
 def of_system(tree: Tree) -> list[Package]:
     """What the package manager of the distribution installed."""
     return [*_dpkg(tree), *_apk(tree)]
+
+
+def of_conda(tree: Tree) -> Iterator[Package]:
+    """What conda, or this program in its stead, installed below /opt."""
+    for place in _names(tree, "/opt"):
+        folder = f"/opt/{place}/conda-meta"
+        for name in _names(tree, folder):
+            if not name.endswith(".json"):
+                continue
+            try:
+                record = json.loads(_text(tree, f"{folder}/{name}", MOST_RECORD))
+            except (ValueError, RecursionError):
+                continue  # it is no record
+            if isinstance(record, dict) and isinstance(record.get("name"), str):
+                yield Package(
+                    "conda",
+                    record["name"],
+                    str(record.get("version") or ""),
+                    licence=_short(str(record.get("license") or "")),
+                    source=f"{folder}/{name}",
+                )
 
 
 def python_folders(tree: Tree) -> list[str]:

@@ -1,9 +1,9 @@
 """The kernel layer: ipykernel and what it needs, for an image that has none.
 
-It is mounted read-only, and `inside/boot.py` puts it on the module path of the kernel. What the
-image has already is not in it: the versions are chosen to go with the packages of the image, which
-stay in front (`last`). Only where no version of ipykernel goes with them, the layer is whole and in
-front of the image's packages (`first`).
+It is mounted read-only, and `inside/boot.py` puts it on the module path of the kernel. The packages
+of the image stay in front (`last`), and the versions go with them: a layer that was made lately for
+another image is taken when it does, else one is chosen, without what the image has already. Only
+where no version of ipykernel goes with them, the layer is whole and in front (`first`).
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image.environments import (
     bytecode,
     environment,
     installed,
+    kept_kernels,
     places,
     resolving,
     wheels,
 )
 from sandbox_kernel.image.environments import python as pythons
 from sandbox_kernel.image.environments.declared import Declared
-from sandbox_kernel.image.environments.lock import Lock
+from sandbox_kernel.image.environments.lock import Lock, Wheel
 from sandbox_kernel.image.environments.python import Python
 from sandbox_kernel.image.image import Image
 
@@ -44,14 +46,12 @@ def added(image: Image) -> Image:
     python, has = _packages(image)
     if "ipykernel" in has:
         return image
-    order, lock = _lock(image.reference, python, has)
-    chosen = [wheel for wheel in lock.wheels if order == FIRST or wheel.name not in has]
-    trees = wheels.trees(chosen, python, prefix=PLACE)
+    order, chosen, trees = _chosen(image.reference, python, has)
     tree = environment.group([*trees, *bytecode.trees(trees, python)])
     mount = {
         "destination": f"{PLACE}/{order}",
         "type": "bind",
-        "source": f"{tree}{PLACE}/lib/python{python.minor}/site-packages",
+        "source": _packages_of(tree, python),
         "options": OPTIONS,
     }
     text = json.dumps([image.digest, order, [wheel.sha256 for wheel in chosen]])
@@ -75,11 +75,27 @@ def _packages(image: Image) -> tuple[Python, dict[str, str]]:
     return python, found
 
 
-def _lock(reference: str, python: Python, has: dict[str, str]) -> tuple[str, Lock]:
-    """Where the layer stands, and its wheels."""
+def _chosen(
+    reference: str, python: Python, has: dict[str, str]
+) -> tuple[str, Sequence[Wheel], list[str]]:
+    """Where the layer stands, its wheels and their trees."""
+    whole = Declared(f"ipykernel for {reference}", (WANTED,))
+    kept = kept_kernels.find(whole, python, has)
+    if kept is not None:
+        return LAST, kept, wheels.trees(kept, python, prefix=PLACE)
+    order, lock = _lock(whole, reference, python, has)
+    chosen = [wheel for wheel in lock.wheels if order == FIRST or wheel.name not in has]
+    trees = wheels.trees(chosen, python, prefix=PLACE)
+    if order == LAST:
+        folders = [_packages_of(tree, python) for tree in trees]
+        kept_kernels.keep(whole, python, chosen, folders)
+    return order, chosen, trees
+
+
+def _lock(whole: Declared, reference: str, python: Python, has: dict[str, str]) -> tuple[str, Lock]:
+    """Where the layer stands, and the wheels that it is chosen of."""
     pins = tuple(f"{name}=={version}" for name, version in sorted(has.items()) if _plain(version))
     beside = Declared(f"ipykernel beside the packages of {reference}", (WANTED,), pins)
-    whole = Declared(f"ipykernel for {reference}", (WANTED,))
     text = json.dumps([WANTED, pins, python])
     name = f"kernel-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
     note = os.path.join(places.folder("locks"), name)
@@ -92,6 +108,10 @@ def _lock(reference: str, python: Python, has: dict[str, str]) -> tuple[str, Loc
     lock = resolving.lock(whole, python)  # raises what is wrong with more than the pins
     places.write(note, FIRST.encode())
     return FIRST, lock
+
+
+def _packages_of(tree: str, python: Python) -> str:
+    return f"{tree}{PLACE}/lib/python{python.minor}/site-packages"
 
 
 def _plain(version: str) -> bool:

@@ -15,6 +15,7 @@ from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.environments import places
+from sandbox_kernel.image.environments.declared import Declared
 from sandbox_kernel.image.environments.python import Python
 
 MOST_BYTES = 1 << 20
@@ -48,6 +49,15 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def digest(self) -> Digest:
         """Of the wheels and what they are for: equal locks have equal digests."""
         return digests.of(encode(self))
+
+    @property
+    def chosen(self) -> tuple[Wheel, ...]:
+        """What a change of is told of: as the other kind of lock has it."""
+        return self.wheels
+
+    def is_for(self, declared: Declared) -> bool:
+        """Whether a declaration still says what was locked."""
+        return self.requirements == declared.requirements
 
     def check(self, python: Python, reference: str) -> None:
         """Raises ImageError when it is for another Python than this."""
@@ -88,16 +98,22 @@ def decode(data: bytes | str, where: str) -> Lock:
     return lock
 
 
-def keep(lock: Lock) -> Digest:
-    """Have the lock at hand under its digest, for references that end in `@DIGEST`."""
-    digest = lock.digest
+def keep(lock: msgspec.Struct) -> Digest:
+    """Have a lock of any kind under its digest, for references that end in `@DIGEST`."""
+    data = msgspec.json.encode(lock)
+    digest = digests.of(data)
     name = f"{digests.hexadecimal(digest)}.json"
-    places.write(os.path.join(places.folder("locks"), name), encode(lock))
+    places.write(os.path.join(places.folder("locks"), name), data)
     return digest
 
 
 def find(digest: Digest, reference: str) -> Lock:
     """The kept lock of this digest. Raises ImageError when it is not there, or is another."""
+    return decode(kept(digest, reference), reference)
+
+
+def kept(digest: Digest, reference: str) -> bytes:
+    """The bytes of a kept lock of any kind. Raises ImageError."""
     path = os.path.join(places.folder("locks"), f"{digests.hexadecimal(digest)}.json")
     data = places.read(path, MOST_BYTES)
     if data is None or digests.of(data) != digest:
@@ -105,4 +121,4 @@ def find(digest: Digest, reference: str) -> Lock:
             f"use `{shown(reference)}`: the lock `{digest}` is not kept here: open the notebook "
             "that has it in its metadata, or leave `@sha256:...` out"
         )
-    return decode(data, reference)
+    return data

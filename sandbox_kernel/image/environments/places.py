@@ -3,6 +3,8 @@
     ~/.cache/sandbox-kernel/environments/       of this user alone (0700)
         locks/       what was resolved, by digest and by what was asked for
         wheels/      one tree for each wheel, by its hash and the version of Python
+        conda/       one tree for each package of conda, by its hash
+        channels/    what channels of conda have, as rattler keeps it
         groups/      small wheels as one tree, made of hard links
         skeletons/   what an environment has beside its packages
         partial/     what is being made; removed by the next that makes something
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import secrets
@@ -81,16 +84,30 @@ def make(path: str) -> None:
 
 
 def link(source: str, destination: str) -> None:
-    """A tree of the same files: folders are made, files are hard links. It may be there in part."""
+    """A tree of the same files: folders are made, files are hard links. It may be there in part.
+
+    Raises NotADirectoryError where one tree has a folder and another one a link or a file: nothing
+    is written through a link that came with a package.
+    """
     make(destination)
+    if not stat.S_ISDIR(os.lstat(destination).st_mode):
+        raise _not_a_folder(destination)
     with os.scandir(source) as entries:
         for entry in entries:
             below = os.path.join(destination, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 link(entry.path, below)
             else:
-                with contextlib.suppress(FileExistsError):
+                try:
                     os.link(entry.path, below, follow_symlinks=False)
+                except FileExistsError:
+                    if stat.S_ISDIR(os.lstat(below).st_mode):
+                        raise _not_a_folder(below) from None
+
+
+def _not_a_folder(path: str) -> NotADirectoryError:
+    why = "two packages have it, and for only one it is a folder"
+    return NotADirectoryError(errno.ENOTDIR, why, path)
 
 
 @contextlib.contextmanager

@@ -72,8 +72,8 @@ def find(tree: Tree, interpreter: str | None, reference: str) -> Python:
         raise ImageError(
             f"{doing}: `{shown(path)}` is {found}: Python 3.9 to 3.14 can be given packages"
         )
-    libc, libc_version = _libc(tree, program, doing)
-    return Python(path, version, libc, libc_version, program.machine)
+    libc_name, libc_version = libc(tree, program, doing)
+    return Python(path, version, libc_name, libc_version, program.machine)
 
 
 def _version(tree: Tree, path: str) -> tuple[int, int] | None:
@@ -94,9 +94,10 @@ def _version(tree: Tree, path: str) -> tuple[int, int] | None:
     return (int(only[1]), int(only[2])) if only and not only[3] else None
 
 
-def _libc(
+def libc(
     tree: Tree, program: elf.Program, doing: str
 ) -> tuple[Literal["glibc", "musl"], tuple[int, int]]:
+    """The C library that a program's loader belongs to, and its version. Raises ImageError."""
     loader = program.interpreter
     if loader is None:
         raise ImageError(f"{doing}: it is linked statically and can load no extension modules: "

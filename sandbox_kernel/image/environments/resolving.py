@@ -32,7 +32,7 @@ def lock(declared: Declared, python: Python, *, fresh: bool = False) -> Lock:
         found = locks.find(declared.lock, declared.reference)
         found.check(python, declared.reference)
         return found
-    kept = os.path.join(places.folder("locks"), f"asked-{_key(declared, python)}.json")
+    kept = os.path.join(places.folder("locks"), f"asked-{key(declared, python)}.json")
     data = None if fresh else places.read(kept, locks.MOST_BYTES)
     if data is not None:
         return locks.decode(data, declared.reference)
@@ -116,7 +116,7 @@ def _check_python(declared: Declared, python: Python) -> None:
         )
 
 
-def _key(declared: Declared, python: Python) -> str:
+def key(declared: Declared, python: Python) -> str:
     """Of all that decides what is chosen, but for what the index has at the time."""
     hashes = {name: sorted(digits) for name, digits in declared.hashes.items()}
     asked = [declared.requirements, declared.constraints, hashes, declared.exclude_newer, python]

@@ -25,7 +25,7 @@ DOCUMENT = "SPDXRef-DOCUMENT"
 ROOT = "SPDXRef-Image"
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 MOST_OS_RELEASE = 64 << 10
-VENDORS = {"deb": "debian", "apk": "alpine", "pypi": ""}
+VENDORS = {"deb": "debian", "apk": "alpine", "pypi": "", "conda": ""}
 
 
 def packages(image: Image) -> list[Package]:
@@ -76,7 +76,8 @@ def _packages(image: Image, files: Tree) -> list[Package]:
         # Over `host` the machine's packages are there, but of its Pythons only the one that runs.
         python = environment.python_of(image)
         own = pythons.site_folders(files, python, image.interpreter or python.path)
-        return sorted({*installed.of_system(files), *installed.of_python(files, own)})
+        of_python = installed.of_python(files, own)
+        return sorted({*installed.of_system(files), *installed.of_conda(files), *of_python})
     except OSError as error:
         raise ImageError(
             f"list packages of `{shown(image.reference)}`: `{shown(error.filename)}`: "

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +20,8 @@ from sandbox_kernel.image import documents, layers
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor, Execution, History, Manifest, RootFS
 from sandbox_kernel.image.environments import declared, environment, places, resolving
+from sandbox_kernel.image.environments.conda import image as conda
+from sandbox_kernel.image.environments.conda import resolving as conda_resolving
 
 if TYPE_CHECKING:
     from sandbox_kernel.image.registry.progress import Listener
@@ -51,13 +54,18 @@ def stored(store: Store, reference: str, progress: Listener | None = None) -> St
         )
     base = stored_base(store, references.parse(found.base), progress)
     below = resolve(base.digest, progress=progress)
-    python = environment.python_of(below)
-    lock = resolving.lock(found, python)
-    made = environment.compose(found.reference, lock, below, python)
-    trees = environment.trees(lock, python)
+    if declared.is_conda(reference):
+        of_conda = conda_resolving.lock(found, conda.base_of(below))
+        made = conda.compose(found.reference, of_conda, below)
+        trees = conda.trees(of_conda, found.reference)
+    else:
+        python = environment.python_of(below)
+        lock = resolving.lock(found, python)
+        made = environment.compose(found.reference, lock, below, python)
+        trees = environment.trees(lock, python)
     with store.adding():
         packed = [_layer(store, tree) for tree in trees]
-        return _write(store, base, made.config["Env"], found.reference, packed)
+        return _write(store, base, made.config, found.reference, packed)
 
 
 def _layer(store: Store, tree: str) -> tuple[Descriptor, Digest]:
@@ -83,20 +91,20 @@ def _layer(store: Store, tree: str) -> tuple[Descriptor, Digest]:
 def _write(
     store: Store,
     base: Stored,
-    variables: list[str],
+    made: Mapping[str, Any],
     reference: str,
     packed: list[tuple[Descriptor, Digest]],
 ) -> Stored:
     """Configuration and manifest: those of the base with more layers, variables and a program."""
     execution = base.config.config or Execution()
-    command = execution.cmd if execution.entrypoint else [environment.INTERPRETER]
+    command = execution.cmd if execution.entrypoint else made.get("Cmd")
     history = [
         History(created=base.config.created, created_by=f"{reference} # sandbox-kernel")
         for _ in packed
     ]
     config = msgspec.structs.replace(
         base.config,
-        config=msgspec.structs.replace(execution, env=variables, cmd=command),
+        config=msgspec.structs.replace(execution, env=made["Env"], cmd=command),
         rootfs=RootFS(diff_ids=[*base.diff_ids, *(diff_id for _, diff_id in packed)]),
         history=[*(base.config.history or ()), *history],
     )

@@ -26,7 +26,7 @@ from sandbox_kernel.image.environments.python import Python
 PREFIX = "/opt/environment"
 FORM = "2"
 """Changes when the same wheel would give another tree."""
-_SCRIPT = """#!{prefix}/bin/python
+SCRIPT = """#!{prefix}/bin/python
 import sys
 
 from {module} import {first}
@@ -237,7 +237,7 @@ def _write_scripts(information: str, folder: str, prefix: str) -> None:
             path = os.path.join(folder, name)
             if os.path.lexists(path):
                 os.unlink(path)
-            text = _SCRIPT.format(prefix=prefix, module=named[1], call=named[2],
+            text = SCRIPT.format(prefix=prefix, module=named[1], call=named[2],
                                   first=named[2].partition(".")[0])  # fmt: skip
             _write(path, text.encode())
 

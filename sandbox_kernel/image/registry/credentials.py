@@ -7,7 +7,6 @@ read here, never written: `docker login` and `podman login` do that.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import re
@@ -137,7 +136,7 @@ def _from_auths(content: Mapping[str, Any], key: str, path: str) -> Credentials 
     if texts.get("auth"):
         try:
             pair = base64.b64decode(texts["auth"], validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # binascii.Error and UnicodeDecodeError are; so is what is no ASCII
             raise _unusable(path, f"`auth` of `{shown(key)}` is no base64 text") from None
         name, _, password = pair.partition(":")
         password = password.rstrip("\0")

@@ -7,8 +7,10 @@ load of the image gets it again; the rest is not touched.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image import digest as digests
@@ -22,8 +24,7 @@ CHUNK = 1 << 20
 Kind = Literal["list", "blob", "layer", "image"]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Something that is wrong. `subject`: the digest or path; `images`: whose it is, if known."""
 
     kind: Kind

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image import digest as digests
@@ -21,8 +22,7 @@ from sandbox_kernel.image.store.places import Places
 KEPT_IN_PARTIAL = ("index.previous",)
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(Struct, frozen=True):
     """What a collection did. `bytes`: what the removed blobs took; `in_use`: layers that
     containers still stand on; `busy`: somebody was adding images, so nothing was collected."""
 

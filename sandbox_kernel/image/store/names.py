@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -26,8 +25,7 @@ SOURCE = "sandbox-kernel.source"
 INDEX = "sandbox-kernel.index"
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """One image as the list knows it. `size`: bytes of its blobs; `created`: RFC 3339 or empty.
 
     `source`: what it was got from; `index`: the digest of the index of platforms that named it.

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sandbox_kernel.errors import ImageError
 from sandbox_kernel.image import digest as digests
@@ -29,8 +30,7 @@ EMPTY_INDEX = (
 FOLDERS = ("blobs/sha256", "blobs/sha512", "layers", "partial", "locks")
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(Struct, frozen=True):
     """The paths of one store."""
 
     root: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.image import digest as digests
@@ -28,8 +29,7 @@ SHORTEST_PREFIX = 6
 WHOLE = 64
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """One image of the store. `size`: bytes of its blobs; `created`: RFC 3339 or empty."""
 
     digest: Digest
@@ -48,8 +48,7 @@ class Stored:
         return tuple(self.config.rootfs.diff_ids)
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """What a removal did. `last`: the image itself is gone, not only some names."""
 
     digest: Digest
@@ -58,8 +57,7 @@ class Removed:
     collected: Collected
 
 
-@dataclass(frozen=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """Which images are gone, and what was collected with them."""
 
     images: tuple[Digest, ...]
