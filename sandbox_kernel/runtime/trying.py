@@ -127,11 +127,12 @@ def _call(order: Mapping[str, Any]) -> dict[str, Any]:
         return {"result": -1, "errno": error.errno}
 
 
-def _argument(given: Any, keep: list[Any]) -> Any:
+def _argument(given: Any, keep: list[Any]) -> int:
+    """A number, or the address of what stands in `keep`."""
     if isinstance(given, int):
-        return ctypes.c_void_p(given)
+        return given
     if "text" in given:
         keep.append(ctypes.create_string_buffer(given["text"].encode()))
     else:
         keep.append(ctypes.create_string_buffer(bytes.fromhex(given["room"]), _ROOM))
-    return ctypes.cast(keep[-1], ctypes.c_void_p)
+    return ctypes.addressof(keep[-1])
