@@ -58,9 +58,9 @@ def data(value: Any) -> None:
 
 def plain(value: object) -> object:
     """What JSON has no form for: records as objects, paths and the like as text."""
-    slots = getattr(value, "__dataclass_fields__", None)
-    if slots is not None:
-        return {name: getattr(value, name) for name in slots}
+    for record in ("__dataclass_fields__", "__struct_fields__"):  # the latter are msgspec's
+        if hasattr(value, record):
+            return {name: getattr(value, name) for name in getattr(value, record)}
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return str(value)

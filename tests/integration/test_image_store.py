@@ -327,6 +327,8 @@ def test_a_flipped_bit_is_found_and_only_that_blob_set_aside(store: Store, tmp_p
     (line,) = checked.stdout.splitlines()
     assert made.manifest.layers[1].digest in line
     assert "(of docker.io/library/app:1)" in line
+    (said,) = json.loads(command("image", "check", "--format", "json").stdout)
+    assert set(said) == {"kind", "subject", "why", "images", "mended"}
     repaired = command("image", "repair")
     assert repaired.returncode == 0
     assert "pull or load the image again" in repaired.stdout
