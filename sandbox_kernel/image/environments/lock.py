@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeVar
 
 import msgspec
 
@@ -24,6 +25,9 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}\.whl")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,12 +81,7 @@ def encode(lock: Lock) -> bytes:
 def decode(data: bytes | str, where: str) -> Lock:
     """A lock that came from outside. Raises ImageError for all that it must not be."""
     doing = f"read lock `{shown(where)}`"
-    if len(data) > MOST_BYTES:
-        raise ImageError(f"{doing}: it is larger than {MOST_BYTES} bytes: make a new one")
-    try:
-        lock = msgspec.json.decode(data, type=Lock)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ImageError(f"{doing}: {shown(error)}: make a new one") from None
+    lock = parsed(data, Lock, doing)
     names = [wheel.name for wheel in lock.wheels]
     fine = len(names) <= MOST_WHEELS and names == sorted(set(names))
     fine = fine and all(
@@ -96,6 +95,16 @@ def decode(data: bytes | str, where: str) -> Lock:
     if not fine or not re.fullmatch(r"3\.[0-9]{1,2}", lock.python):
         raise ImageError(f"{doing}: a wheel in it is not as it must be: make a new one")
     return lock
+
+
+def parsed(data: bytes | str, kind: type[_Kind], doing: str) -> _Kind:
+    """A lock of a kind, before what stands in it is looked at; `doing` begins each message."""
+    if len(data) > MOST_BYTES:
+        raise ImageError(f"{doing}: it is larger than {MOST_BYTES} bytes: make a new one")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ImageError(f"{doing}: {shown(error)}: make a new one") from error
 
 
 def keep(lock: msgspec.Struct) -> Digest:

@@ -98,12 +98,7 @@ def encode(lock: Lock) -> bytes:
 def decode(data: bytes | str, where: str) -> Lock:
     """A lock that came from outside. Raises ImageError for all that it must not be."""
     doing = f"read lock `{shown(where)}`"
-    if len(data) > locks.MOST_BYTES:
-        raise ImageError(f"{doing}: it is larger than {locks.MOST_BYTES} bytes: make a new one")
-    try:
-        lock = msgspec.json.decode(data, type=Lock)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ImageError(f"{doing}: {shown(error)}: make a new one") from error
+    lock = locks.parsed(data, Lock, doing)
     names = [package.name for package in lock.packages]
     fine = len(names) <= MOST_PACKAGES and names == sorted(set(names)) and lock.machine in SUBDIRS
     fine = fine and _GLIBC.fullmatch(lock.glibc) is not None
