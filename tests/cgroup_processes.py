@@ -6,6 +6,7 @@ process into a group, and write one line to its input.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 SYSTEM_PYTHON = "/usr/bin/python3"
+PTRACE_DETACH = 17
+PTRACE_SEIZE = 0x4206
+PTRACE_O_TRACEEXIT = 1 << 6
+"""linux/ptrace.h"""
 
 
 @contextmanager
@@ -58,6 +63,23 @@ def answer(child: subprocess.Popen[str]) -> str:
     """The next line that the process says; empty when it ended."""
     assert child.stdout is not None
     return child.stdout.readline().strip()
+
+
+def hold_before_its_end(pid: int) -> None:
+    """Be its debugger, so that it stops on its way out until it is let go (ptrace(2))."""
+    _ptrace(PTRACE_SEIZE, pid, PTRACE_O_TRACEEXIT)
+
+
+def let_go(pid: int) -> None:
+    """The end of a process that stands before it."""
+    os.waitpid(pid, 0)
+    _ptrace(PTRACE_DETACH, pid, 0)
+
+
+def _ptrace(request: int, pid: int, data: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.ptrace(ctypes.c_long(request), pid, None, ctypes.c_void_p(data)):
+        raise OSError(ctypes.get_errno(), "ptrace")
 
 
 def eat_memory() -> None:

@@ -206,19 +206,38 @@ def test_sweep_ends_groups_of_launchers_that_are_gone(driver: Driver) -> None:
         groups.join(dead.child("run-1"), bomb.pid)
         groups.go(bomb)
         assert groups.answer(bomb) == "bombing"
-        assert driver.sweep(lambda launcher: launcher == "alive") == ["dead"]
+        assert driver.sweep(lambda launcher: launcher == "alive").launchers == {"dead"}
         assert bomb.wait(10) == -9
         assert resting.poll() is None
     assert not [path for path in paths.values() if os.path.exists(path)]
     alive.kill()
     alive.remove()
-    assert driver.sweep(lambda launcher: False) == []
+    assert not driver.sweep(lambda launcher: False).launchers
+
+
+def test_a_process_that_does_not_end_is_told_and_keeps_no_launcher_from_starting(
+    driver: Driver,
+) -> None:
+    held, other = driver.create("held/1", {}), driver.create("other/1", {})
+    with groups.process("rest") as resting, groups.process("rest") as ended:
+        groups.join(held, resting.pid)
+        groups.join(other, ended.pid)
+        groups.hold_before_its_end(resting.pid)
+        swept = driver.sweep(lambda launcher: False)
+        assert swept.launchers == {"held", "other"}
+        assert len(swept.left) == 1
+        assert [part in swept.left[0] for part in ("held", "state D")] == [True, True]
+        assert not [path for path in other.paths().values() if os.path.exists(path)]
+        groups.let_go(resting.pid)
+        assert resting.wait(10) == -9
+        assert driver.sweep(lambda launcher: False).left == []
+    assert not [path for path in held.paths().values() if os.path.exists(path)]
 
 
 def test_an_unknown_resource_is_refused_and_nothing_is_left(driver: Driver) -> None:
     with pytest.raises(errors.LimitNotEnforceable, match=r"memory.reservation"):
         driver.create("launcher/unknown", {"memory": {"reservation": MIB}})
-    assert driver.sweep(lambda launcher: False) == []
+    assert not driver.sweep(lambda launcher: False).launchers
 
 
 def test_a_refused_limit_leaves_no_group(driver: Driver) -> None:
@@ -227,4 +246,4 @@ def test_a_refused_limit_leaves_no_group(driver: Driver) -> None:
     assert refused.value.option == "--cpus"
     with pytest.raises(errors.LimitNotEnforceable, match="--memory-swap"):
         driver.create("launcher/swap", {"memory": {"limit": 64 * MIB, "swap": 32 * MIB}})
-    assert driver.sweep(lambda launcher: False) == []
+    assert not driver.sweep(lambda launcher: False).launchers

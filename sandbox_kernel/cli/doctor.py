@@ -183,6 +183,9 @@ def _groups() -> Iterator[Check]:
         yield Check(
             "control groups", "good", f"{about['driver']}: {', '.join(held)}", "limits hold"
         )
+    for what in about["left"]:
+        yield Check("control groups", "weak", what, "a container that ended holds its memory",
+            "end what it waits for, a debugger or a disk, or start the host anew")  # fmt: skip
     together: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
     for limit, why in support.items():

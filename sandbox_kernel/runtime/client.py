@@ -142,7 +142,7 @@ class Launcher:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the launcher found: driver, support (limit to reason), ids, what it swept."""
+        """What the launcher found: driver, support (limit to reason), ids, what was left."""
         with self._lock:
             if self._about is None:
                 about, _ = Channel(self._main).hear(START_SECONDS)

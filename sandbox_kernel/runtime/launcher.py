@@ -132,7 +132,7 @@ class Launcher:
         gone = state.sweep(runtime)
         network_folders.sweep(runtime)
         # Asked when a group was seen: its launcher may have started during this very sweep.
-        self._driver.sweep(
+        groups = self._driver.sweep(
             lambda other: (
                 other == name
                 or not state.is_named_here(runtime, other)
@@ -157,6 +157,7 @@ class Launcher:
             "driver": self._driver.name,
             "support": self._driver.support(),
             "swept": gone,
+            "left": groups.left,
             "folder": self._folder.path,
             "space": wiring.space(),
         }

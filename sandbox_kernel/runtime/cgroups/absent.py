@@ -25,8 +25,8 @@ class Driver(contract.Driver):
         self.require(contract.wanted(resources))
         return Group()
 
-    def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
-        return []
+    def sweep(self, is_alive: Callable[[str], bool]) -> contract.Swept:
+        return contract.Swept()
 
 
 class Group(contract.Group):

@@ -140,6 +140,16 @@ class Group:
         raise NotImplementedError
 
 
+class Swept:
+    """What a sweep found: launchers that are gone, by id, and what of theirs did not end."""
+
+    __slots__ = ("launchers", "left")
+
+    def __init__(self) -> None:
+        self.launchers: set[str] = set()
+        self.left: list[str] = []
+
+
 class Driver:
     """Makes groups on this machine."""
 
@@ -168,8 +178,12 @@ class Driver:
         """
         return []
 
-    def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
-        """Kill and remove the groups of launchers that are gone; returns their ids."""
+    def sweep(self, is_alive: Callable[[str], bool]) -> Swept:
+        """Kill and remove the groups of launchers that are gone.
+
+        A process that does not end, since a disk or a debugger holds it, has its SIGKILL and runs
+        no code any more: that it is still there is told, and keeps nobody from going on.
+        """
         raise NotImplementedError
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 SECONDS_TO_EMPTY = 10.0
+SECONDS_TO_SWEEP = 2.0
+"""For all groups together: who starts a launcher waits for it."""
 
 
 def read(path: str) -> str:

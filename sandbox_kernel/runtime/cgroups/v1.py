@@ -121,19 +121,23 @@ class Driver(contract.Driver):
             raise
         return group
 
-    def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
+    def sweep(self, is_alive: Callable[[str], bool]) -> contract.Swept:
         groups: dict[str, dict[str, str]] = {}
         for controller, top in self._tops.items():
             for directory in files.below(top):
                 groups.setdefault(os.path.basename(directory), {})[controller] = directory
-        gone: set[str] = set()
+        swept = contract.Swept()
+        deadline = time.monotonic() + files.SECONDS_TO_SWEEP
         for name, directories in groups.items():
             launcher = contract.launcher_of(name)
-            if launcher is not None and (launcher in gone or not is_alive(launcher)):
-                gone.add(launcher)
-                kill(directories)
-                remove(directories.values())
-        return sorted(gone)
+            if launcher is not None and (launcher in swept.launchers or not is_alive(launcher)):
+                swept.launchers.add(launcher)
+                try:
+                    kill(directories, deadline=deadline)
+                    remove(directories.values(), deadline)
+                except errors.StepFailed as error:
+                    swept.left.append(str(error))
+        return swept
 
     def top(self, controller: str) -> str:
         """Our directory in the hierarchy of a controller."""
@@ -164,14 +168,18 @@ def _inherit_cpuset(directory: str) -> None:
             files.write(f"{directory}/{name}", files.read(f"{above}/{name}"))
 
 
-def kill(directories: Mapping[str, str], leaving: int | None = None) -> None:
+def kill(
+    directories: Mapping[str, str], leaving: int | None = None, deadline: float | None = None
+) -> None:
     """SIGKILL everything in these groups of one container and return when they are empty.
 
     Frozen first, so that nothing forks away between two looks; a frozen process dies when it is
     thawed. Without a freezer the looks go on until one finds nobody. For `leaving` see
-    `contract.Group.kill`.
+    `contract.Group.kill`. Raises StepFailed when somebody is left at the
+    deadline (monotonic clock).
     """
-    deadline = time.monotonic() + files.SECONDS_TO_EMPTY
+    if deadline is None:
+        deadline = time.monotonic() + files.SECONDS_TO_EMPTY
     freezer = directories.get("freezer")
     # Who is in any hierarchy is in the freezer, since who comes in begins there.
     places = [freezer] if freezer else list(dict.fromkeys(directories.values()))
@@ -397,8 +405,9 @@ def entrances(directories: Mapping[str, str]) -> list[int]:
     )
 
 
-def remove(directories: Iterable[str]) -> None:
-    """Remove the group of each hierarchy."""
-    deadline = time.monotonic() + files.SECONDS_TO_EMPTY
+def remove(directories: Iterable[str], deadline: float | None = None) -> None:
+    """Remove the group of each hierarchy. Raises StepFailed, see `files.remove`."""
+    if deadline is None:
+        deadline = time.monotonic() + files.SECONDS_TO_EMPTY
     for directory in dict.fromkeys(directories):
         files.remove(directory, deadline)

@@ -176,24 +176,30 @@ class Driver(contract.Driver):
             raise errors.StepFailed("find", "the group of this process", "no mount shows it")
         return files.open_all([f"{own}/cgroup.procs"])
 
-    def sweep(self, is_alive: Callable[[str], bool]) -> list[str]:
-        gone: set[str] = set()
+    def sweep(self, is_alive: Callable[[str], bool]) -> contract.Swept:
+        swept = contract.Swept()
+        deadline = time.monotonic() + files.SECONDS_TO_SWEEP
         for directory in files.below(self.top):
             launcher = contract.launcher_of(directory)
-            if launcher is not None and (launcher in gone or not is_alive(launcher)):
-                gone.add(launcher)
-                kill(directory)
-                files.remove(directory)
-        return sorted(gone)
+            if launcher is not None and (launcher in swept.launchers or not is_alive(launcher)):
+                swept.launchers.add(launcher)
+                try:
+                    kill(directory, deadline)
+                    files.remove(directory, deadline)
+                except errors.StepFailed as error:
+                    swept.left.append(str(error))
+        return swept
 
 
-def kill(directory: str) -> None:
+def kill(directory: str, deadline: float | None = None) -> None:
     """SIGKILL everything in a group and below it, and return when it is empty.
 
     Source: cgroup.kill (Linux 5.14) and cgroup.events of cgroup-v2.rst. An older kernel gets the
-    signal from us, while the group is frozen.
+    signal from us, while the group is frozen. Raises StepFailed when somebody is left at the
+    deadline (monotonic clock).
     """
-    deadline = time.monotonic() + files.SECONDS_TO_EMPTY
+    if deadline is None:
+        deadline = time.monotonic() + files.SECONDS_TO_EMPTY
     try:
         files.write(f"{directory}/cgroup.kill", "1")
     except FileNotFoundError:

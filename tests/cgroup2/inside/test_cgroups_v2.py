@@ -27,9 +27,9 @@ def driver() -> Iterator[Driver]:
     driver = cgroups.choose(f"sandbox-kernel/{parent.name}")
     assert driver.name == "v2"
     yield driver
-    left = driver.sweep(lambda launcher: False)
+    left = driver.sweep(lambda launcher: False).launchers
     parent.rmdir()
-    assert left == []
+    assert not left
 
 
 def test_the_usual_place_is_one_directory_at_the_mount() -> None:
