@@ -10,12 +10,12 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from . import allowing
 from .errors import InvalidOption
 from .linux import capabilities
+from .records import Record
 
 PAGE = 4096
 MOST_BYTES = (1 << 63) - PAGE
@@ -57,8 +57,7 @@ AUDIT_OFF, AUDIT_ON, AUDIT_CONTENT = AUDIT_LEVELS = ("off", "on", "content")
 SECURITY_OPTIONS = ("no-new-privileges", "seccomp=unconfined")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Record):
     """One mount. `policy.allow` makes `source` a resolved path: open it without following links."""
 
     type: str  # "bind" or "tmpfs"
@@ -73,8 +72,7 @@ class Mount:
         return f"{self.source}:{self.target}:{'ro' if self.read_only else 'rw'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Ulimit:
+class Ulimit(Record):
     """One resource limit of setrlimit(2); `UNLIMITED` is RLIM_INFINITY."""
 
     name: str
@@ -86,8 +84,7 @@ class Ulimit:
         return f"{self.name}={':'.join(shown)}"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRate:
+class DeviceRate(Record):
     """Bytes per second for one block device. `policy.allow` fills in the device's numbers."""
 
     device: str
@@ -99,8 +96,7 @@ class DeviceRate:
         return f"{self.device}:{self.rate}"
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Record):
     """A port of this machine that leads to one of a container. `port` 0: any that is free."""
 
     address: str

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn
 
@@ -161,7 +161,7 @@ _RECORDS = {
 def record(made: ContainerPlan) -> dict[str, Any]:
     """A plan as JSON can hold it, to be kept with its container; see `recorded`."""
     values = {
-        name: [astuple(item) for item in value] if name in _RECORDS else value
+        name: [item.values() for item in value] if name in _RECORDS else value
         for name, value in made.options().items()
         if value not in (None, ())
     }

@@ -65,7 +65,7 @@ def program() -> None:
     short command. All else is as ever: threads are waited for, and whatever is registered for the
     exit runs, because what was registered first runs last.
     """
-    gc.set_threshold(20_000, 50, 50)  # what is imported is no garbage, and there is much of it
+    gc.set_threshold(100_000, 50, 50)  # what is imported is no garbage, and there is much of it
     status: list[int] = []
     atexit.register(_leave, status)
     status.append(main())

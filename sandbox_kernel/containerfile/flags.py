@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from sandbox_kernel.containerfile.lines import Line
@@ -36,6 +35,8 @@ class Flags:
             name, equals, _ = word.text[2:].partition("=")
             instruction = line.name.text.upper()
             if name not in (*known, *switches):
+                import difflib
+
                 near = difflib.get_close_matches(name[:40], (*known, *switches), 1)
                 hint = f": did you mean `--{near[0]}`?" if near else ""
                 word.fail(f"{instruction} has no option `--{name[:40]}`{hint}")

@@ -5,7 +5,6 @@ Source: Dockerfile reference. What a build makes of it is in `building`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable
@@ -102,6 +101,8 @@ class _Reader:
         name = line.name.text.upper()
         method: _Method | None = _INSTRUCTIONS.get(name)
         if method is None:
+            import difflib
+
             near = difflib.get_close_matches(name[:40], _INSTRUCTIONS, 1)
             hint = f": did you mean `{near[0]}`?" if near else ""
             line.name.fail(f"`{line.name.text[:40]}` is no instruction{hint}")

@@ -8,7 +8,6 @@ colon that is a kind (`dir`, `oci`, `build` ...) is that kind, not a repository 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from sandbox_kernel.errors import ImageError, shown
@@ -20,6 +19,7 @@ from sandbox_kernel.grammar import (
 )
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
+from sandbox_kernel.records import Record
 
 DEFAULT_TAG = "latest"
 LONGEST_REPOSITORY = 255
@@ -33,24 +33,21 @@ TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _HEXADECIMAL = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Record):
     """`host`: this Python environment."""
 
     def __str__(self) -> str:
         return "host"
 
 
-@dataclass(frozen=True)
-class Scratch:
+class Scratch(Record):
     """`scratch`: nothing."""
 
     def __str__(self) -> str:
         return "scratch"
 
 
-@dataclass(frozen=True)
-class Directory:
+class Directory(Record):
     """`dir:PATH`: a root file system."""
 
     path: str
@@ -59,8 +56,7 @@ class Directory:
         return f"dir:{self.path}"
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Record):
     """`oci:DIR[:TAG]`: an image in an OCI image layout. No tag: its only image."""
 
     path: str
@@ -70,8 +66,7 @@ class Layout:
         return f"oci:{self.path}" + (f":{self.tag}" if self.tag else "")
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(Record):
     """`oci-archive:FILE[:TAG]` or `docker-archive:FILE[:NAME:TAG]`: an image in a tar file."""
 
     kind: Literal["oci", "docker"]
@@ -82,8 +77,7 @@ class Archive:
         return f"{self.kind}-archive:{self.path}" + (f":{self.tag}" if self.tag else "")
 
 
-@dataclass(frozen=True)
-class Registry:
+class Registry(Record):
     """A name of a registry's image; `str` gives it whole, `familiar` as people write it.
 
     `host` has no port and no brackets taken off; with neither a tag nor a digest the tag is
@@ -122,11 +116,10 @@ class Registry:
 
     def with_digest(self, digest: Digest) -> Registry:
         """The same image, pinned."""
-        return replace(self, digest=digest)
+        return self.replaced(digest=digest)
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Record):
     """`sha256:...`: the stored image whose manifest has this digest."""
 
     digest: Digest
@@ -135,8 +128,7 @@ class Identity:
         return self.digest
 
 
-@dataclass(frozen=True)
-class Build:
+class Build(Record):
     """`build:PATH[#FILE]`: a Containerfile with its context."""
 
     path: str
@@ -146,8 +138,7 @@ class Build:
         return f"build:{self.path}" + (f"#{self.file}" if self.file else "")
 
 
-@dataclass(frozen=True)
-class Requirements:
+class Requirements(Record):
     """`requirements:FILE`: a Python environment, from a file of requirements."""
 
     file: str
@@ -156,8 +147,7 @@ class Requirements:
         return f"requirements:{self.file}"
 
 
-@dataclass(frozen=True)
-class Pyproject:
+class Pyproject(Record):
     """`pyproject:DIR`: a Python environment, from a project's declaration."""
 
     path: str
@@ -166,8 +156,7 @@ class Pyproject:
         return f"pyproject:{self.path}"
 
 
-@dataclass(frozen=True)
-class Conda:
+class Conda(Record):
     """`conda:FILE`: a conda environment."""
 
     file: str
@@ -176,8 +165,7 @@ class Conda:
         return f"conda:{self.file}"
 
 
-@dataclass(frozen=True)
-class Packages:
+class Packages(Record):
     """`packages: A, B==1.2`: a Python environment, from requirements that stand right there."""
 
     requirements: tuple[str, ...]

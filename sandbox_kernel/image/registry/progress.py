@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from sandbox_kernel.image.digest import Digest
+from sandbox_kernel.records import Record
 
 Stage = Literal[
     "waiting", "downloading", "unpacking", "uploading", "done", "there", "mounted", "failed"
@@ -18,8 +18,7 @@ LAST: frozenset[Stage] = frozenset({"done", "there", "mounted", "failed"})
 _SECONDS = 0.05
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Record):
     """How far one layer is. Bytes as they are transferred."""
 
     digest: Digest

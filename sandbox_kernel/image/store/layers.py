@@ -9,7 +9,6 @@ there, and is made again of its blob.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -23,13 +22,13 @@ from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.store import locks
 from sandbox_kernel.image.store.places import Places, flush_folder, write_file
-from sandbox_kernel.linux.libc import check, libc
+from sandbox_kernel.linux.libc import c_int, check, libc
 
 SECONDS_TO_SETTLE = 60.0
 """The kernel writes down what is older than 30 s (vm.dirty_expire_centisecs)."""
 
-libc.syncfs.argtypes = (ctypes.c_int,)
-libc.syncfs.restype = ctypes.c_int
+libc.syncfs.argtypes = (c_int,)
+libc.syncfs.restype = c_int
 
 
 @cache
