@@ -19,6 +19,7 @@ import stat
 
 from sandbox_kernel.errors import CopyRefused, StepFailed
 from sandbox_kernel.linux import paths
+from sandbox_kernel.runtime import keeping
 from sandbox_kernel.runtime.patterns import Patterns
 
 TYPE_CHECKING = False
@@ -445,8 +446,6 @@ def serve(order: Mapping[str, Any]) -> None:
             _unpack(order)
             write_record(1, {"kind": "end"})
         elif order["do"] == "keep":
-            from sandbox_kernel.runtime import keeping  # it talks, and sockets are much to import
-
             keeping.serve(0, range(FIRST_LAYER, FIRST_LAYER + order["layers"]))
     except StepFailed as error:
         write_record(1, {"kind": "failed", "path": error.subject, "why": error.why})
