@@ -113,13 +113,13 @@ def cells_started(**options: object) -> Iterator[Kernel]:
         yield kernel
 
 
-def install(folder: Path, name: str, argv: list[str] = ARGV) -> None:
-    """A kernelspec in a folder of JUPYTER_PATH."""
+def install(folder: Path, name: str, argv: list[str] = ARGV, **options: object) -> None:
+    """A kernelspec with these options in a folder of JUPYTER_PATH."""
     place = folder / "kernels" / name
     place.mkdir(parents=True)
     spec = {
         "argv": argv, "language": "python", "display_name": name, "interrupt_mode": "message",
-        "env": {"SANDBOX_KERNEL_OPTIONS": json.dumps({"holder": False})},
+        "env": {"SANDBOX_KERNEL_OPTIONS": json.dumps({"holder": False, **options})},
     }  # fmt: skip
     (place / "kernel.json").write_text(json.dumps(spec))
     os.environ["JUPYTER_PATH"] = str(folder)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import kernels
 from jupyter_kernel_test import KernelTests
 
 
@@ -38,3 +44,26 @@ class OfPython(KernelTests):
     supported_history_operations = ("tail", "range", "search")
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"
+
+
+class OfSandbox(OfPython):
+    """Against "Sandbox (Python 3)", which has a pager. `options`: of its kernelspec."""
+
+    kernel_name = "sandbox-under-test"
+    code_page_something = "zip?"
+    options: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls._folder = tempfile.TemporaryDirectory()
+        cls._path = os.environ.get("JUPYTER_PATH")
+        kernels.install(Path(cls._folder.name), cls.kernel_name, **cls.options)
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        super().tearDownClass()
+        cls._folder.cleanup()
+        os.environ.pop("JUPYTER_PATH")
+        if cls._path is not None:
+            os.environ["JUPYTER_PATH"] = cls._path

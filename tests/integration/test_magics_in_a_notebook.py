@@ -6,32 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import nbformat
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-
-def executed(*cells: str, allow_errors: bool = True) -> list[Any]:
-    """The outputs of each cell after the extension was loaded."""
-    notebook = nbformat.v4.new_notebook()
-    first = nbformat.v4.new_code_cell("%load_ext sandbox_kernel")
-    notebook.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
-    NotebookClient(
-        notebook, kernel_name="python3", timeout=120, allow_errors=allow_errors
-    ).execute()
-    return [cell.outputs for cell in notebook.cells[1:]]
-
-
-def text(outputs: list[Any], name: str = "stdout") -> str:
-    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == name)
-
-
-def error(outputs: list[Any]) -> Any:
-    (found,) = [o for o in outputs if o.output_type == "error"]
-    return found
+from notebooks import error, executed, text
 
 
 def test_a_notebook_of_container_cells() -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pexpect
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
-from nbclient import NotebookClient
+
+from notebooks import error, executed, text
 
 RUNNING = (
     "(lambda folder: sum(1 for found in __import__('sandbox_kernel.container').container.list_all()"
@@ -30,24 +30,6 @@ def value(client: Any, expression: str) -> str:
     """What an expression is in the kernel."""
     reply = client.execute_interactive("", user_expressions={"it": expression}, timeout=60)
     return str(reply["content"]["user_expressions"]["it"]["data"]["text/plain"])
-
-
-def executed(*cells: str) -> list[Any]:
-    """The outputs of each cell after the extension was loaded."""
-    notebook = nbformat.v4.new_notebook()
-    first = nbformat.v4.new_code_cell("%load_ext sandbox_kernel")
-    notebook.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
-    NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=True).execute()
-    return [cell.outputs for cell in notebook.cells[1:]]
-
-
-def text(outputs: list[Any], name: str = "stdout") -> str:
-    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == name)
-
-
-def error(outputs: list[Any]) -> Any:
-    (found,) = [o for o in outputs if o.output_type == "error"]
-    return found
 
 
 def test_a_cell_is_run_for_each_item_and_its_values_are_lists() -> None:
