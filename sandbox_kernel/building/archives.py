@@ -13,11 +13,13 @@ import lzma
 import os
 from collections.abc import Callable, Iterator
 
+from sandbox_kernel.building.addresses import BLOCK
 from sandbox_kernel.errors import ImageError, StepFailed
 from sandbox_kernel.image.layers import compression, limits, tar
 from sandbox_kernel.runtime import transfer
 
 PIECE = 1 << 18
+_UNREADABLE = (ImageError, OSError, lzma.LZMAError, EOFError)
 _KINDS = {tar.DIRECTORY: "folder", tar.REGULAR: "file", tar.SYMLINK: "link", tar.LINK: "hard"}
 
 
@@ -27,6 +29,20 @@ def digest(file: int) -> str:
     for data in _pieces(file):
         hashed.update(data)
     return hashed.hexdigest()
+
+
+def first_block(file: int, compressed: str) -> bytes:
+    """The first block of a file without its compression; less when it has less, or is damaged."""
+    pieces = _pieces(file)
+    block = b""
+    try:
+        for data in _plain(lambda: next(pieces, b""), compressed):
+            block += data[: BLOCK - len(block)]
+            if len(block) == BLOCK:
+                break
+    except _UNREADABLE:
+        return b""
+    return block
 
 
 def write(file: int, compressed: str, sink: int, shown: str, *, expected: str) -> int:
@@ -50,7 +66,7 @@ def write(file: int, compressed: str, sink: int, shown: str, *, expected: str) -
                 left_out += 1
         for _ in pieces:
             pass  # what follows the archive counts for the digest
-    except (ImageError, OSError, lzma.LZMAError, EOFError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, BrokenPipeError):
             raise
         raise StepFailed("unpack", shown, str(error)) from error

@@ -251,15 +251,21 @@ def _archive(work: Work, stack: ExitStack, made: Copy, text: str) -> Part | None
     if file is None:
         return None
     stack.callback(os.close, file)
-    return _unpacked(work, file, text)
+    return _unpacked(work, file, text, asked=made.unpack is True)
 
 
-def _unpacked(work: Work, file: int, shown: str) -> Part | None:
-    compression = addresses.compression_of(os.pread(file, addresses.LONGEST_MARK, 0))
-    if compression is None:
+def _unpacked(work: Work, file: int, shown: str, *, asked: bool) -> Part | None:
+    """What is in an archive; None when it is none, unless somebody `asked` to unpack it."""
+    start = os.pread(file, addresses.BLOCK, 0)
+    compression = addresses.compression_of(start)
+    if compression == "none" and not asked and not addresses.begins_a_tar(start):
         return None
     from sandbox_kernel.building import archives
 
+    if compression != "none" and not asked:
+        start = archives.first_block(file, compression)
+        if not addresses.begins_a_tar(start):
+            return None
     digest = archives.digest(file)
 
     def write(sink: int) -> None:
@@ -284,7 +290,7 @@ def _fetched(
     except InvalidOption as error:
         source.fail(str(error))
     stack.callback(os.close, fetched.file)
-    if made.unpack and (part := _unpacked(work, fetched.file, address)):
+    if made.unpack and (part := _unpacked(work, fetched.file, address, asked=True)):
         return [part]
     size = os.fstat(fetched.file).st_size
     mode = stat.S_IRUSR | stat.S_IWUSR

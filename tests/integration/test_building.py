@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -100,6 +101,17 @@ def test_the_options_of_copy(store: Store, context: Path) -> None:
     assert (linked.mode, linked.uid, linked.gid) == (0o600, 1000, 50)
     assert "tmp/one.txt" not in tree
     assert tree["modes/deep"][1:4] == (0o711, 1000, 1000)
+
+
+def test_what_add_is_told_to_unpack_has_to_be_an_archive(store: Store, context: Path) -> None:
+    text = b"no archive, but longer than the header of one\n" * 20
+    (context / "text").write_bytes(text)
+    (context / "text.gz").write_bytes(gzip.compress(text))
+    for name in ("text", "text.gz"):
+        with pytest.raises(BuildFailed, match=rf"line 2.*unpack `{name}`"):
+            built(store, context, f"FROM scratch\nADD --unpack {name} /")
+        image, _ = built(store, context, f"FROM scratch\nADD {name} /")
+        assert list(files(store, image)) == [name]
 
 
 def test_a_linked_copy_is_the_same_layer_on_any_base(store: Store, context: Path) -> None:

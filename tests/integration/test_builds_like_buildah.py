@@ -5,7 +5,10 @@ What may differ is listed in `DIFFERENCES`, each with its reason.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import tarfile
 import tempfile
@@ -15,6 +18,7 @@ from typing import Any
 
 import built_images
 import pytest
+from backports import zstd
 from built_images import Buildah, Node
 
 from sandbox_kernel.image.layers import remove_tree
@@ -48,6 +52,10 @@ CASES["copy-everything"] = "COPY . /all"
 CASES["add-file"] = "ADD one.txt /one"
 CASES["add-archive"] = "ADD archive.tar.gz /unpacked/"
 CASES["add-archive-plain"] = "ADD plain.tar /unpacked"
+CASES["add-old-archive"] = "ADD old.tar /unpacked/"
+CASES["add-what-only-looks-packed"] = (
+    "ADD text.gz text.bz2 text.xz text.zst empty.gz damaged.gz zeros.tar /kept/"
+)
 CASES["copy-archive"] = "COPY archive.tar.gz /kept/"
 CASES["run-shell"] = "RUN echo one > /one && mkdir -p /a/b && chmod 700 /a"
 CASES["run-exec"] = 'RUN ["/bin/sh", "-c", "echo $0 $HOME > /out", "zero"]'
@@ -124,7 +132,24 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 data = b"" if path.endswith("/") else b"content"
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+    plain = (made / "plain.tar").read_bytes()
+    (made / "old.tar").write_bytes(without_a_mark(plain))
+    text = b"no archive, but longer than the header of one\n" * 20
+    for ending, pack in (("gz", gzip), ("bz2", bz2), ("xz", lzma), ("zst", zstd)):
+        (made / f"text.{ending}").write_bytes(pack.compress(text))
+    (made / "empty.gz").write_bytes(gzip.compress(b""))
+    (made / "damaged.gz").write_bytes(gzip.compress(plain)[:9] + b"damaged" * 100)
+    (made / "zeros.tar").write_bytes(bytes(10240))
     return made
+
+
+def without_a_mark(archive: bytes) -> bytes:
+    """An archive whose first header is as it was before POSIX: without `ustar`."""
+    header = bytearray(archive[:512])
+    header[257:512] = bytes(255)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + archive[512:]
 
 
 @pytest.fixture(scope="module")
