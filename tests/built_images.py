@@ -19,6 +19,7 @@ from sandbox_kernel.building.request import BuildRequest, read_epoch
 from sandbox_kernel.image.store import Store, Stored
 
 BUSYBOX = "/usr/bin/busybox" if Path("/usr/bin/busybox").exists() else "/bin/busybox"
+XATTR = "SCHILY.xattr."
 PROGRAMS = (
     "sh", "cat", "chmod", "chown", "cp", "echo", "env", "find", "grep", "id", "ln", "ls", "mkdir",
     "mv", "pwd", "rm", "sed", "setsid", "sleep", "sort", "stat", "test", "touch", "true", "wc",
@@ -27,13 +28,18 @@ PROGRAMS = (
 
 
 class Node(NamedTuple):
-    """One name of a tree. `content`: a digest, or where a link points."""
+    """One name of a tree. `content`: a digest, or where a link points.
+
+    `attributes`: the extended ones. `names`: of a file that has several, all of them.
+    """
 
     kind: str
     mode: int
     uid: int
     gid: int
     content: str
+    attributes: tuple[tuple[str, str], ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def make_root(folder: Path) -> Path:
@@ -132,7 +138,20 @@ def _flat(layers: list[Path]) -> dict[str, Node]:
                     _remove(tree, f"{parent}/{name[4:]}".lstrip("/"), lambda each: True)
                 elif path:
                     _add(tree, archive, member, path)
-    return tree
+    return _with_names(tree)
+
+
+def _with_names(tree: dict[str, Node]) -> dict[str, Node]:
+    """`_add` gives the names of one file the very same node."""
+    found: dict[int, list[str]] = {}
+    for path, node in tree.items():
+        found.setdefault(id(node), []).append(path)
+    return {
+        path: node._replace(names=tuple(sorted(names)))
+        if len(names := found[id(node)]) > 1
+        else node
+        for path, node in tree.items()
+    }
 
 
 def _remove(
@@ -159,4 +178,8 @@ def _add(
         _remove(tree, path, lambda each: True)
     kind = "folder" if member.isdir() else "link" if member.issym() else "file"
     mode = 0 if kind == "link" else member.mode & 0o7777
-    tree[path] = Node(kind, mode, member.uid, member.gid, content)
+    headers = member.pax_headers.items()
+    attributes = (
+        (name.removeprefix(XATTR), value) for name, value in headers if name.startswith(XATTR)
+    )
+    tree[path] = Node(kind, mode, member.uid, member.gid, content, tuple(sorted(attributes)))

@@ -2,7 +2,8 @@
 
 No file is made here: the records go to a container, where the rules of `placing` hold for them as
 for everything else (corpus C and E 64). A name with `..` is refused there. Devices are left out:
-nobody in a container can make one, and each gets its own.
+nobody in a container can make one, and each gets its own. Of extended attributes only those go on
+that belong to an image.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from sandbox_kernel.building.addresses import BLOCK
 from sandbox_kernel.errors import ImageError, StepFailed
 from sandbox_kernel.image.layers import compression, limits, tar
-from sandbox_kernel.runtime import transfer
+from sandbox_kernel.runtime import gathering, transfer
 
 PIECE = 1 << 18
 _UNREADABLE = (ImageError, OSError, lzma.LZMAError, EOFError)
@@ -125,6 +126,8 @@ def _write_member(reader: tar.Reader, member: tar.Member, sink: int) -> None:
     if kind in ("link", "hard"):
         target = os.fsdecode(member.link)
         record["target"] = _path(member.link) if kind == "hard" else target
+    if kind in ("file", "folder"):
+        record["attributes"] = _attributes(member)
     transfer.write_record(sink, record)
     if kind != "file":
         return
@@ -144,6 +147,12 @@ def _write_member(reader: tar.Reader, member: tar.Member, sink: int) -> None:
         at = offset + length
     _zeros(sink, member.size - at)
     transfer.write_piece(sink, b"")
+
+
+def _attributes(member: tar.Member) -> dict[str, str]:
+    """Those that COPY keeps, too; `placing` asks again."""
+    named = ((os.fsdecode(name), value) for name, value in member.xattrs.items())
+    return {name: value.hex() for name, value in named if gathering.is_kept(name)}
 
 
 def _zeros(sink: int, count: int) -> None:

@@ -18,7 +18,7 @@ from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.documents import Descriptor
 from sandbox_kernel.image.store import Store
 
-VERSION = 1
+VERSION = 2
 """Counts up when the same inputs make another layer."""
 
 

@@ -55,7 +55,7 @@ class Context:
             content = found.target
             if found.kind == "file":
                 content = _digest(found.descriptor)
-            seen.append([found.path, mode, content])
+            seen.append([found.path, mode, content, *_first_name(found)])
 
         for pattern in patterns:
             gatherer = self._gathering(note, excluded)
@@ -82,7 +82,8 @@ class Context:
             content = found.target
             if found.kind == "file":
                 content = _copy(found.descriptor, sink)
-            _compare(told, [found.path, found.stat.st_mode, content], found.shown)
+            seen = [found.path, found.stat.st_mode, content, *_first_name(found)]
+            _compare(told, seen, found.shown)
 
         for pattern in patterns:
             gatherer = self._gathering(give, excluded)
@@ -102,6 +103,11 @@ class Context:
 
     def _gathering(self, give: Any, excluded: Ignored | None) -> Gathering:
         return Gathering(self._root, give, ignored=self._ignored, excluded=excluded)
+
+
+def _first_name(found: Found) -> list[str]:
+    """Sets a further name of a file apart from a file."""
+    return ["hard"] if found.kind == "hard" else []
 
 
 def _compare(told: Iterator[Any], seen: list[Any], shown: str) -> None:

@@ -43,24 +43,21 @@ class Pattern:
 class Found:
     """One thing to copy. `path`: below the source, as its names; `shown`: below the root."""
 
-    __slots__ = ("descriptor", "path", "shown", "stat", "target")
+    __slots__ = ("descriptor", "kind", "path", "shown", "stat", "target")
 
     def __init__(
         self, path: str, shown: str, found: os.stat_result, descriptor: int, target: str
     ) -> None:
+        mode = found.st_mode
+        self.kind = "folder" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "file"
+        """Or `hard`: a further name of a file that was given before."""
         self.path = path
         self.shown = shown
         self.stat = found
         self.descriptor = descriptor
-        """Of a file, for reading, closed by who opened it; else -1."""
+        """Of a file or folder, for reading, closed by who opened it; else -1."""
         self.target = target
-        """Of a link."""
-
-    @property
-    def kind(self) -> str:
-        """file, folder or link."""
-        mode = self.stat.st_mode
-        return "folder" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "file"
+        """Of a link; of a further name, the `path` of the first one."""
 
 
 class Gathering:
@@ -81,6 +78,8 @@ class Gathering:
         self._excluded = excluded
         self._resolve = WITHIN | (paths.RESOLVE_NO_XDEV if one_mount else 0)
         self._count = 0
+        self._names: dict[tuple[int, int], str] = {}
+        """Of the present source, the first name of each file that has several."""
 
     def sources(self, pattern: Glob) -> list[str]:
         """The paths below the root that a pattern meets, without what is ignored."""
@@ -100,7 +99,12 @@ class Gathering:
             os.close(place)
 
     def give(self, path: str) -> None:
-        """One source: a file, or a folder with all that is below it. Raises StepFailed."""
+        """One source: a file, or a folder with all that is below it. Raises StepFailed.
+
+        Names of one file stay so within a source, as docker and buildah have it. Only what is given
+        counts: where the first name is left out, the second one is the file.
+        """
+        self._names.clear()
         place = self._open(path, os.O_PATH)
         try:
             found = os.fstat(place)
@@ -109,7 +113,7 @@ class Gathering:
         if stat.S_ISDIR(found.st_mode):
             folder = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                self._give(Found("", path, found, -1, ""))
+                self._give(Found("", path, found, folder, ""))
                 self._below(folder, "", path, self._state_of(path), None, 0)
             finally:
                 os.close(folder)
@@ -242,7 +246,7 @@ class Gathering:
             raise StepFailed("copy", names[1], why, error.errno or 0) from error
         try:
             if not left_out:
-                self._give(Found(*names, os.fstat(inner), -1, ""))
+                self._give(Found(*names, os.fstat(inner), inner, ""))
             self._below(inner, *names, *states, depth + 1)
         finally:
             os.close(inner)
@@ -258,9 +262,16 @@ class Gathering:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise StepFailed("copy", path, "it is no file any more: it was changed meanwhile")
-            self._give(Found(below, path, found, file, ""))
+            self._give(self._named(Found(below, path, found, file, "")))
         finally:
             os.close(file)
+
+    def _named(self, file: Found) -> Found:
+        if file.stat.st_nlink > 1:
+            first = self._names.setdefault((file.stat.st_dev, file.stat.st_ino), file.path)
+            if first != file.path:
+                file.kind, file.target = "hard", first
+        return file
 
 
 def matching(
@@ -320,11 +331,11 @@ def record(found: Found, *, own: bool) -> dict[str, Any]:
         "mode": stat.S_IMODE(found.stat.st_mode),
         "mtime": found.stat.st_mtime_ns,
     }
-    if found.kind == "link":
+    if found.kind in ("link", "hard"):
         made["target"] = found.target
     if own:
         made["uid"], made["gid"] = found.stat.st_uid, found.stat.st_gid
-        if found.kind == "file":
+        if found.kind in ("file", "folder"):
             made["attributes"] = _attributes(found.descriptor)
     return made
 

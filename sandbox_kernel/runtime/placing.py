@@ -140,7 +140,6 @@ class Placing(transfer.Unpacking):
                 _clear(folder, name)
                 self._put_file(folder, name, record)
             elif kind == "hard":
-                _clear(folder, name)
                 self._link(folder, name, record)
             elif kind == "link":
                 _clear(folder, name)
@@ -158,6 +157,9 @@ class Placing(transfer.Unpacking):
         path = transfer.checked(record.get("target"))
         above = self._open(posixpath.join(self._base, self._name, *path[:-1]))
         try:
+            if _is_same((above, path[-1]), (folder, name)):
+                return  # a link among the folders led both names to one place
+            _clear(folder, name)
             os.link(path[-1], name, src_dir_fd=above, dst_dir_fd=folder, follow_symlinks=False)
         finally:
             os.close(above)
@@ -170,6 +172,7 @@ class Placing(transfer.Unpacking):
         try:
             _give(folder, self._ids(record))
             os.fchmod(folder, self._mode(record))
+            _set_attributes(folder, record)
         finally:
             os.close(folder)
         self._folders.append((where, record))
@@ -184,9 +187,7 @@ class Placing(transfer.Unpacking):
                     view = view[os.write(file, view) :]
             _give(file, self._ids(record))
             os.fchmod(file, self._mode(record))
-            for attribute, value in record.get("attributes", {}).items():
-                if gathering.is_kept(attribute):
-                    os.setxattr(file, attribute, bytes.fromhex(value))
+            _set_attributes(file, record)
             self._set_time(file, record)
         finally:
             os.close(file)
@@ -224,6 +225,22 @@ def _give(place: int | str, ids: tuple[int, int], folder: int | None = None) -> 
             "ranges: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME",
             EINVAL,
         ) from None
+
+
+def _set_attributes(file: int, record: Mapping[str, Any]) -> None:
+    """After its owner and content: a change of either takes the capabilities of a file away."""
+    for attribute, value in record.get("attributes", {}).items():
+        if gathering.is_kept(attribute):
+            os.setxattr(file, attribute, bytes.fromhex(value))
+
+
+def _is_same(one: tuple[int, str], other: tuple[int, str]) -> bool:
+    """Whether two names, each in its folder, are of one file."""
+    try:
+        found = [os.stat(name, dir_fd=at, follow_symlinks=False) for at, name in (one, other)]
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(*found)
 
 
 def _clear(folder: int, name: str) -> None:

@@ -103,6 +103,34 @@ def test_the_options_of_copy(store: Store, context: Path) -> None:
     assert tree["modes/deep"][1:4] == (0o711, 1000, 1000)
 
 
+@pytest.mark.everybody
+def test_names_of_one_file_stay_so_without_those_that_are_left_out(
+    store: Store, context: Path
+) -> None:
+    (context / "links").mkdir()
+    (context / "links/a").write_text("one file\n")
+    for name in ("b", "c"):
+        (context / "links" / name).hardlink_to(context / "links/a")
+    text = "FROM scratch\nCOPY --exclude=a --chmod=0600 links /d\n"
+    tree = files(store, built(store, context, text)[0])
+    assert tree["d/b"].names == ("d/b", "d/c") and tree["d/b"].mode == 0o600
+    # What is known of a step tells a name of a file from a file with the same content.
+    (context / "links/c").unlink()
+    (context / "links/c").write_text("one file\n")
+    assert files(store, built(store, context, text)[0])["d/b"].names == ()
+
+
+def test_names_of_one_file_that_come_to_be_one_name(store: Store, context: Path) -> None:
+    """A link in the image leads both of their folders to the same place."""
+    for name in ("one", "two"):
+        (context / "links" / name).mkdir(parents=True)
+    (context / "links/one/f").write_text("one file\n")
+    (context / "links/two/f").hardlink_to(context / "links/one/f")
+    text = ROOT + "RUN mkdir -p /d/one && ln -s one /d/two\nCOPY links /d\n"
+    tree = files(store, built(store, context, text)[0])
+    assert tree["d/one/f"].kind == "file" and tree["d/two"].kind == "link"
+
+
 def test_what_add_is_told_to_unpack_has_to_be_an_archive(store: Store, context: Path) -> None:
     text = b"no archive, but longer than the header of one\n" * 20
     (context / "text").write_bytes(text)

@@ -49,6 +49,20 @@ CASES["copy-over-link"] = "RUN ln -s /home/app /link\nCOPY one.txt /link/"
 CASES["copy-over-file"] = "RUN echo old > /one && chmod 600 /one\nCOPY one.txt /one"
 CASES["copy-merge"] = "COPY folder /data\nCOPY other /data"
 CASES["copy-everything"] = "COPY . /all"
+CASES["copy-links"] = "COPY links /data"
+CASES["copy-links-of-several-sources"] = "COPY links/a links/sub /data/"
+CASES["copy-links-without-the-first"] = "COPY .dockerignore links /data/"
+CASES["copy-links-with-owner"] = "COPY --chown=app:staff links /data/"
+CASES["copy-links-over-files"] = "COPY links /data\nCOPY links /data"
+CASES["copy-links-of-a-stage"] = (
+    "RUN mkdir /d && echo x > /d/a && ln /d/a /d/b && mkdir /d/e && ln /d/a /d/e/c\n"
+    "FROM localhost/base:1\nCOPY --from=first /d /data"
+)
+CASES["copy-attributes-of-a-stage"] = (
+    "ADD marked.tar /d\nFROM localhost/base:1\nCOPY --from=first /d /data"
+)
+CASES["add-attributes"] = "ADD marked.tar /data"
+CASES["add-links"] = "ADD links.tar /data"
 CASES["add-file"] = "ADD one.txt /one"
 CASES["add-archive"] = "ADD archive.tar.gz /unpacked/"
 CASES["add-archive-plain"] = "ADD plain.tar /unpacked"
@@ -132,6 +146,22 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 data = b"" if path.endswith("/") else b"content"
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+    (made / "links/sub").mkdir(parents=True)
+    (made / "links/a").write_text("one file\n")
+    for name in ("b", "sub/c", "0.tmp"):  # what is first of all is ignored
+        (made / "links" / name).hardlink_to(made / "links/a")
+    with tarfile.open(made / "links.tar", "w") as archive:
+        archive.add(made / "links", "links")
+    (made / "marked").mkdir()
+    (made / "marked/file").write_text("marked\n")
+    os.setxattr(made / "marked/file", "user.one", b"1")
+    os.setxattr(made / "marked", "user.folder", b"2")
+    with tarfile.open(made / "marked.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for path in ("folder", "folder/file"):
+            member = archive.gettarinfo(made / ("marked/file" if "/" in path else "marked"), path)
+            member.pax_headers = {"SCHILY.xattr.user.one": "1", "SCHILY.xattr.user.two": path}
+            with (made / "marked/file").open("rb") as data:
+                archive.addfile(member, data if member.isfile() else None)
     plain = (made / "plain.tar").read_bytes()
     (made / "old.tar").write_bytes(without_a_mark(plain))
     text = b"no archive, but longer than the header of one\n" * 20
