@@ -90,6 +90,8 @@ class ContainerPlan:
     audit: str = "off"
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
+    packet_sockets: bool = True
+    """Whether CAP_NET_RAW opens those, too (`AF_PACKET`), and not only raw ones of IP."""
     security_opt: tuple[str, ...] = ()
     seccomp: str | None = None
     seccomp_calls: tuple[str, ...] = ()

@@ -26,20 +26,25 @@ from sandbox_kernel.image.store import Store
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import transfer
 
-# moby, oci/caps/defaults.go, without AUDIT_WRITE (no user namespace has it) and NET_RAW.
+# moby, oci/caps/defaults.go, all of it. What the first user namespace is asked for (AUDIT_WRITE) no
+# one of ours has, so it changes nothing but what a program reads about itself. NET_RAW holds in the
+# step's own network alone, whose other end drops what comes from another's address; packet sockets
+# stay closed to it by the filter of system calls, see `plan_of`.
 CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
     "CAP_FSETID",
     "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
     "CAP_SETGID",
-    "CAP_SETPCAP",
     "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
     "CAP_SYS_CHROOT",
+    "CAP_MKNOD",
+    "CAP_AUDIT_WRITE",
+    "CAP_SETFCAP",
 )
 HOSTNAME = "build"
 """The same for every step: what a program writes of it is the same the next time."""
@@ -67,6 +72,7 @@ def plan_of(plan: ContainerPlan, label: str, *, network: str = "none") -> Contai
         keep=False,
         cap_add=CAPABILITIES,
         cap_drop=(),
+        packet_sockets=False,
         warm=(),
         cold=True,
     )

@@ -116,8 +116,11 @@ def profile(plan: policy.ContainerPlan, also: Sequence[str] = ()) -> Profile | N
     """
     if "seccomp=unconfined" in plan.security_opt:
         return None
+    held = capabilities_of(plan)
+    if not plan.packet_sockets:
+        held = [name for name in held if name != "CAP_NET_RAW"]  # all that it opens are those
     return seccomp_profile.profile(
-        capabilities_of(plan),
+        held,
         also,
         families=_families(plan),
         strict=plan.strict,

@@ -445,12 +445,20 @@ def test_a_reference_names_no_file_outside_of_its_folder(
             referenced.build(store, asked)
 
 
+DEFAULTS_OF_DOCKER = """
+CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE
+SYS_CHROOT KILL AUDIT_WRITE
+"""
+
+
 @pytest.mark.everybody
 def test_a_step_has_the_listed_capabilities_and_another_user_has_none(
     store: Store, context: Path
 ) -> None:
     from sandbox_kernel.linux import capabilities
 
+    assert {f"CAP_{name}" for name in DEFAULTS_OF_DOCKER.split()} == set(CAPABILITIES)
+    assert len(CAPABILITIES) == 14
     text = f"FROM {BASE}\nRUN grep Cap /proc/self/status\nUSER app\nRUN grep Cap /proc/self/status"
     _, events = built(store, context, text)
     outputs = ["".join(e.text for e in events if isinstance(e, StepOutput) and e.number == n)
@@ -459,6 +467,18 @@ def test_a_step_has_the_listed_capabilities_and_another_user_has_none(
     mask = f"{capabilities.to_mask(CAPABILITIES):016x}"
     assert held[0]["CapEff"] == held[0]["CapBnd"] == held[1]["CapBnd"] == mask
     assert held[1]["CapEff"] == held[1]["CapPrm"] == held[1]["CapAmb"] == "0" * 16
+
+
+@pytest.mark.everybody
+def test_a_step_has_raw_sockets_of_ip_and_none_of_packets(store: Store, context: Path) -> None:
+    text = (
+        f"FROM {BASE}\nRUN busybox ping -c 1 127.0.0.1"
+        "\nRUN busybox arping -c 1 -I lo 127.0.0.1 2>&1 || true"
+    )
+    _, events = built(store, context, text)
+    said = "".join(e.text for e in events if isinstance(e, StepOutput))
+    assert "1 packets received" in said
+    assert "Address family not supported" in said
 
 
 # -- 66: a file that would take for ever ----------------------------------------------------------
