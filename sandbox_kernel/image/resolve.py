@@ -160,7 +160,7 @@ def _named(store: Store, asked: Registry | Identity, progress: Listener | None) 
     if isinstance(asked, Identity):
         raise ImageError(
             f"find image `{asked}`: the store has none with this digest, and a digest alone does "
-            "not say where it can be had: write `NAME@{asked}`"
+            f"not say where it can be had: write `NAME@{asked}`"
         )
     from sandbox_kernel.image.registry import pull
 

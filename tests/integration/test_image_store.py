@@ -80,6 +80,12 @@ def test_an_image_is_found_by_every_name_and_by_its_digest(store: Store) -> None
     assert store.find(f"sha256:{made.digest[7:17]}").digest == made.digest
 
 
+def test_a_digest_that_nobody_has_is_told_with_what_to_write(store: Store) -> None:
+    digest = digests.of(b"elsewhere")
+    with pytest.raises(ImageError, match=f"had: write `NAME@{digest}`"):
+        image.resolve(digest)
+
+
 def test_a_name_moves_and_the_image_stays(store: Store) -> None:
     first = small(store, "app:1")
     second = small(store, "app:1", note=b"second\n")
