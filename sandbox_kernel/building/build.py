@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandbox_kernel.building import stages
+from sandbox_kernel.building import layers, stages
 from sandbox_kernel.building.evaluate import Stage
 from sandbox_kernel.building.events import Listener, Pulling
 from sandbox_kernel.building.request import BuildRequest, file_of
@@ -162,6 +162,8 @@ def _write(store: Store, request: BuildRequest, state: State) -> Stored:
     labels: Mapping[str, str] = request.labels
     if labels:
         state.config["Labels"] = {**(state.config.get("Labels") or {}), **labels}
+    if not state.layers:
+        state.add_layer(layers.empty(store))
     last = max((line.created or "" for line in state.history), default="")
     config = ImageConfig(
         created=last or None,

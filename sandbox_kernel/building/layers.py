@@ -16,6 +16,8 @@ from sandbox_kernel.image.layers.compressing import Gzip
 from sandbox_kernel.image.store import Store
 
 PIECE = 1 << 20
+EMPTY = bytes(1024)
+"""The end of a tar, without a member before it."""
 
 
 def keep(store: Store, source: int) -> Layer | None:
@@ -36,6 +38,17 @@ def keep(store: Store, source: int) -> Layer | None:
         digest = writer.commit()
     blob = Descriptor(media_type=documents.OCI_LAYER_GZIP, digest=digest, size=packed.size)
     return Layer(blob, digests.parse(packed.diff_id))
+
+
+def empty(store: Store) -> Layer:
+    """The layer without files that an image has where nothing made one, as buildah writes it.
+
+    OCI's image-manifest-schema.json wants one layer at least. Raises ImageError.
+    """
+    digest = digests.of(EMPTY)
+    if not store.has(digest):  # each write waits for the disk
+        store.write(EMPTY)
+    return Layer(Descriptor(media_type=documents.OCI_LAYER, digest=digest, size=len(EMPTY)), digest)
 
 
 def tree(store: Store, layer: Layer) -> str:

@@ -6,7 +6,7 @@ import copy
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.documents import Descriptor, History, Platform
@@ -83,6 +83,12 @@ class State(Struct):
         self.history.append(
             History(created=created, created_by=text, empty_layer=None if layer else True)
         )
+
+    def add_layer(self, layer: Layer) -> None:
+        """A layer that no step made is the last step's, if there is one."""
+        self.layers.append(layer)
+        if self.history:
+            self.history[-1] = structs.replace(self.history[-1], empty_layer=None)
 
 
 def of_stored(stored: Stored) -> State:

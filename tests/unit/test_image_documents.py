@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_schemas import CONFIG, INDEX, LAYOUT, MANIFEST
 from made_images import layer, put
 
 from sandbox_kernel.errors import ImageError
@@ -22,71 +23,6 @@ from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
 from sandbox_kernel.image.archives import members
 from sandbox_kernel.image.store import Store
-
-# OCI image specification 1.1, descriptor.md, manifest.md, image-index.md, config.md: what MUST be.
-DIGEST = {"type": "string", "pattern": "^(sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128})$"}
-MEDIA_TYPE = {
-    "type": "string",
-    "pattern": "^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$",
-}
-NOTES = {"type": "object", "additionalProperties": {"type": "string"}}
-DESCRIPTOR = {
-    "type": "object",
-    "required": ["mediaType", "digest", "size"],
-    "properties": {
-        "mediaType": MEDIA_TYPE,
-        "digest": DIGEST,
-        "size": {"type": "integer", "minimum": 0},
-        "annotations": NOTES,
-        "platform": {"type": "object", "required": ["os", "architecture"]},
-    },
-}
-MANIFEST = {
-    "type": "object",
-    "required": ["schemaVersion", "mediaType", "config", "layers"],
-    "properties": {
-        "schemaVersion": {"const": 2},
-        "mediaType": {"const": documents.OCI_MANIFEST},
-        "config": DESCRIPTOR,
-        "layers": {"type": "array", "minItems": 1, "items": DESCRIPTOR},
-        "annotations": NOTES,
-    },
-}
-INDEX = {
-    "type": "object",
-    "required": ["schemaVersion", "mediaType", "manifests"],
-    "properties": {
-        "schemaVersion": {"const": 2},
-        "mediaType": {"const": documents.OCI_INDEX},
-        "manifests": {"type": "array", "items": DESCRIPTOR},
-    },
-}
-STRINGS = {"type": "array", "items": {"type": "string"}}
-SET = {"type": "object", "additionalProperties": {"type": "object", "maxProperties": 0}}
-CONFIG = {
-    "type": "object",
-    "required": ["architecture", "os", "rootfs"],
-    "properties": {
-        "created": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"},
-        "rootfs": {
-            "type": "object",
-            "required": ["type", "diff_ids"],
-            "properties": {
-                "type": {"const": "layers"},
-                "diff_ids": {"type": "array", "items": DIGEST},
-            },
-        },
-        "config": {
-            "type": "object",
-            "properties": {
-                "Env": STRINGS, "Entrypoint": STRINGS, "Cmd": STRINGS, "Volumes": SET,
-                "ExposedPorts": SET, "Labels": NOTES,
-            },
-        },
-        "history": {"type": "array", "items": {"type": "object"}},
-    },
-}  # fmt: skip
-LAYOUT = {"type": "object", "required": ["imageLayoutVersion"]}
 
 
 def test_what_is_written_is_as_the_specification_demands(store: Store) -> None:
