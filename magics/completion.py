@@ -62,7 +62,10 @@ VALUES: dict[str, tuple[str, ...]] = {
     "keep": ("true", "false"),
     "workers": ("1", "2", "4"),
 }
-OF_IMAGES = ("images", "history", "tag", "save", "rmi", "push", "inspect", "tree", "sbom")
+OF_IMAGES = (
+    "images", "history", "tag", "save", "rmi", "push", "inspect", "tree", "diff", "sbom", "tags",
+    "referrers",
+)  # fmt: skip
 NAMED = ("inspect", "limits", "logs", "top", "show", "stop", "rm", "diff", "net", "capture")
 
 

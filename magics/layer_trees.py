@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterator
 
 from magics import live
+from magics.notebook import Notebook
 from sandbox_kernel import arguments, grammar
 from sandbox_kernel.cli import layers as of_command
 from sandbox_kernel.cli import output
@@ -16,9 +17,11 @@ MOST_FOLDERS = 2000
 """In one display: a front end gets slow of more."""
 
 
-def show(words: list[str]) -> bool:
+def show(notebook: Notebook, words: list[str]) -> bool:
     """False: the words mean something else than a tree to look at."""
     found = arguments.parse(words, of_command.VERBS["tree"].all_flags())
+    for word in found.rest:
+        notebook.hold(word)
     if found.own.keys() - {"depth"} or len(found.rest) != 1 or not live.in_a_notebook():
         return False
     depth = of_command.depth_of(found)

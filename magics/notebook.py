@@ -89,6 +89,16 @@ class Notebook:
         """The plan of a cell with these options."""
         return policy.plan(settings.MAGIC, within=self.settings(), **options)
 
+    def hold(self, word: str) -> None:
+        """Refuses an image that is not stored, and that no cell of this notebook may have got.
+
+        Raises NotAllowed.
+        """
+        from sandbox_kernel.cli import images
+
+        if images.facts(word) is None:
+            self.plan({"image": word})
+
     def policy(self, level: str) -> OutputPolicy:
         """What outputs may do at that level; it remembers what was told."""
         return self._policies.setdefault(level, OutputPolicy(level))

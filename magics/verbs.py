@@ -11,14 +11,14 @@ from magics import live
 from magics.notebook import Notebook
 from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
-from sandbox_kernel.policy import ContainerPlan
+from sandbox_kernel.policy import ENVIRONMENTS, ContainerPlan
 from sandbox_kernel.settings import OPTIONS
 from sandbox_kernel.widgets import kinds
 
 VERBS = (
     "ps", "inspect", "plan", "limits", "logs", "top", "stop", "rm", "diff", "cp", "events",
     "images", "history", "tree", "commit", "tag", "save", "load", "rmi", "prune", "image",
-    "build", "pull", "push", "net", "capture", "show", "learn-seccomp",
+    "sbom", "build", "pull", "push", "tags", "referrers", "net", "capture", "show", "learn-seccomp",
 )  # fmt: skip
 
 
@@ -123,10 +123,12 @@ def _show(notebook: Notebook, words: list[str]) -> bool:
 
 
 def _inspect(notebook: Notebook, words: list[str]) -> bool:
-    """Everything about a kept container, as JSON."""
+    """Everything about a kept container, as JSON; about an image, as a table."""
     kept = notebook.find(words[0]) if len(words) == 1 else None
     if kept is None:
-        return False
+        from magics import tables
+
+        return tables.inspect(words)
     from sandbox_kernel.cli import output
 
     container = kept.container
@@ -199,7 +201,38 @@ def _history(notebook: Notebook, words: list[str]) -> bool:
 def _tree(notebook: Notebook, words: list[str]) -> bool:
     from magics import layer_trees
 
-    return layer_trees.show(words)
+    return layer_trees.show(notebook, words)
+
+
+def _diff(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.diff(notebook, words)
+
+
+def _tag(notebook: Notebook, words: list[str]) -> bool:
+    """An environment that is kept by its name is one that this notebook may have."""
+    if words and words[0].startswith(ENVIRONMENTS):
+        notebook.plan({"image": words[0]})
+    return False
+
+
+def _sbom(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.sbom(notebook, words)
+
+
+def _tags(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.tags(notebook, words)
+
+
+def _referrers(notebook: Notebook, words: list[str]) -> bool:
+    from magics import tables
+
+    return tables.referrers(notebook, words)
 
 
 def _net(notebook: Notebook, words: list[str]) -> bool:
@@ -217,7 +250,8 @@ def _capture(notebook: Notebook, words: list[str]) -> bool:
 OWN: dict[str, Callable[[Notebook, list[str]], bool]] = {
     "inspect": _inspect, "plan": _plan, "limits": _limits, "logs": _logs,
     "top": _top, "show": _show, "stop": _stop, "rm": _remove, "pull": _pull, "push": _push,
-    "images": _images, "history": _history, "tree": _tree, "net": _net, "capture": _capture,
+    "images": _images, "history": _history, "tree": _tree, "diff": _diff, "tag": _tag,
+    "sbom": _sbom, "tags": _tags, "referrers": _referrers, "net": _net, "capture": _capture,
 }  # fmt: skip
 """Subcommands for what this notebook keeps. False: the words mean something else."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import sandbox_kernel
 from sandbox_kernel import image, policy, settings
 from sandbox_kernel.arguments import Flag, Parsed
 from sandbox_kernel.cli import output
 from sandbox_kernel.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from sandbox_kernel.image.image import Image
 
 _FORMAT = Flag("format", ("--format",), "FORMAT", "How to print: SPDX 2.3 as JSON, or a table.",
     choices=("spdx", "table"), default="spdx")  # fmt: skip
@@ -14,20 +19,29 @@ _FORMAT = Flag("format", ("--format",), "FORMAT", "How to print: SPDX 2.3 as JSO
 
 def sbom(found: Parsed) -> int:
     """Prints the packages of an image. Nothing of it is run."""
-    from sandbox_kernel.image.environments import sbom as materials
-
     plan = policy.plan(settings.COMMAND_LINE, image=found.rest[0])
     resolved = image.resolve(plan.image)
     if found.own.get("format") == "table":
-        rows = [
-            (each.kind, each.name, each.version, each.licence or "-", each.source)
-            for each in materials.packages(resolved)
-        ]
-        output.table(("kind", "name", "version", "licence", "by"), rows)
+        output.table(HEADINGS, rows(resolved))
         return 0
+    from sandbox_kernel.image.environments import sbom as materials
+
     tool = f"sandbox-kernel-{sandbox_kernel.__version__}"
     output.data(materials.document(resolved, tool=tool))
     return 0
+
+
+HEADINGS = ("kind", "name", "version", "licence", "by")
+
+
+def rows(resolved: Image) -> list[tuple[str, ...]]:
+    """One row for each package. Raises ImageError."""
+    from sandbox_kernel.image.environments import sbom as materials
+
+    return [
+        (each.kind, each.name, each.version, each.licence or "-", each.source)
+        for each in materials.packages(resolved)
+    ]
 
 
 VERBS = {

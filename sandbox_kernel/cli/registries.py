@@ -16,6 +16,9 @@ from sandbox_kernel.image import reference
 from sandbox_kernel.image.store import Store, Stored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox_kernel.image.documents import Descriptor
     from sandbox_kernel.image.registry import Listener
     from sandbox_kernel.image.registry.configuration import Configuration
 
@@ -117,9 +120,7 @@ def _configuration(found: Parsed) -> Configuration:
 
 def tags(found: Parsed) -> int:
     """Prints the tags of a repository, one a line."""
-    from sandbox_kernel.image import registry
-
-    listed = registry.tags(reference.registry(found.rest[0]))
+    listed = listed_tags(found.rest[0])
     if found.own.get("format") == "json":
         output.data(listed)
     else:
@@ -128,12 +129,16 @@ def tags(found: Parsed) -> int:
     return 0
 
 
-def referrers(found: Parsed) -> int:
-    """Prints what refers to an image in its registry."""
+def listed_tags(name: str) -> Sequence[str]:
+    """The tags of a repository. Raises ImageError."""
     from sandbox_kernel.image import registry
 
-    asked, kind = reference.registry(found.rest[0]), found.own.get("artifact_type")
-    listed = registry.referrers(asked, artifact_type=kind)
+    return registry.tags(reference.registry(name))
+
+
+def referrers(found: Parsed) -> int:
+    """Prints what refers to an image in its registry."""
+    listed = listed_referrers(found)
     if found.own.get("format") == "json":
         output.data(
             [
@@ -147,12 +152,27 @@ def referrers(found: Parsed) -> int:
             ]
         )
         return 0
-    rows = [
+    output.table(REFERRERS, referrer_rows(listed))
+    return 0
+
+
+REFERRERS = ("artifact type", "digest", "size")
+
+
+def listed_referrers(found: Parsed) -> Sequence[Descriptor]:
+    """What refers to the image that the words name. Raises ImageError."""
+    from sandbox_kernel.image import registry
+
+    kind = found.own.get("artifact_type")
+    return registry.referrers(reference.registry(found.rest[0]), artifact_type=kind)
+
+
+def referrer_rows(listed: Sequence[Descriptor]) -> list[tuple[str, ...]]:
+    """One row for each."""
+    return [
         (each.artifact_type or each.media_type, each.digest, grammar.shown_size(each.size))
         for each in listed
     ]
-    output.table(("artifact type", "digest", "size"), rows)
-    return 0
 
 
 VERBS = {

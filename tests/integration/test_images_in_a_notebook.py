@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
+import registries
 from made_images import layer, program, put, small
 from nbclient import NotebookClient
 
 from sandbox_kernel.image import archives
 from sandbox_kernel.image.store import Store
+
+DPKG = b"Package: words\nStatus: install ok installed\nVersion: 1.0-1\nArchitecture: amd64\n"
 
 
 def executed(*cells: str) -> list[Any]:
@@ -28,6 +33,25 @@ def text(outputs: list[Any]) -> str:
 def error(outputs: list[Any]) -> Any:
     (found,) = [o for o in outputs if o.output_type == "error"]
     return found
+
+
+def table(outputs: list[Any]) -> str:
+    (found,) = outputs
+    assert found.data["text/plain"]
+    shown = found.data["text/html"]
+    assert isinstance(shown, str)
+    return shown
+
+
+def program_layer() -> bytes:
+    return layer({"bin": None, "bin/says": program()})
+
+
+def allow(folder: Path, authority: str) -> None:
+    """What the user's configuration says of registries, when it lies in that folder."""
+    settings = folder / "sandbox-kernel/config.toml"
+    settings.parent.mkdir()
+    settings.write_text(f'[ceiling]\nimage = ["docker.io/*", "{authority}/*"]\n')
 
 
 def test_a_notebook_gets_an_image_looks_at_it_and_runs_it(store: Store, tmp_path: object) -> None:
@@ -73,6 +97,64 @@ def test_a_notebook_gets_an_image_looks_at_it_and_runs_it(store: Store, tmp_path
     assert '"<b>"' in text(outputs[13])
     for one in (outputs[9], outputs[10], outputs[11]):
         assert len(error(one).traceback) == 1
+
+
+def test_what_is_known_of_images_is_shown_as_tables(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = small(store, "app:1")
+    small(store, "app:2", note=b"another\n")
+    database = layer({"var/lib/dpkg/status": DPKG, "<b>": b"x", "etc/note": b"the third\n"})
+    put(store, "app:3", [program_layer(), database], cmd=["/bin/says"])
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with registries.registry(tmp_path / "registry") as served:
+        allow(tmp_path, served.authority)
+        name = f"{served.authority}/team/app"
+        outputs = executed(
+            "%container diff app:1 app:3",
+            "%container inspect app:1",
+            "%container sbom app:3",
+            f"%container push app:1 {name}:first",
+            f"%container tags {name}",
+            f"%container referrers {name}:first",
+            "%%container app:1 --keep --name kept --program '/bin/says'\nx",
+            "%container commit kept made:1",
+            "%container diff kept made:1",
+            "%container diff --format json app:1 app:2",
+            "%container sbom --format spdx app:3",
+            "%container rm kept",
+            "%container rmi made:1",
+            "%container prune --all",
+            "%container images --quiet",
+        )
+    shown = table(outputs[0])
+    assert "<td>added</td><td>/&lt;b&gt;</td>" in shown
+    assert "<td>changed</td><td>/etc/note</td><td>content, size</td>" in shown
+    assert f"<td>digest</td><td>{first.digest}</td>" in table(outputs[1])
+    assert "<td>config Env</td><td>WORD=of the image</td>" in table(outputs[1])
+    assert "<td>deb</td><td>words</td><td>1.0-1</td>" in table(outputs[2])
+    assert "<td>first</td>" in table(outputs[4])
+    assert "<th>artifact type</th>" in table(outputs[5])
+    assert text(outputs[7]).startswith("sha256:"), outputs[7]
+    assert text(outputs[8]) == "nothing is different\n", outputs[8]
+    assert '"path": "/etc/note"' in text(outputs[9])
+    assert '"spdxVersion": "SPDX-2.3"' in text(outputs[10])
+    assert "are free again" in text(outputs[13])
+    assert text(outputs[14]) == ""
+
+
+def test_what_is_not_stored_is_looked_at_only_where_a_cell_may_have_it(store: Store) -> None:
+    small(store, "app:1")
+    far = "registry.example/x/y"
+    for outputs in executed(
+        f"%container tree {far}",
+        f"%container diff app:1 {far}",
+        f"%container sbom {far}",
+        f"%container tags {far}",
+        f"%container referrers {far}",
+        f"%container tag 'packages: words on {far}' made:1",
+    ):
+        assert error(outputs).ename == "NotAllowed", outputs
 
 
 def test_86_a_name_that_is_an_option_or_a_path_is_none(store: Store) -> None:
