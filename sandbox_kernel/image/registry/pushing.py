@@ -100,13 +100,13 @@ class _Push:
             if self._is_there(part):
                 self.tell(part.digest, "there", part.size, part.size)
                 return
-            location = self._begin(part)
-            if location is None:
+            upload = self._begin(part)
+            if upload is None:
                 self.tell(part.digest, "mounted", part.size, part.size)
                 return
             blob = self.store.open_blob(part.digest)
             try:
-                _Upload(self, part, blob, location).run()
+                upload.run(blob)
             finally:
                 os.close(blob)
         except BaseException:
@@ -121,36 +121,41 @@ class _Push:
         ) as answer:
             return answer.status_code == 200
 
-    def _begin(self, part: Descriptor) -> str | None:
-        """Where to upload; None: it was mounted from the other repository."""
+    def _begin(self, part: Descriptor) -> _Upload | None:
+        """An upload that the registry is ready for; None: it was mounted from the other one."""
         path, what = "blobs/uploads/", f"push layer {part.digest}"
         if self.came_from is not None:
             path += f"?mount={quote(part.digest)}&from={quote(self.came_from, safe='')}"
         with self.client.open(
             "POST", path, what=what, accept=(201, 202), headers={"Content-Length": "0"}
         ) as answer:
-            return None if answer.status_code == 201 else self.client.location(answer, path)
+            if answer.status_code == 201:
+                return None
+            upload = _Upload(self, part, path)
+            upload.note(answer)
+            return upload
 
 
 class _Upload:
     """One blob on its way, in chunks; after a break the registry says how far it is."""
 
-    def __init__(self, pushing: _Push, part: Descriptor, blob: int, location: str) -> None:
+    def __init__(self, pushing: _Push, part: Descriptor, location: str) -> None:
         self.client = pushing.client
         self.tell = pushing.tell
         self.part = part
-        self.blob = blob
         self.location = location
         self.what = f"push layer {part.digest}"
         self.chunk = CHUNK
 
-    def run(self) -> None:
+    def run(self, blob: int) -> None:
         """Until the registry has it, and calls it by its digest."""
-        at, broken = 0, 0
+        at, furthest, broken = 0, 0, 0
         while at < self.part.size:
             try:
-                at = self._patch(at)
-                broken = 0
+                at = self._patch(blob, at)
+                # Only what is new counts: a registry that forgets again and again would never end.
+                if at > furthest:
+                    furthest, broken = at, 0
             except RegistryError as error:
                 broken += 1
                 if broken >= self.client.limits.tries or error.status not in (0, 416, *MAY_PASS):
@@ -167,7 +172,7 @@ class _Upload:
         ):
             pass
 
-    def _patch(self, at: int) -> int:
+    def _patch(self, blob: int, at: int) -> int:
         """The next chunk; how many bytes are there now."""
         count = min(self.chunk, self.part.size - at)
         headers = {
@@ -182,18 +187,18 @@ class _Upload:
             what=self.what,
             accept=(202, 204),
             headers=headers,
-            content=lambda: self._pieces(at, count),
+            content=lambda: self._pieces(blob, at, count),
             tries=1,
             seconds=limits.headers + count / limits.least_rate,
         ) as answer:
-            self._note(answer)
+            self.note(answer)
             return at + count
 
-    def _pieces(self, at: int, count: int) -> Iterator[bytes]:
+    def _pieces(self, blob: int, at: int, count: int) -> Iterator[bytes]:
         end = at + count
         while at < end:
             self.client.cancellation.check()
-            piece = os.pread(self.blob, min(_PIECE, end - at), at)
+            piece = os.pread(blob, min(_PIECE, end - at), at)
             if not piece:
                 raise ImageError(
                     f"{self.what}: the store has only {at} of its {self.part.size} bytes: run "
@@ -205,10 +210,8 @@ class _Upload:
 
     def _where(self) -> int:
         """How many bytes the registry has of a broken upload."""
-        with self.client.open(
-            "GET", self.location, what=self.what, accept=(202, 204), tries=1
-        ) as answer:
-            self._note(answer)
+        with self.client.open("GET", self.location, what=self.what, accept=(202, 204)) as answer:
+            self.note(answer)
             found = _RANGE.fullmatch(answer.headers.get("range", ""))
             have = int(found[1]) + 1 if found else 0
         # An upload with nothing in it is said to hold `0-0`, as is one with one byte.
@@ -217,7 +220,11 @@ class _Upload:
             raise RegistryError(self.what, self.client.endpoint, f"it has {have} bytes of it")
         return have
 
-    def _note(self, answer: httpx.Response) -> None:
+    def note(self, answer: httpx.Response) -> None:
+        """Where it goes on, and how large a chunk has to be: the answer that begins it says both.
+
+        Raises RegistryError when it leads elsewhere.
+        """
         self.location = self.client.location(answer, self.location)
         least = answer.headers.get("oci-chunk-min-length", "")
         if least.isascii() and least.isdigit():
