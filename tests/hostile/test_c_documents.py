@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_registry import REPOSITORY, Server
 from made_images import layer, program, put, small
 
 from sandbox_kernel import image, policy, run
 from sandbox_kernel.bundle import make
 from sandbox_kernel.errors import ImageError, SandboxError
+from sandbox_kernel.image import archives, documents, reference, unpacked
 from sandbox_kernel.image import digest as digests
-from sandbox_kernel.image import documents, unpacked
 from sandbox_kernel.image.documents import Descriptor
+from sandbox_kernel.image.registry import pull
+from sandbox_kernel.image.registry.configuration import Configuration
 from sandbox_kernel.image.store import Store
 
 everybody = pytest.mark.everybody
@@ -106,6 +110,72 @@ def test_50_a_document_must_be_what_its_giver_calls_it() -> None:
         with pytest.raises(ImageError, match="it came as"):
             documents.decode(changed(MANIFEST), said)
     assert documents.decode(changed(MANIFEST), f"{documents.OCI_MANIFEST}; charset=utf-8")
+
+
+def index_of(data: bytes, media_type: str = documents.OCI_INDEX) -> bytes:
+    """An index of one document, whatever that is called in it."""
+    named = {"mediaType": media_type, "digest": digests.of(data), "size": len(data)}
+    return changed(INDEX, manifests=[named])
+
+
+@pytest.mark.parametrize("said", [documents.OCI_INDEX, documents.OCI_MANIFEST])
+def test_50_an_index_of_a_registry_that_names_an_index_is_followed_no_further(
+    store: Store, said: str
+) -> None:
+    with Server() as server:
+        inner = index_of(server.image.manifest)
+        outer = index_of(inner, said)
+        place = f"/v2/{REPOSITORY}/manifests"
+        for name, data in (("1", outer), (digests.of(inner), inner)):
+            server.answers["GET", f"{place}/{name}"] = lambda handler, data=data: handler.reply(
+                200, data, {"Content-Type": documents.OCI_INDEX}
+            )
+        name = reference.registry(server.name)
+        with pytest.raises(ImageError, match="its index leads to another index"):
+            pull(store, name, configuration=Configuration())
+        asked = [request.path.rpartition("/")[2] for request in server.requests]
+        assert asked == ["1", digests.of(inner)]
+        assert store.images() == []
+        # The one that leads to an image is taken by its own name.
+        own = reference.registry(f"{name.name}@{digests.of(inner)}")
+        assert pull(store, own, configuration=Configuration()).index == digests.of(inner)
+
+
+def test_50_an_index_of_a_registry_that_leads_back_to_itself_is_refused(store: Store) -> None:
+    """No document can have its own digest in it; but a registry may give it under another one."""
+    loop = index_of(b"what it names is itself")
+    with Server() as server:
+        server.answers["*", "*"] = lambda handler: handler.reply(
+            200, loop, {"Content-Type": documents.OCI_INDEX}
+        )
+        with pytest.raises(ImageError, match=f"what came has the digest {digests.of(loop)}"):
+            pull(store, reference.registry(server.name), configuration=Configuration())
+        assert len(server.requests) == 2
+    assert store.images() == []
+
+
+def test_50_indexes_of_a_layout_lead_to_an_image_within_a_few_steps(
+    store: Store, tmp_path: Path
+) -> None:
+    made = small(store, "app:1")
+    place = tmp_path / "layout"
+    archives.save_layout(store, made, str(place), "app")
+    blobs = place / "blobs/sha256"
+    data, media_type = store.read(made.digest), documents.OCI_MANIFEST
+    for deep in range(1, 6):
+        data, media_type = index_of(data, media_type), documents.OCI_INDEX
+        (blobs / digests.of(data).partition(":")[2]).write_bytes(data)
+        (place / "index.json").write_bytes(data)
+        if deep <= 3:
+            assert [each.digest for each in archives.load(store, str(place))] == [made.digest]
+        else:
+            with pytest.raises(ImageError, match="its indexes are nested deeper than 3"):
+                archives.load(store, str(place))
+    loop = index_of(b"what it names is itself")
+    (blobs / digests.of(b"what it names is itself").partition(":")[2]).write_bytes(loop)
+    (place / "index.json").write_bytes(loop)
+    with pytest.raises(ImageError, match="in it have another digest"):
+        archives.load(store, str(place))
 
 
 @pytest.mark.parametrize(
