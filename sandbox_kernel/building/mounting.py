@@ -112,12 +112,11 @@ def _add_cache(work: Work, stack: ExitStack, mounted: Mounted, mount: RunMount) 
         mount.place.fail("a cache begins empty: `from` and `source` are for `type=bind`")
     context = work.request.context or os.getcwd()
     name = hashlib.sha256(f"{os.path.realpath(context)}\0{mount.id}".encode()).hexdigest()
-    folder = f"{work.store.root}/builds/caches/{name}"
-    lock = _lock(folder, mount.sharing)
-    if lock is None:  # `private`, and another one has it
-        folder = f"{folder}-{os.urandom(6).hex()}"
-        lock = _lock(folder, "locked")
-    assert lock is not None
+    first = folder = f"{work.store.root}/builds/caches/{name}"
+    number = 1
+    while (lock := _lock(folder, mount.sharing)) is None:  # `private`, and another step has it
+        number += 1  # not a random name: that one would stay, and nobody would find it again
+        folder = f"{first}-{number}"
     stack.callback(os.close, lock)
     tree = f"{folder}/tree"
     with contextlib.suppress(FileExistsError):
