@@ -8,7 +8,8 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +17,14 @@ from typing import Any, TextIO
 BUSYBOX = "/bin/busybox"
 APPLETS = ("sh", "cat", "ls", "id", "sleep", "true", "mount", "hostname", "touch", "stat", "env",
            "readlink", "kill", "umount", "mknod", "head", "wc", "grep", "tty")  # fmt: skip
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what becomes true a moment later."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Bundle:

@@ -113,20 +113,24 @@ def is_bind(mount: Mapping[str, Any]) -> bool:
 
 
 def sources(config: Mapping[str, Any], bundle: str, *, new_user: bool) -> dict[str, int]:
-    """Detached mounts of all that comes from the host. Raises StepFailed."""
+    """Detached mounts of all that comes from the host. Raises StepFailed.
+
+    A copy is a peer of a mount that is shared, as all are where systemd made `/`: what is mounted
+    on it would be mounted on the host too, and pivot_root(2) takes no such root. So none stays one,
+    but those whose options say `shared`. What the host mounts below a bind is seen, as by runc.
+    """
     found: dict[str, int] = {}
     for index, mount in enumerate(config.get("mounts") or ()):
         if not is_bind(mount):
             continue
         source = os.path.join(bundle, mount.get("source") or "")
         words = mount.get("options") or ()
+        kept = "shared" in words or "rshared" in words
         with doing("open mount source", source):
-            place = os.open(source, os.O_PATH | os.O_CLOEXEC)
-            try:
-                deep = "bind" not in words or "rbind" in words
-                found[f"mount {index}"] = mounts.clone_tree(place, recursive=deep)
-            finally:
-                os.close(place)
+            found[f"mount {index}"] = _copied(
+                source, deep="bind" not in words or "rbind" in words,
+                propagation=0 if kept else MS_SLAVE,
+            )  # fmt: skip
     if new_user:  # who is root of a user namespace alone can make no device node
         wanted = {f"/dev/{name}": name for name in DEVICES}
         wanted |= {each["path"]: each["path"] for each in config["linux"].get("devices") or ()}
@@ -134,22 +138,28 @@ def sources(config: Mapping[str, Any], bundle: str, *, new_user: bool) -> dict[s
             found[f"device {path}"] = _device_tree(path)
     found["null"] = _device_tree("/dev/null")
     path = os.path.join(bundle, config["root"]["path"])
+    follows = config["linux"].get("rootfsPropagation") in ("slave", "rslave")
     with doing("open root file system", path):
-        place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            found["root"] = mounts.clone_tree(place)
-        finally:
-            os.close(place)
+        found["root"] = _copied(
+            path, os.O_DIRECTORY, propagation=MS_SLAVE if follows else MS_PRIVATE
+        )
     return found
 
 
 def _device_tree(path: str) -> int:
     with doing("open device", path):
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            return mounts.clone_tree(place, recursive=False)
-        finally:
-            os.close(place)
+        return _copied(path, deep=False, propagation=MS_PRIVATE)
+
+
+def _copied(path: str, flags: int = 0, *, deep: bool = True, propagation: int) -> int:
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
+    try:
+        tree = mounts.clone_tree(place, recursive=deep)
+    finally:
+        os.close(place)
+    if propagation:
+        mounts.change(tree, propagation=propagation, recursive=True)
+    return tree
 
 
 class Root:

@@ -9,28 +9,11 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oci_bundles import Bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    folder = tmp_path_factory.mktemp("bundle")
-    folder.chmod(0o755)
-    made = Bundle(folder)
-    yield made
-    assert made.left() == []
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+from oci_bundles import Bundle, until
 
 
 def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:

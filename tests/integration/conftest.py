@@ -1,0 +1,18 @@
+"""What several files of integration tests stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from oci_bundles import Bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    """A bundle whose containers are gone at the end."""
+    folder = tmp_path_factory.mktemp("bundle")
+    folder.chmod(0o755)
+    made = Bundle(folder)
+    yield made
+    assert made.left() == []
