@@ -3,6 +3,7 @@
 The order, and who does it:
 
     here    state folder, control group with its limits, all that comes from the host opened
+            (by an ordinary user's child, when it is root of its user namespace)
     child   born in its namespaces, enters its group, waits until its ids are mapped
     here    its ids are mapped; the state is `creating`
     child   root of its user namespace; mounts and devices, waits until it is known
@@ -109,7 +110,10 @@ class _Making:
         resources = linux.get("resources") or {}
         group = self._group = Group.make(linux.get("cgroupsPath"), self._wish.name, resources)
         place = group.place() if group.unified and not births.has_helper(config) else None
-        trees = mounting.sources(config, self._wish.bundle, new_user=has_user)
+        # Who has no rights over our mount namespace can copy none of its mounts: the child can,
+        # as root of its user namespace, in the copy of all that is its mount namespace.
+        inside = has_user and "mount" in made and os.geteuid() != 0
+        trees = {} if inside else mounting.sources(config, self._wish.bundle, new_user=has_user)
         channel, theirs = messages.bare_pair()
         listening = _listen(self._folder) if listens else None
         path = self._wish.console_socket
@@ -384,7 +388,8 @@ class _Birth:
             with doing("bring up", "lo"):
                 interfaces.switch_on_loopback()
         own_mounts = "mount" in made or "mount" in joined
-        root = Root(config, self._place_root(own_mounts), self._trees)
+        trees = self._trees or mounting.sources(config, self._wish.bundle, new_user=True)
+        root = Root(config, self._place_root(own_mounts, trees), trees)
         root.make_mounts(self._groups)
         root.make_devices()
         self._state = self._expect(channel, "known")["state"]
@@ -413,7 +418,7 @@ class _Birth:
             _change_to(process)
             payload.check(process)
 
-    def _place_root(self, own_mounts: bool) -> int:
+    def _place_root(self, own_mounts: bool, trees: Mapping[str, int]) -> int:
         """The root file system as a mount of its own; returns its descriptor.
 
         It stands where hooks look for it, unless root of a user namespace can't walk to there.
@@ -429,9 +434,9 @@ class _Birth:
                 place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except PermissionError:
                 place = os.open(STAGE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            mounts.place(self._trees["root"], place)
+            mounts.place(trees["root"], place)
             os.close(place)
-        return self._trees["root"]
+        return trees["root"]
 
     def _expect(self, channel: socket.socket, word: str) -> dict[str, Any]:
         received = messages.receive(channel)

@@ -1,7 +1,8 @@
 """The root file system of a container by its configuration: mounts, devices, masks, pivot_root.
 
-What comes from the host was opened by descriptor before the namespaces were made (`sources`); each
-place inside is found below the root's descriptor, following no link that leads out (openat2(2)).
+What comes from the host was opened by descriptor (`sources`) before the namespaces were made, or by
+an ordinary user's child before it mounted anything; each place inside is found below the root's
+descriptor, following no link that leads out (openat2(2)).
 Options are those of config.md ("Linux mount options") and of mount(8), as tables.
 """
 
