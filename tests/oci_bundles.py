@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 BUSYBOX = "/bin/busybox"
 APPLETS = ("sh", "cat", "ls", "id", "sleep", "true", "mount", "hostname", "touch", "stat", "env",
-           "readlink", "kill", "umount", "mknod", "head", "wc", "grep", "tty")  # fmt: skip
+           "readlink", "kill", "umount", "mknod", "head", "wc", "grep", "tty",
+           "unshare", "uname")  # fmt: skip
 
 
 def until(condition: Callable[[], bool]) -> None:

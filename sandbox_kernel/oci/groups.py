@@ -195,6 +195,10 @@ class Group:
                 yield directory, "devices.allow", each
 
     def _directory(self, controller: str) -> str:
+        if not self.directories:
+            raise StepFailed(
+                "use", controller, "it has no control group: have one handed over to this user"
+            )
         if controller not in self.directories:
             raise StepFailed(
                 "limit", controller, "this machine has no such controller mounted: leave it out"
@@ -260,14 +264,6 @@ class Group:
         files.kill_members(directories[:1], time.monotonic() + SECONDS_TO_END)
         if self.is_frozen():
             self.freeze(False)
-
-    def send(self, number: int) -> None:
-        """A signal to every process in it."""
-        for pid in self.members():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
 
     def remove(self) -> None:
         """Remove what is empty of it. Raises StepFailed when a process does not end."""

@@ -226,7 +226,9 @@ def kill(root: str, given: Sequence[str]) -> int:
     known = folder.read()
     group = Group(known["groups"])
     if words.switched(options, "all"):
-        group.send(number)
+        from sandbox_kernel.oci import members
+
+        members.send(known, number)
         return 0
     if not state.lives(known):
         raise StepFailed("kill", rest[0], "container not running", 3)
@@ -325,16 +327,18 @@ def list_all(root: str, given: Sequence[str]) -> int:
 
 def tell_processes(root: str, given: Sequence[str]) -> int:
     """`ps [--format json|table] ID`"""
+    from sandbox_kernel.oci import members
+
     options, rest = words.split(given, words.table(("format",), f="format"), more=False)
     if not rest:
         raise InvalidOption("arguments", "nothing", "ps [--format json] ID")
     folder = state.Folder.find(root, rest[0], locked=False)
-    members = Group(folder.read()["groups"]).members()
+    pids = members.found(folder.read())
     if words.last(options, "format") == "json":
-        print(plain_json.written(members))
+        print(plain_json.written(pids))
         return 0
     print(f"{'UID':<8}{'PID':<8}{'PPID':<8}CMD")
-    for pid in members:
+    for pid in pids:
         try:
             uid = os.stat(f"/proc/{pid}").st_uid
             with open(f"/proc/{pid}/stat", "rb") as file:

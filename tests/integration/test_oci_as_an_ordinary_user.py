@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oci_bundles import Bundle
+from oci_bundles import Bundle, until
 from ordinary_user import OrdinaryUser
 
 
@@ -101,3 +101,41 @@ def test_a_container_lives_and_is_entered(bundle: Bundle, ordinary_user: Ordinar
         assert bundle.state(name)["status"] == "running"
         assert bundle.ok("exec", name, "sh", "-c", "id -u; hostname") == "0\ninside\n"
         assert json.loads(bundle.ok("events", "--stats", name))["type"] == "stats"
+
+
+def test_without_a_group_its_processes_are_those_of_its_pid_namespace(
+    bundle: Bundle, ordinary_user: OrdinaryUser
+) -> None:
+    script = "sleep 1001 & unshare -p -f sleep 1002 & sleep 1003"
+    config = mapped(bundle.config("sh", "-c", script), own_id(ordinary_user))
+    for held in config["process"]["capabilities"].values():
+        held.append("CAP_SYS_ADMIN")  # for the namespace below its own
+    with bundle.created(config) as name:
+        bundle.ok("start", name)
+        assert bundle.state(name)["pid"] in json.loads(bundle.ok("ps", "--format", "json", name))
+        with (bundle.folder / "said").open("w") as said:
+            bundle.quiet(said, "exec", "--detach", name, "sleep", "1004")
+
+        def seconds() -> set[str]:
+            rows = bundle.ok("ps", name).splitlines()
+            return {row.split()[-1] for row in rows if row.split()[-2] == "sleep"}
+
+        until(lambda: seconds() == {"1001", "1002", "1003", "1004"})
+        refused = bundle.call("pause", name)
+        assert refused.returncode == 1 and "no control group" in refused.stderr
+        bundle.ok("kill", "--all", name, "KILL")
+        until(lambda: bundle.state(name)["status"] == "stopped")
+        assert bundle.ok("ps", "--format", "json", name) == "[]\n"
+
+
+def test_where_nobody_can_say_whose_a_process_is_that_is_said(
+    bundle: Bundle, ordinary_user: OrdinaryUser
+) -> None:
+    config = mapped(bundle.config("sleep", "1000"), own_id(ordinary_user))
+    config["linux"]["namespaces"].remove({"type": "pid"})
+    config["mounts"][0] = {"destination": "/proc", "source": "/proc", "options": ["rbind"]}
+    with bundle.created(config) as name:
+        bundle.ok("start", name)
+        for words in (("ps", name), ("kill", "--all", name, "KILL")):
+            refused = bundle.call(*words)
+            assert refused.returncode == 1 and "no control group" in refused.stderr
