@@ -45,7 +45,7 @@ class Background:
         self._running = running
         self._plan = plan
         self._kept = kept
-        self._policy = policy
+        self._outlet = shown.Outlet(shell, policy, kept.displays if kept else None)
         self._began = time.monotonic()
         self._events: list[e.Event] = []
         self._files: list[tuple[str, bytes]] = []
@@ -105,13 +105,12 @@ class Background:
 
     def show(self) -> None:
         """Shows what it put out since the last time: text, displays, the result, the error."""
-        outlet = shown.Outlet(self._shell, self._policy)
         events, self._shown = self._events[self._shown :], len(self._events)
         for event in events:
             if isinstance(event, e.Error):
-                outlet.show(e.Stderr(event.traceback))
+                self._outlet.show(e.Stderr(event.traceback))
             else:
-                outlet.show(event)
+                self._outlet.show(event)
 
     def interrupt(self) -> None:
         """SIGINT to the code; after the grace time it is ended."""

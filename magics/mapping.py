@@ -41,7 +41,7 @@ def run(
         raise InvalidOption(option, value, "not with `--map`: each item has a fresh container")
     progress = Progress(len(items))
     waiting: dict[int, Result] = {}
-    outlet = shown.Outlet(shell, notebook.policy(plan.output))
+    policy = notebook.policy(plan.output)
     following = 0
 
     def on_result(index: int, result: Result) -> None:
@@ -50,6 +50,7 @@ def run(
         notebook.tell(line for line in result.notices if NOT_IN_FORCE in line)
         waiting[index] = result
         while following in waiting:
+            outlet = shown.Outlet(shell, policy)  # each item has a container of its own
             _show(outlet, following, items[following], waiting.pop(following))
             following += 1
         progress.step(failed=not result.ok)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sandbox_kernel import image, policy, settings
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.kernel.pinning import Pinning
-from sandbox_kernel.output_policy import OutputPolicy
+from sandbox_kernel.output_policy import Displays, OutputPolicy
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS, Settings
 
@@ -41,12 +41,13 @@ class Last(NamedTuple):
 
 
 class Kept:
-    """A container that stays, and the end of what its cells printed."""
+    """A container that stays, what it has shown, and the end of what its cells printed."""
 
     def __init__(self, container: Container, image: str) -> None:
         self.container = container
         self.image = image
         """As it was named, before what the name meant was looked up."""
+        self.displays = Displays()
         self.views: list[Widget] = []
         self._log: deque[str] = deque()
         self._size = 0

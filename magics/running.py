@@ -146,7 +146,7 @@ class Runner:
         self, running: engine.Run, kept: Kept | None, policy: OutputPolicy
     ) -> tuple[e.Error | None, e.Finished]:
         """Shows what comes, until the end; the first error is raised after it."""
-        outlet = shown.Outlet(self.shell, policy)
+        outlet = shown.Outlet(self.shell, policy, kept.displays if kept else None)
         error: e.Error | None = None
         finished = e.Finished(0, {})
         try:

@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING, Any
 from magics.oneline import colored, shown_as
 from sandbox_kernel import errors
 from sandbox_kernel.container import events as e
-from sandbox_kernel.output_policy import OutputPolicy
+from sandbox_kernel.output_policy import Displays, OutputPolicy
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
 class Outlet:
-    """Where a shell shows things, as far as the `output` of the plan lets it."""
+    """Where a shell shows things of one container, as far as the `output` of the plan lets it.
 
-    def __init__(self, shell: InteractiveShell, policy: OutputPolicy) -> None:
+    `displays`: those that the container has shown before, if it is one that goes on.
+    """
+
+    def __init__(
+        self, shell: InteractiveShell, policy: OutputPolicy, displays: Displays | None = None
+    ) -> None:
         self.shell = shell
         self.policy = policy
+        self.displays = displays or Displays()
 
     def show(self, event: e.Event) -> None:
         """Shows one event. Errors and values are the caller's."""
@@ -40,13 +46,7 @@ class Outlet:
                 print(f"container: {event.text}", file=sys.stderr)
             case e.Display():
                 self._flush()
-                data, metadata = self.policy.bundle(e.portable(event.data), event.metadata)
-                self.shell.display_pub.publish(
-                    data=data,
-                    metadata=metadata,
-                    transient=dict(event.transient),
-                    update=event.update,
-                )
+                self._display(event)
             case e.Result():
                 self._flush()
                 data, metadata = self.policy.bundle(e.portable(event.data), event.metadata)
@@ -54,6 +54,15 @@ class Outlet:
             case e.Clear():
                 self._flush()
                 self.shell.display_pub.clear_output(wait=event.wait)  # type: ignore[no-untyped-call]
+
+    def _display(self, event: e.Display) -> None:
+        transient = self.displays.outside(event.transient, update=event.update)
+        if transient is None:
+            return
+        data, metadata = self.policy.bundle(e.portable(event.data), event.metadata)
+        self.shell.display_pub.publish(
+            data=data, metadata=metadata, transient=transient, update=event.update
+        )
 
     def _flush(self) -> None:
         sys.stdout.flush()

@@ -5,7 +5,8 @@ there has the reader's cookies, his commands and his server, which is this machi
 `docs/decisions/0014-what-an-output-may-do.md`.
 """
 
+from .displays import Displays
 from .policy import OutputPolicy
 from .widgets import Models
 
-__all__ = ["Models", "OutputPolicy"]
+__all__ = ["Displays", "Models", "OutputPolicy"]

@@ -30,6 +30,22 @@ def test_undo_goes_back_several_cells_and_not_past_the_beginning(kernel: Kernel)
     assert "none to take back" in error_of(kernel, "%sandbox undo")
 
 
+def test_75_the_state_updates_what_it_has_shown_and_a_new_one_does_not(kernel: Kernel) -> None:
+    def shows(code: str) -> list[tuple[str, str]]:
+        _, outputs = kernel.run(code)
+        bundles = [(m["msg_type"], m["content"]) for m in outputs if "data" in m["content"]]
+        return [(kind, content["transient"]["display_id"]) for kind, content in bundles]
+
+    ((_, first),) = shows("handle = display('one', display_id='d')")
+    assert shows("handle.update('two')") == [("update_display_data", first)]
+    shown(kernel, "%sandbox reset")
+
+    assert shows("handle = display('three', display_id='d', update=True)") == []
+    ((kind, second),) = shows("handle = display('three', display_id='d')")
+    assert kind == "display_data"
+    assert second != first
+
+
 def test_several_variants_are_tried_from_one_named_state(kernel: Kernel) -> None:
     shown(kernel, STATE)
     shown(kernel, "%sandbox snapshot base")

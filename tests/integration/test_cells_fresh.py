@@ -122,6 +122,25 @@ def test_a_command_line_a_display_and_its_update_are_shown(kernel: Kernel) -> No
     assert text_of(outputs, "stderr") == "late\n"
 
 
+def test_75_a_cell_reaches_no_display_of_another_cell(kernel: Kernel) -> None:
+    _, first = kernel.run("handle = display('A', display_id='d')")
+    _, second = kernel.run(
+        "from IPython.display import update_display\n"
+        "update_display('B', display_id='d'); display('B', display_id='d', update=True)\n"
+        "handle = display('own', display_id='d'); handle.update('own, changed')"
+    )
+
+    (of_a,) = [m["content"] for m in first if m["msg_type"] == "display_data"]
+    shown = [(m["msg_type"], m["content"]) for m in second if "data" in m["content"]]
+    assert [(kind, content["data"]["text/plain"]) for kind, content in shown] == [
+        ("display_data", "'own'"),
+        ("update_display_data", "'own, changed'"),
+    ]
+    ids = {content["transient"]["display_id"] for _, content in shown}
+    assert len(ids) == 1  # a front end takes what is shown under a known id for an update too
+    assert of_a["transient"]["display_id"] not in ids
+
+
 def test_an_interrupt_stops_the_cell_and_only_it(kernel: Kernel) -> None:
     waiting = kernel.client.execute("print('on', flush=True)\nwhile True: pass")
     kernel.wait_for("stream", "on")

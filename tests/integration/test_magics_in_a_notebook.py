@@ -64,6 +64,34 @@ def test_a_kept_container_keeps_files_and_changes_limits() -> None:
     assert error(outputs[5]).ename == "FileNotFoundError"
 
 
+def test_75_a_container_updates_what_it_has_shown_and_no_other_display() -> None:
+    attack = (
+        "from IPython.display import display\n"
+        "display('of the container', display_id='mine', update=True)\n"
+        "display('of the container', display_id='mine');"
+    )
+    outputs = executed(
+        "display('of the notebook', display_id='mine');",
+        f"%%container\n{attack}",
+        f"%%container\n{attack}",
+        "%%container\nhandle = display('before', display_id='mine'); handle.update('after');",
+        "%%container --name kept --keep\ndisplay('before', display_id='mine');",
+        f"%%container\n{attack}",
+        "%%container --name kept\ndisplay('after', display_id='mine', update=True);",
+    )
+
+    shown = [[o.data["text/plain"] for o in of_cell] for of_cell in outputs]
+    assert shown == [
+        ["'of the notebook'"],
+        ["'of the container'"],
+        ["'of the container'"],
+        ["'after'"],
+        ["'after'"],
+        ["'of the container'"],
+        [],
+    ]
+
+
 def test_the_last_state_of_limits_stays_in_the_saved_notebook() -> None:
     busy = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
     outputs = executed(

@@ -160,6 +160,26 @@ def test_a_cell_in_the_background_is_asked_for_what_it_did() -> None:
     assert error(outputs[9]).ename == "CellRaised"
 
 
+def test_75_containers_of_items_and_of_the_background_reach_no_display_of_the_notebook() -> None:
+    attack = "display('inside', display_id='d', update=True); display(x, display_id='d')"
+    outputs = executed(
+        "items = [1, 2]; display('of the notebook', display_id='d')",
+        f"%%container --map items\nx = item\n{attack}",
+        "%%container --background --handle job\nimport os, time\nx = 3\n"
+        f"{attack}; print('shown', flush=True)\n"
+        "while not os.path.exists('/tmp/go'): time.sleep(0.05)",
+        "while not job.output: waited = job.wait(0.01)\njob.show()",
+        "job.cancel()",
+    )
+
+    def shown(of_cell: list[Any]) -> list[str]:
+        return [o.data["text/plain"] for o in of_cell if o.output_type == "display_data"]
+
+    assert shown(outputs[0]) == ["'of the notebook'"]
+    assert [one for one in shown(outputs[1]) if one in ("1", "2", "'inside'")] == ["1", "2"]
+    assert shown(outputs[3]) == ["3"]
+
+
 def test_a_kept_container_can_have_a_cell_in_the_background() -> None:
     outputs = executed(
         "%%container --name work --keep\nopen('note', 'w').write('hi');",

@@ -338,7 +338,7 @@ class CellsKernel:
                 elif isinstance(event, e.Finished):
                     used = usage.of_cell(None, event.usage)
                 else:
-                    self._outputs.show(event, publish, count, policy)
+                    self._outputs.show(event, publish, count, policy, session.displays)
         except Exception as error:  # whatever it is, this thread must live to say it
             audit.refused(error, by="cells")
             told = failure(error)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from sandbox_kernel.container import events as e
-from sandbox_kernel.output_policy import OutputPolicy
+from sandbox_kernel.output_policy import Displays, OutputPolicy
 
 Publish = Callable[[str, dict[str, Any]], None]
-MOST_DISPLAYS = 100_000
 
 
 class Outputs:
-    """Says events on; knows the displays of all cells, since only these may be updated."""
+    """Says events on, as far as the level of their cell lets them."""
 
     def __init__(self) -> None:
-        self._displays: dict[str, None] = {}
         self._policies: dict[str, OutputPolicy] = {}
 
     def policy(self, level: str) -> OutputPolicy:
         """The one of that level: it remembers what was told."""
         return self._policies.setdefault(level, OutputPolicy(level))
 
-    def show(self, event: e.Event, publish: Publish, count: int, policy: OutputPolicy) -> None:
-        """One event as a message. Errors, values and the end are the caller's."""
-        self._show(event, publish, count, policy)
+    def show(
+        self,
+        event: e.Event,
+        publish: Publish,
+        count: int,
+        policy: OutputPolicy,
+        displays: Displays,
+    ) -> None:
+        """One event as a message. Errors, values and the end are the caller's.
+
+        `displays`: of the container that the cell runs in.
+        """
+        if isinstance(event, e.Display):
+            self._display(event, publish, policy, displays)
+        else:
+            self._show(event, publish, count, policy)
         for line in policy.news():
             publish("stream", {"name": "stderr", "text": f"[sandbox: {line}]\n"})
 
@@ -37,8 +48,6 @@ class Outputs:
                 publish("stream", {"name": "stderr", "text": policy.text(event.text)})
             case e.Notice():
                 publish("stream", {"name": "stderr", "text": f"[sandbox: {event.text}]\n"})
-            case e.Display():
-                self._display(event, publish, policy)
             case e.Result():
                 data, metadata = policy.bundle(e.portable(event.data), event.metadata)
                 content = {"data": data, "metadata": metadata, "execution_count": count}
@@ -46,16 +55,15 @@ class Outputs:
             case e.Clear():
                 publish("clear_output", {"wait": event.wait})
 
-    def _display(self, event: e.Display, publish: Publish, policy: OutputPolicy) -> None:
-        transient: Mapping[str, Any] = event.transient
-        known = transient.get("display_id")
-        if event.update and known not in self._displays:
+    def _display(
+        self, event: e.Display, publish: Publish, policy: OutputPolicy, displays: Displays
+    ) -> None:
+        transient = displays.outside(event.transient, update=event.update)
+        if transient is None:
             return
-        if isinstance(known, str) and len(self._displays) < MOST_DISPLAYS:
-            self._displays[known] = None
         kind = "update_display_data" if event.update else "display_data"
         data, metadata = policy.bundle(e.portable(event.data), event.metadata)
-        content = {"data": data, "metadata": metadata, "transient": dict(transient)}
+        content = {"data": data, "metadata": metadata, "transient": transient}
         publish(kind, content)
 
 

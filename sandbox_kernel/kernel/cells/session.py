@@ -15,6 +15,7 @@ from sandbox_kernel import audit, engine, errors, image, policy, settings
 from sandbox_kernel.container import events as e
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.output_policy import Displays
 from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client
 
@@ -43,6 +44,8 @@ class Session:
         self.mode = self.plan.mode
         self._fresh = Fresh()
         self._carried: Carried | None = None
+        self.displays = Displays()
+        """Of the container that the cell runs in: a fresh one has shown none."""
         self._running: engine.Run | Carried | None = None
         self._lock = threading.Lock()
         self._interrupts = 0
@@ -100,6 +103,7 @@ class Session:
         running = self._fresh.start(self.pinning.plan(named), request)
         self.pinning.record(named)
         self._set_running(running)
+        self.displays = Displays()
         try:
             yield from self._told(running.container.not_in_force)
             yield from self._fresh.take(running, asked.outputs)
@@ -145,6 +149,7 @@ class Session:
             from sandbox_kernel.container.carry import Carried
 
             self._carried = Carried(self.plan)
+            self.displays = Displays()
         return self._carried
 
     def _begin_anew(self) -> None:
