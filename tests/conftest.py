@@ -132,6 +132,12 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test is found by the flaws that it is marked with: `pytest -k CVE-2019-5736`."""
+    for mark in item.iter_markers("cve"):
+        item.extra_keyword_matches.update(word.replace(" ", "-") for word in mark.args)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """An ordinary user runs what is marked for everybody; unit tests always are."""
     if os.geteuid() == 0:

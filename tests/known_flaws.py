@@ -1,7 +1,8 @@
 """Flaws that were found in programs like this one, by row: what each of them teaches has a test.
 
-A test that proves a row is marked `@pytest.mark.cve("CVE-...")`; `pytest -m cve` runs them all, and
-`tests/unit/test_corpus.py` looks that each row has one. Rows without a number have a word.
+A test that proves a row is marked `@pytest.mark.cve("CVE-...")`; `pytest -m cve` runs them all,
+`pytest -k CVE-2019-5736` those of one flaw, and `tests/unit/test_corpus.py` looks that each row has
+some. A row without a number has words, which `-k` knows with `-` between them.
 """
 
 ROWS: dict[int, tuple[str, ...]] = {

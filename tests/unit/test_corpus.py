@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from corpus import GROUPS, all_tests, by_entry
 from faults import FAULTS
 from known_flaws import ROWS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_entry_of_the_corpus_has_a_test() -> None:
@@ -23,6 +29,36 @@ def test_every_known_flaw_has_a_test() -> None:
     assert [flaw for flaw in marked if flaw not in known] == []
 
 
+FOUND = """
+import json, sys, pytest
+
+class Words:
+    @pytest.hookimpl(trylast=True)
+    def pytest_itemcollected(self, item):
+        print("\\n" + json.dumps([item.originalname, sorted(item.extra_keyword_matches)]))
+
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *sys.argv[1:]], [Words()]))
+"""
+
+
+def test_every_known_flaw_is_picked_by_its_number() -> None:
+    """By the words that `-k` looks at."""
+    files = sorted({test.file for test in all_tests() if test.flaws})
+    words = [sys.executable, "-c", FOUND, "-k", "CVE-2019-5736", *files]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    lines = [line for line in done.stdout.splitlines() if line.startswith('["')]
+    known = {word for line in lines for word in json.loads(line)[1]}
+    missing = [flaw for row in ROWS.values() for flaw in row if flaw.replace(" ", "-") not in known]
+    assert missing == []
+    if os.geteuid() == 0:  # others are not given what is root's
+        picked = [line for line in done.stdout.splitlines() if "::" in line]
+        assert picked == [
+            "tests/hostile/test_a_escape.py::test_a05_the_entering_process_can_t_be_caught"
+        ]
+
+
 def test_every_fault_has_a_test() -> None:
     marked = {number for test in all_tests() for number in test.faults}
     assert [FAULTS[number] for number in FAULTS if number not in marked] == []
@@ -30,8 +66,12 @@ def test_every_fault_has_a_test() -> None:
 
 
 def test_each_promise_of_the_security_page_names_tests_that_exist() -> None:
-    page = Path(__file__).resolve().parents[2] / "docs/security.md"
-    part = page.read_text().partition("## What is promised")[2].partition("\n## ")[0]
+    part = (
+        (ROOT / "docs/security.md")
+        .read_text()
+        .partition("## What is promised")[2]
+        .partition("\n## ")[0]
+    )
     promises = re.findall(r"^\d+\. .*(?:\n   .*)*", part, re.MULTILINE)
     assert len(promises) == 6
     known = {(test.file, test.name) for test in all_tests()}
