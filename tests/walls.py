@@ -195,7 +195,12 @@ OF_CONTAINERS = (
                 "        seccomp_install.install(program, no_new_privs=False)\n"
                 "    capabilities.set_sets(\n",
             ),
-            ("runtime/payload.py", "    processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)\n", ""),
+            (
+                "runtime/payload.py",
+                '    with step("set", "no_new_privs"):\n'
+                "        processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)\n",
+                "",
+            ),
             (
                 "runtime/payload.py",
                 "    if program is not None:\n        seccomp_install.install(program)\n",

@@ -123,7 +123,8 @@ def become(
         seccomp_install.install(program, no_new_privs=False)
     capabilities.set_sets(**masks)
     if quiet:
-        processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+        with doing("set", "no_new_privs"):
+            processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
     environment.setdefault("HOME", home)
     arguments = process["args"]
     found = becoming.paths_of(arguments[0], environment.get("PATH", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox_kernel import errors
 from sandbox_kernel.linux import inotify, messages
 from sandbox_kernel.runtime import state
-from sandbox_kernel.runtime.cgroups import systemd
+from sandbox_kernel.runtime.cgroups import memory_kills, systemd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,9 +83,7 @@ class Channel:
         return answer
 
     def _gone(self) -> errors.LauncherGone:
-        if self._launcher:
-            self._launcher.hung_up = True
-        return _gone()
+        return self._launcher.gone() if self._launcher else _gone()
 
     def close(self) -> None:
         """What was made over this channel ends with it."""
@@ -99,6 +98,7 @@ class Launcher:
         self.name = state.new_name(state.runtime_folder())
         ask_systemd = systemd.is_wanted()
         ours, theirs = messages.pair()
+        self._memory_kills = memory_kills.Counter()
         words = [self.name]
         if detached:
             words.append("stays")
@@ -157,7 +157,7 @@ class Launcher:
                 messages.send(self._main, {"op": "connect"}, (theirs.fileno(),))
             except OSError as error:
                 ours.close()
-                raise _gone() from error
+                raise self.gone() from error
         return Channel(ours, self)
 
     def alive(self) -> bool:
@@ -167,6 +167,14 @@ class Launcher:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_SECONDS)
         return self._process.poll() is None
+
+    def gone(self) -> errors.LauncherGone:
+        """What to raise since it closed a channel, with the cause, if that is known."""
+        self.hung_up = True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        killed = self._process.returncode == -signal.SIGKILL
+        return _gone(for_memory=killed and self._memory_kills.grew())
 
     def stop_pool(self) -> None:
         """End its templates, and the containers that nobody has; returns when they are gone."""
@@ -328,7 +336,13 @@ def _environment() -> dict[str, str]:
     return kept
 
 
-def _gone() -> errors.LauncherGone:
+def _gone(*, for_memory: bool = False) -> errors.LauncherGone:
+    if for_memory:
+        return errors.LauncherGone(
+            "talk to the launcher: it ended, and its containers with it, when the kernel ended "
+            "processes of this program's control group for want of memory: give this program more "
+            "memory, or let it hold less, and run the cell again"
+        )
     return errors.LauncherGone(
         "talk to the launcher: it ended, and its containers with it: run the cell again"
     )

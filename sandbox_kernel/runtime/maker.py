@@ -559,7 +559,7 @@ class _Making:
             if pid == 0:
                 payload.enter(process, self._numbers, [], program, report)
             self.pid = pid
-        except StepFailed as error:
+        except Exception as error:  # the descriptors of this thread may be the program's by now
             self.failure = error
 
 

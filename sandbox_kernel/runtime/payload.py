@@ -142,7 +142,8 @@ def _become(
             for name in ("effective", "permitted", "inheritable", "ambient")
         }
     )
-    processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+    with step("set", "no_new_privs"):
+        processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
     environment.setdefault("HOME", home)
     arguments = process["args"]
     found = becoming.paths_of(arguments[0], environment.get("PATH", ""))

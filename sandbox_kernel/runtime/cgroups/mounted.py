@@ -58,10 +58,15 @@ def read() -> Mounts:
 
 def own_v2(mount: Mount) -> str | None:
     """The directory of this process's own group on v2; None when the mount does not show it."""
+    return own(mount, "")
+
+
+def own(mount: Mount, controller: str) -> str | None:
+    """The same in the hierarchy of a controller of v1."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            if line.startswith("0::"):
-                path = line[3:].rstrip("\n")
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controller in controllers.split(","):
                 break
         else:
             return None
