@@ -249,6 +249,8 @@ def user(value: object, option: str) -> str:
     return text
 
 
+BUILT_ON = re.compile(r"@(sha256:[0-9a-f]{64})\Z")
+"""The end of a `build:` whose bases are known by digest."""
 IMAGES_OF_FILES = ("dir", "oci", "oci-archive", "docker-archive", "build")
 IMAGES_OF_PACKAGES = ("packages", "requirements", "pyproject", "conda")
 DEFAULT_REGISTRY = "docker.io"
@@ -268,7 +270,8 @@ def image_path(reference: str) -> tuple[str, str, str]:
     if not colon or kind not in IMAGES_OF_FILES:
         return "", "", reference
     sign = {"dir": "\0", "build": "#"}.get(kind, ":")
-    path = rest.partition(sign)[0]
+    named = BUILT_ON.sub("", rest) if kind == "build" else rest
+    path = named.partition(sign)[0]
     return kind, path, rest[len(path) :]
 
 

@@ -20,13 +20,15 @@ from sandbox_kernel.containerfile import lines, parse
 from sandbox_kernel.containerfile.parse import Containerfile
 from sandbox_kernel.containerfile.source import Piece
 from sandbox_kernel.errors import BuildFailed, ImageError, InvalidOption, Killed, SandboxError
-from sandbox_kernel.image import documents, reference
+from sandbox_kernel.image import bases, documents, reference
 from sandbox_kernel.image.documents import Execution, ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.resolve import stored as stored_image
 from sandbox_kernel.image.store import Store, Stored
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from sandbox_kernel.image.registry.progress import Progress
 
 MOST_WORKERS = 8
 
@@ -147,14 +149,34 @@ class _Stages:
             place.fail(f"`{text[:80]}` is no image of layers: begin with an image of a registry,"
                 " an archive or `scratch`")  # fmt: skip
         self._work.request.allow_image(text)
-        work = self._work
         try:
-            stored = stored_image(
-                work.store, asked, lambda progress: work.tell(Pulling(text, progress))
-            )
+            stored = self._stored(text, asked)
         except SandboxError as error:
             raise BuildFailed(place.place, f"use {text}", str(error)) from error
         return of_stored(stored)
+
+    def _stored(self, text: str, asked: reference.Reference) -> Stored:
+        """The image: the one that a name is known to mean, the registry's, or the one here."""
+        work, request = self._work, self._work.request
+
+        def listen(progress: Progress) -> None:
+            work.tell(Pulling(text, progress))
+
+        if not isinstance(asked, reference.Registry) or asked.digest is not None:
+            return stored_image(work.store, asked, listen)
+        meant = request.bases.get(text)
+        known = work.store.lookup(str(asked)) if request.pull and meant is None else None
+        if meant is not None:
+            found = stored_image(work.store, asked.with_digest(meant), listen)
+        elif request.pull and (known is None or bases.from_registry(known)):
+            from sandbox_kernel.image.registry import pull
+
+            found = work.store.find(pull(work.store, asked, progress=listen).digest)
+        else:
+            found = stored_image(work.store, asked, listen)
+        if request.used is not None and (meant is not None or bases.from_registry(found)):
+            request.used(text, found.digest)
+        return found
 
 
 def _write(store: Store, request: BuildRequest, state: State) -> Stored:

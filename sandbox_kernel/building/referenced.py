@@ -1,4 +1,4 @@
-"""What `build:PATH[#FILE]` names: the image that the Containerfile there makes."""
+"""What `build:PATH[#FILE][@DIGEST]` names: the image that the Containerfile there makes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from sandbox_kernel.building import build as building
 from sandbox_kernel.building.events import Event, Pulling
 from sandbox_kernel.building.request import BuildRequest, read_epoch
 from sandbox_kernel.errors import ImageError, shown
+from sandbox_kernel.image import bases
+from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.reference import Build
 from sandbox_kernel.image.registry.progress import Listener
 from sandbox_kernel.image.store import Store, Stored
 
 
-def build(store: Store, asked: Build, *, progress: Listener | None = None) -> Stored:
+def build(
+    store: Store, asked: Build, *, progress: Listener | None = None, pull: bool = False
+) -> Stored:
     """Build it, or take it from the cache. Limits are those of this folder's settings.
 
-    Raises as `build.build`.
+    What the names in it meant is noted; `pull`: registries are asked for them anew. Raises as
+    `build.build`.
     """
+    known = bases.find(asked.bases, str(asked)).meant if asked.bases else {}
+    used: dict[str, Digest] = {}
 
     def tell(event: Event) -> None:
         if progress is not None and isinstance(event, Pulling):
@@ -35,8 +42,13 @@ def build(store: Store, asked: Build, *, progress: Listener | None = None) -> St
         plan=policy.plan(settings.NOTEBOOK, within=within),
         allow_image=lambda image: hold(image, settings.NOTEBOOK),
         epoch=read_epoch({}),
+        bases=known,
+        pull=pull,
+        used=used.__setitem__,
     )
-    return building.build(store, request, tell)
+    made = building.build(store, request, tell)
+    bases.note(asked, bases.of(used))
+    return made
 
 
 def _within(context: str, file: str) -> str:

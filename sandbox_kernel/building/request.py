@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct, field
 
 from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.policy import ContainerPlan
 
 LARGEST_SECRET = 1 << 20
@@ -36,6 +37,12 @@ class BuildRequest(Struct, frozen=True, kw_only=True):
     allow_image: Callable[[str], None]
     allow_hosts: frozenset[str] = frozenset()
     """HOST:PORT of private networks that ADD may fetch from."""
+    bases: Mapping[str, Digest] = field(default_factory=dict)
+    """What names of registries mean, as they stand in the Containerfile; others are looked up."""
+    pull: bool = False
+    """Ask registries for the names that are looked up, whatever is stored."""
+    used: Callable[[str, Digest], None] | None = None
+    """Told of each name of a registry, and what it meant. Called by the threads of stages."""
     use_cache: bool = True
     epoch: int | None = None
     """SOURCE_DATE_EPOCH: seconds; no time in the image is later."""

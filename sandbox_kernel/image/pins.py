@@ -2,10 +2,11 @@
 
 The notebook's file is the front end's to write, and every front end copies `language_info` of the
 kernel's info into the metadata of the notebook. So that is where the pins stand: below
-`metadata.language_info.sandbox_kernel.images`. What moves is pinned: a tag of a registry, and the
-packages of an environment. A pin that comes with a notebook is no more trusted than the name that
-it stands for: of a registry it says which manifest of that very repository, of an environment it
-has names, versions and hashes of wheels, and no addresses.
+`metadata.language_info.sandbox_kernel.images`. What moves is pinned: a tag of a registry, the
+packages of an environment, and the names in the Containerfile of a build. A pin that comes with a
+notebook is no more trusted than the name that it stands for: of a registry it says which manifest
+of that very repository, also of one that a Containerfile names; of an environment it has names,
+versions and hashes of wheels, and no addresses.
 
 `update` makes new ones. The notebook's file keeps the old pin until the front end has saved it, so
 that the old one is noted as left behind, and does not count any more in this notebook.
@@ -22,15 +23,17 @@ import msgspec
 
 from sandbox_kernel import settings, settings_files
 from sandbox_kernel.errors import ImageError, shown
+from sandbox_kernel.image import bases
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import reference as references
+from sandbox_kernel.image.bases import Bases
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.environments import declared, places
 from sandbox_kernel.image.environments import lock as locks
 from sandbox_kernel.image.environments.conda import lock as conda_locks
 from sandbox_kernel.image.environments.conda.lock import Lock as CondaLock
 from sandbox_kernel.image.environments.lock import Lock
-from sandbox_kernel.image.reference import Registry
+from sandbox_kernel.image.reference import Build, Registry
 
 if TYPE_CHECKING:
     from sandbox_kernel.image.store import Store
@@ -41,16 +44,23 @@ WHERE = "metadata.language_info.sandbox_kernel"
 
 
 class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a name meant: a manifest's digest, or a lock, which is of one of two kinds."""
+    """What a name meant: a manifest's digest, a lock, which is of one of two kinds, or the bases
+    of a build."""
 
     digest: str
     lock: Lock | None = None
     conda: CondaLock | None = None
+    bases: Bases | None = None
 
     @property
     def held(self) -> Lock | CondaLock | None:
         """The lock, of whichever kind."""
         return self.lock or self.conda
+
+    @property
+    def content(self) -> Lock | CondaLock | Bases | None:
+        """What its digest is of, where that is no manifest."""
+        return self.held or self.bases
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -102,6 +112,12 @@ class Pins:
             if pin is None or pin.held is None or not pin.held.is_for(declared.read(text)):
                 return str(parts._replace(base=base))
             return str(parts._replace(base=base, lock=locks.keep(pin.held)))
+        build = _build(text)
+        if build is not None:
+            pin = None if build.bases else self._pins.get(_build_key(build))
+            if pin is None or pin.bases is None:
+                return text
+            return str(build.replaced(bases=locks.keep(pin.bases)))
         named = _registry(text)
         pin = self._pins.get(text)
         if named is None or named.digest or pin is None:
@@ -121,9 +137,27 @@ class Pins:
             if parts.lock is None and not (held and held.is_for(declared.read(text))):
                 self._set(_key(text), _of_environment(text))
             return
+        build = _build(text)
+        if build is not None:
+            self._record_build(build)
+            return
         named = _registry(text)
         if named is not None and named.digest is None and text not in self._pins:
             self._set(text, Pin(_stored(text)))
+
+    def _record_build(self, build: Build) -> None:
+        """A Containerfile may have other names now: those that it had keep what they meant."""
+        if build.bases:
+            return
+        key = _build_key(build)
+        pin = self._pins.get(key)
+        found = bases.noted(build.replaced(bases=pin.bases.digest) if pin and pin.bases else build)
+        if found is None:
+            return
+        if not found.names:
+            self._pins.pop(key, None)
+        elif pin is None or pin.bases != found:
+            self._set(key, Pin(found.digest, bases=found))
 
     def update(self, text: str) -> list[str]:
         """Asks registry and index anew, pins what they say, and tells what changed, in lines.
@@ -138,6 +172,9 @@ class Pins:
             pin = _of_environment(plain, fresh=True)
             self._move(_key(plain), pin)
             return [*told, *_changes(plain, before, pin)]
+        build = _build(text)
+        if build is not None:
+            return [] if build.bases else self._update_build(text, build)
         named = _registry(text)
         if named is None or named.digest is not None:
             return []
@@ -149,6 +186,18 @@ class Pins:
         pin = Pin(str(pull(store, named).digest))
         self._move(text, pin)
         return [*_changes(text, before, pin), *_layers(store, before, pin)]
+
+    def _update_build(self, text: str, build: Build) -> list[str]:
+        from sandbox_kernel.image.resolve import build_anew
+
+        build_anew(build)
+        found = bases.noted(build)
+        if found is None or not found.names:
+            return [f"{text}: built anew; it names no image of a registry that could move"]
+        key = _build_key(build)
+        before, pin = self._pins.get(key), Pin(found.digest, bases=found)
+        self._move(key, pin)
+        return _changes(text, before, pin)
 
     def _set(self, name: str, pin: Pin) -> None:
         self._pins.pop(name, None)
@@ -189,7 +238,9 @@ def decode(table: object, where: str) -> dict[str, Pin]:
                 locks.decode(locks.encode(pin.lock), where)
             if pin.conda is not None:
                 conda_locks.decode(conda_locks.encode(pin.conda), where)
-            if pin.held is not None and pin.held.digest != pin.digest:
+            if pin.bases is not None:
+                bases.check(pin.bases)
+            if pin.content is not None and pin.content.digest != pin.digest:
                 raise ImageError(f"`{pin.digest}` is not the digest of its lock")
     except (msgspec.ValidationError, UnicodeError, ImageError) as error:
         raise ImageError(f"{doing}: {shown(error)}: {remedy}") from None
@@ -203,6 +254,17 @@ def _key(text: str) -> str:
     if parts.kind != "packages" and os.path.isabs(rest):
         rest = os.path.relpath(rest)
     return str(parts._replace(rest=rest, lock=None))
+
+
+def _build(text: str) -> Build | None:
+    found = references.parse(text)
+    return found if isinstance(found, Build) else None
+
+
+def _build_key(build: Build) -> str:
+    """A build's name in a notebook: its path as seen from there."""
+    path = os.path.relpath(build.path) if os.path.isabs(build.path) else build.path
+    return str(build.replaced(path=path, bases=None))
 
 
 def _registry(text: str) -> Registry | None:
@@ -243,10 +305,10 @@ def _changes(name: str, before: Pin | None, after: Pin) -> list[str]:
         return [f"{name}: as it was, {after.digest[:19]}"]
     was = before.digest[:19] if before is not None else "not pinned"
     lines = [f"{name}: {was} -> {after.digest[:19]}"]
-    if before is None or before.held is None or after.held is None:
+    if before is None or before.content is None or after.content is None:
         return lines
-    old = {each.name: each for each in before.held.chosen}
-    new = {each.name: each for each in after.held.chosen}
+    old = {each.name: each for each in before.content.chosen}
+    new = {each.name: each for each in after.content.chosen}
     for package in sorted({*old, *new}):
         if package not in new:
             lines.append(f"  - {package} {old[package].version}")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from sandbox_kernel.errors import ImageError, shown
 from sandbox_kernel.grammar import (
+    BUILT_ON,
     DEFAULT_REGISTRY,
     IMAGES_OF_FILES,
     IMAGES_OF_PACKAGES,
@@ -129,13 +130,18 @@ class Identity(Record):
 
 
 class Build(Record):
-    """`build:PATH[#FILE]`: a Containerfile with its context."""
+    """`build:PATH[#FILE][@DIGEST]`: a Containerfile with its context.
+
+    The digest is that of a list of what the names in it mean: see `image.bases`.
+    """
 
     path: str
     file: str | None = None
+    bases: Digest | None = None
 
     def __str__(self) -> str:
-        return f"build:{self.path}" + (f"#{self.file}" if self.file else "")
+        file = f"#{self.file}" if self.file else ""
+        return f"build:{self.path}{file}" + (f"@{self.bases}" if self.bases else "")
 
 
 class Requirements(Record):
@@ -229,10 +235,12 @@ def _of_kind(text: str, kind: str, rest: str) -> Reference:  # noqa: PLR0911 - o
     if kind == "dir":
         return Directory(rest)
     if kind == "build":
-        path, _, file = rest.partition("#")
-        if not path or ("#" in rest and not file):
+        pinned = BUILT_ON.search(rest)
+        plain = rest[: pinned.start()] if pinned else rest
+        path, _, file = plain.partition("#")
+        if not path or ("#" in plain and not file):
             raise _wrong(text, "it is not `build:PATH` or `build:PATH#FILE`")
-        return Build(path, file or None)
+        return Build(path, file or None, Digest(pinned[1]) if pinned else None)
     if kind == "requirements":
         return Requirements(rest)
     if kind == "pyproject":

@@ -46,7 +46,8 @@ _builders: list[Callable[[], Builder]] = []
 
 def provide_builder(find: Callable[[], Builder]) -> None:
     """`find()` gives, when a `build:` reference is resolved, the function that builds it:
-    `builder(store, Build, progress=...)` -> the stored image."""
+    `builder(store, Build, progress=..., pull=...)` -> the stored image. It notes what the names in
+    the Containerfile meant (see `image.bases`)."""
     _builders[:] = [find]
 
 
@@ -119,6 +120,16 @@ def stored(store: Store, asked: Reference, progress: Listener | None = None) -> 
             raise ImageError(
                 f"find image `{shown(asked)}` in the store: images of this kind are not kept there"
             )
+
+
+def build_anew(asked: Build) -> None:
+    """Build on what registries have now under the names in the Containerfile.
+
+    Raises as a build does.
+    """
+    from sandbox_kernel.image.store import Store
+
+    _builder()(Store.open(), asked, pull=True)
 
 
 # A cell asks for its image several times: (store, reference) -> what the list was, and the image.

@@ -21,7 +21,7 @@ INFO = "kernel_info_request"
 PIN_SECONDS = 10.0
 """How long `kernel_info` waits for pins, of an image that moves; later ones are told later."""
 FIXED = ("host", "scratch")
-FIXED_KINDS = ("dir:", "oci:", "oci-archive:", "docker-archive:", "build:", "sha256:")
+FIXED_KINDS = ("dir:", "oci:", "oci-archive:", "docker-archive:", "sha256:")
 NOTHING_MOVES = "nothing to update: what `{}` is does not move by itself"
 
 

@@ -6,9 +6,11 @@ environment of these tests came from too.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +26,12 @@ from notebooks_by_hand import execute
 from traitlets.config import Config
 
 import sandbox_kernel
-from sandbox_kernel import image
+from sandbox_kernel import image, policy
 from sandbox_kernel.errors import ImageError, InvalidOption, NotAllowed
 from sandbox_kernel.image import reference
 from sandbox_kernel.image.environments import bytecode, places
 from sandbox_kernel.image.environments import lock as locks
-from sandbox_kernel.image.pins import Pins
+from sandbox_kernel.image.pins import Pins, decode
 from sandbox_kernel.image.registry import push
 from sandbox_kernel.image.store import Store
 
@@ -250,6 +252,122 @@ def test_a_tag_means_what_it_meant_until_it_is_updated(
     assert (before.digest, after.digest) == (pushed[0], pushed[1])
     assert told[0].startswith(f"{name}: {pushed[0][:19]} -> {pushed[1][:19]}")
     assert "  1 of 2 layers are new" in told
+
+
+def test_names_in_a_containerfile_mean_what_they_meant_until_they_are_updated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(places.VARIABLE, str(tmp_path / "environments"))
+    monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "maker"))
+    allowed = tmp_path / "configuration/sandbox-kernel/config.toml"
+    allowed.parent.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    (tmp_path / "context").mkdir()
+    store, asked = Store.open(), policy.plan("command line", image="build:context").image
+    made_images.small(store, "here:1", note=b"made here\n")
+    with registries.registry(tmp_path / "registry") as served:
+        allowed.write_text(f'[ceiling]\nimage = ["build:*", "here*", "{served.authority}/*"]\n')
+        below, beside = (f"{served.authority}/team/{name}:1" for name in ("below", "beside"))
+
+        def push_both(note: str) -> list[str]:
+            named = [(below, f"{note} below\n"), (beside, f"{note} beside\n")]
+            return [
+                push(store, made_images.small(store, name, note=text.encode()),
+                     reference.registry(name))
+                for name, text in named
+            ]  # fmt: skip
+
+        def build(pins: Pins) -> str:
+            found = image.resolve(pins.pinned(asked))
+            pins.record(asked)
+            notes = [Path(layer, name) for layer in found.layers for name in ("etc/note", "note")]
+            return "".join(note.read_text() for note in notes if note.exists())
+
+        def containerfile(more: str = "") -> None:
+            (tmp_path / "context/Containerfile").write_text(
+                f"FROM {below}\nCOPY --from={beside} /etc/note /note\n{more}"
+            )
+
+        containerfile()
+        before = push_both("first")
+        monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "first"))
+        pins = Pins()
+        assert build(pins) == "first below\nfirst beside\n"
+        kept = pins.metadata()["sandbox_kernel"]
+        (pin,) = kept["images"].values()
+        assert list(kept["images"]) == ["build:context"]
+        assert [(each["name"], each["digest"]) for each in pin["bases"]["names"]] == [
+            (below, before[0]), (beside, before[1]),
+        ]  # fmt: skip
+
+        store = Store.open(str(tmp_path / "maker"))
+        after = push_both("second")
+        # As on another machine: only the notebook and the folder are the same.
+        monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "second"))
+        monkeypatch.setenv(places.VARIABLE, str(tmp_path / "elsewhere"))
+        pins = Pins(decode(kept, "test"))
+        assert build(pins) == "first below\nfirst beside\n"
+        assert pins.metadata()["sandbox_kernel"] == kept
+
+        told = pins.update(asked)
+        assert told[1:] == [
+            f"  {name} {was[:19]} -> {now[:19]}"
+            for name, was, now in zip((below, beside), before, after, strict=True)
+        ]
+        assert build(pins) == "second below\nsecond beside\n"
+
+        # A name that comes new, and one of an image that was made here: it is what it is here.
+        made_images.small(Store.open(), "here:1", note=b"made here\n")
+        third = f"{served.authority}/team/third:1"
+        push(store, store.find(beside), reference.registry(third))
+        containerfile(f"COPY --from={third} /etc/note /note\nCOPY --from=here:1 /etc/note /x\n")
+        build(pins)
+        (pin,) = pins.metadata()["sandbox_kernel"]["images"].values()
+        assert [each["name"] for each in pin["bases"]["names"]] == [below, beside, third]
+        assert [each["digest"] for each in pin["bases"]["names"]][:2] == after
+
+    (tmp_path / "context/Containerfile").write_text("FROM scratch\nLABEL a=b\n")
+    assert pins.update(asked) == [
+        f"{asked}: built anew; it names no image of a registry that could move"
+    ]
+
+
+def test_a_notebook_of_a_build_keeps_what_it_was_built_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(places.VARIABLE, str(tmp_path / "environments"))
+    monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "maker"))
+    allowed = tmp_path / "configuration/sandbox-kernel/config.toml"
+    allowed.parent.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    store, path = Store.open(), tmp_path / "notebook.ipynb"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(root, ".")
+    with registries.registry(tmp_path / "registry") as served:
+        name = f"{served.authority}/team/python:3"
+        allowed.write_text(f'[ceiling]\nimage = ["build:{tmp_path}/*", "{served.authority}/*"]\n')
+
+        def push_python(note: bytes) -> None:
+            layers = [packed.getvalue(), made_images.layer({"etc/note": note})]
+            push(store, made_images.put(store, name, layers), reference.registry(name))
+
+        def run(cell: str) -> list[str]:
+            return execute(path, kernels.CELLS, f"build:{tmp_path}/context", cell)
+
+        (tmp_path / "context").mkdir()
+        (tmp_path / "context/Containerfile").write_text(f"FROM {name}\nENV WORD=set\n")
+        say = "import os; print(open('/etc/note').read() + os.environ['WORD'])"
+        push_python(b"first ")
+        monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "first"))
+        assert run(say) == ["first set\n"]
+        push_python(b"second ")
+        monkeypatch.setenv("SANDBOX_KERNEL_IMAGES", str(tmp_path / "second"))
+        assert run(say) == ["first set\n"]
+        (told,) = run("%sandbox update")
+        assert f"  {name} sha256:" in told
+        assert run(say) == ["second set\n"]
 
 
 @pytest.mark.parametrize("argv", [kernels.ARGV, kernels.CELLS], ids=["sandbox", "cells"])

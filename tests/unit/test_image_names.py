@@ -69,6 +69,7 @@ def test_86_what_is_no_reference_is_refused(typed: str) -> None:
         ("docker-archive:x.tar", reference.Archive("docker", "x.tar")),
         ("build:.", reference.Build(".")),
         ("build:a/b#Containerfile", reference.Build("a/b", "Containerfile")),
+        (f"build:a@b#F@{A}", reference.Build("a@b", "F", digest.parse(A))),
         ("requirements:r.txt", reference.Requirements("r.txt")),
         ("pyproject:.", reference.Pyproject(".")),
         ("conda:environment.yml", reference.Conda("environment.yml")),
@@ -112,6 +113,9 @@ def test_the_ceilings_and_the_parser_mean_the_same_registry(first: str, more: li
 def test_a_path_is_found_in_a_reference_as_the_parser_finds_it() -> None:
     assert image_path("oci:a/b:x:1") == ("oci", "a/b", ":x:1")
     assert image_path("build:a:b#F") == ("build", "a:b", "#F")
+    assert image_path(f"build:a#F@{A}") == ("build", "a", f"#F@{A}")
+    assert image_path(f"build:a@{A}") == ("build", "a", f"@{A}")
+    assert image_path("build:a@b") == ("build", "a@b", "")
     assert image_path("dir:a:b#c") == ("dir", "a:b#c", "")
     assert image_path("python:3") == ("", "", "python:3")
 

@@ -20,6 +20,9 @@ LEAST_SECONDS = 600.0
 """What was resolved just now may be on its way to a container."""
 KINDS = ("wheels", "conda", "groups", "skeletons", "bytecode")
 
+NOTES = ("channels", "built")
+"""Folders of files: what channels had, and on what `build:` built."""
+
 
 def prune(*, older_than: float = KEPT_SECONDS) -> int:
     """Remove what was not used for so many seconds; the bytes that are free again.
@@ -42,11 +45,11 @@ def prune(*, older_than: float = KEPT_SECONDS) -> int:
                     continue  # a container stands on it
                 finally:
                     os.close(held)
-    return freed + _drop_files(places.folder("channels"), before)
+    return freed + sum(_drop_files(places.folder(name), before) for name in NOTES)
 
 
 def _drop_files(folder: str, before: float) -> int:
-    """Remove what was known of channels; who reads one of the files has it to the end."""
+    """Remove what was known; who reads one of the files has it to the end."""
     freed = 0
     with os.scandir(folder) as entries:
         for entry in entries:

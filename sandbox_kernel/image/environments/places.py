@@ -4,6 +4,7 @@
         locks/       what was resolved, by digest and by what was asked for
         wheels/      one tree for each wheel, by its hash and the version of Python
         conda/       one tree for each package of conda, by its hash
+        built/       on what each `build:PATH` built the last time
         channels/    what channels of conda have, as rattler keeps it
         groups/      small wheels as one tree, made of hard links
         skeletons/   what an environment has beside its packages
