@@ -21,6 +21,8 @@ from sandbox_kernel.errors import HostLacks
 from sandbox_kernel.runtime.held import IMAGE_IDS
 
 Origins = Callable[[str], State]
+STRICTEST = ("locked", "private", "shared")
+"""Ways to share a cache; a step that mounts one cache twice gets the strictest that it asks for."""
 
 
 class Mounted(Struct):
@@ -39,13 +41,14 @@ class Mounted(Struct):
 def mount_all(work: Work, stack: ExitStack, resolved: list[RunMount], origins: Origins) -> Mounted:
     """Everything that the mounts of one RUN need; the stack takes it back. Raises ImageError."""
     mounted = Mounted()
+    caches = _hold_caches(work, stack, resolved)
     for mount in sorted(resolved, key=lambda each: each.target.count("/")):
         if mount.kind == "tmpfs":
             _add_tmpfs(mounted, mount.target, mount.size)
         elif mount.kind == "secret":
             _add_secret(work, stack, mounted, mount)
         elif mount.kind == "cache":
-            _add_cache(work, stack, mounted, mount)
+            _add_cache(caches[mount.id], mounted, mount)
         else:
             origin = origins(mount.origin) if mount.origin is not None else None
             if mount.read_only:
@@ -106,18 +109,39 @@ def _memory() -> str:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108
 
 
-def _add_cache(work: Work, stack: ExitStack, mounted: Mounted, mount: RunMount) -> None:
+def _hold_caches(work: Work, stack: ExitStack, resolved: list[RunMount]) -> dict[str, str]:
+    """The folder of each cache of one RUN by its id, locked until the stack is left.
+
+    Each is locked once, in the order of their ids, however the mounts are written: no step waits
+    for itself, and no two for each other. Raises ContainerfileError.
+    """
+    asked: dict[str, set[str]] = {}
+    for mount in resolved:
+        if mount.kind != "cache":
+            continue
+        if mount.origin is not None or mount.source != "/":
+            mount.place.fail("a cache begins empty: `from` and `source` are for `type=bind`")
+        asked.setdefault(mount.id, set()).add(mount.sharing)
+    return {
+        id_: _hold_cache(work, stack, id_, next(each for each in STRICTEST if each in asked[id_]))
+        for id_ in sorted(asked)
+    }
+
+
+def _hold_cache(work: Work, stack: ExitStack, id_: str, sharing: str) -> str:
     """A folder that stays between builds of one context; its name is hashed (CVE-2024-9675)."""
-    if mount.origin is not None or mount.source != "/":
-        mount.place.fail("a cache begins empty: `from` and `source` are for `type=bind`")
     context = work.request.context or os.getcwd()
-    name = hashlib.sha256(f"{os.path.realpath(context)}\0{mount.id}".encode()).hexdigest()
+    name = hashlib.sha256(f"{os.path.realpath(context)}\0{id_}".encode()).hexdigest()
     first = folder = f"{work.store.root}/builds/caches/{name}"
     number = 1
-    while (lock := _lock(folder, mount.sharing)) is None:  # `private`, and another step has it
+    while (lock := _lock(folder, sharing)) is None:  # `private`, and another step has it
         number += 1  # not a random name: that one would stay, and nobody would find it again
         folder = f"{first}-{number}"
     stack.callback(os.close, lock)
+    return folder
+
+
+def _add_cache(folder: str, mounted: Mounted, mount: RunMount) -> None:
     tree = f"{folder}/tree"
     with contextlib.suppress(FileExistsError):
         os.mkdir(tree, 0o755)

@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import io
 import os
+import subprocess
 import tarfile
 import tempfile
 import threading
@@ -19,9 +20,10 @@ from typing import Any
 import built_images
 import pytest
 from built_images import Node, built, files
+from commands import COMMAND
 
 from sandbox_kernel import policy, settings
-from sandbox_kernel.building import referenced
+from sandbox_kernel.building import mounting, referenced
 from sandbox_kernel.building.events import Event, StepOutput
 from sandbox_kernel.errors import BuildFailed, ContainerfileError, NotAllowed, OutOfMemory
 from sandbox_kernel.image import reference
@@ -294,6 +296,36 @@ def test_a_private_cache_is_another_one_for_whom_it_would_be_busy(
         assert wrote["a", 2].endswith("a\n") and wrote["b", 2].endswith("b\n")
         assert [len(each.split()) for each in wrote.values()] == [number, number]
     assert len(set(caches.iterdir()) - before) == 2 + 2  # and one to meet in, each time
+
+
+def test_e66_no_step_waits_for_ever_for_a_cache(
+    store: Store, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for itself, nor one for the other that has what it wants and wants what it has."""
+
+    def mounts(*ids: str, sharing: str = "locked") -> str:
+        return " ".join(
+            f"--mount=type=cache,id={each},target=/{number},sharing={sharing}"
+            for number, each in enumerate(ids)
+        )
+
+    for more in ("locked", "shared", "private"):
+        twice = f"{mounts('x')} --mount=type=cache,id=x,target=/again,sharing={more}"
+        text = f"FROM {BASE}\nRUN {twice} echo {more} > /0/said; cat /again/said\n"
+        (context / "Containerfile").write_text(text)
+        done = subprocess.run(
+            [*COMMAND, "build", str(context)],
+            env={**os.environ, "SANDBOX_KERNEL_IMAGES": store.root},
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+        assert f"{more}\n" in done.stderr
+    locked: list[str] = []
+    lock = mounting._lock
+    monkeypatch.setattr(
+        mounting, "_lock", lambda folder, how: locked.append(folder) or lock(folder, how)
+    )
+    built(store, context, f"FROM {BASE}\nRUN {mounts('x', 'y')} true\nRUN {mounts('y', 'x')} true")
+    assert len(set(locked)) == 2 and locked[:2] == locked[2:]
 
 
 def test_a_step_may_have_no_network_in_a_build_that_has_one(store: Store) -> None:
