@@ -8,7 +8,7 @@ The order, and who does it:
     here    its ids are mapped; the state is `creating`
     child   root of its user namespace; mounts and devices, waits until it is known
     here    hooks prestart, createRuntime
-    child   hooks createContainer; pivot_root, masks, kernel parameters, terminal
+    child   hooks createContainer; kernel parameters, pivot_root, masks, terminal
     here    the state is `created`
     child   listens for the start; hooks startContainer; identity, filter, exec
 
@@ -42,6 +42,9 @@ HOOKS_BETWEEN = ("prestart", "createRuntime")
 _accept4 = c.libc["accept4"]
 _accept4.argtypes = (c.c_int, c.c_void_p, c.c_void_p, c.c_int)
 _accept4.restype = c.c_int
+_setdomainname = c.libc["setdomainname"]
+_setdomainname.argtypes = (c.c_char_p, c.c_ulong)
+_setdomainname.restype = c.c_int
 STAGE = "/tmp"  # noqa: S108 - mounted over in a private namespace, never written to
 
 
@@ -330,6 +333,8 @@ class _Birth:
         self._listening = listening
         self._trees = trees
         self._program = program
+        self._proc: int | None = None
+        self._may_set_groups = True
 
     def close_entrances(self) -> None:
         """Of the group: nobody else comes in by them."""
@@ -351,8 +356,8 @@ class _Birth:
             messages.send(channel, {"at": "ready"})
             if self._listening is not None:
                 channel.close()
-            preserved = range(3 + self._wish.preserved)
-            processes.close_all_but((*preserved, (self._listening or channel).fileno()))
+            kept = [*range(3 + self._wish.preserved), (self._listening or channel).fileno()]
+            processes.close_all_but((*kept, *([] if self._proc is None else [self._proc])))
             if self._listening is not None:
                 channel = self._caller(self._listening)
             self._start(channel)
@@ -365,7 +370,7 @@ class _Birth:
             os._exit(1)
 
     def _make(self, channel: socket.socket) -> None:
-        config, linux = self._config, self._config["linux"]
+        config = self._config
         joined, made = births.namespaces(config)
         if "user" in made:
             self._expect(channel, "mapped")
@@ -383,13 +388,15 @@ class _Birth:
                 socket.sethostname(config["hostname"])
         if config.get("domainname"):
             with doing("set domainname", config["domainname"]):
-                _write("/proc/sys/kernel/domainname", config["domainname"])
+                name = str(config["domainname"]).encode()
+                c.check(_setdomainname(name, len(name)))
         if "network" in made:
             with doing("bring up", "lo"):
                 interfaces.switch_on_loopback()
         own_mounts = "mount" in made or "mount" in joined
         trees = self._trees or mounting.sources(config, self._wish.bundle, new_user=True)
         root = Root(config, self._place_root(own_mounts, trees), trees)
+        root.refuse_links()
         root.make_mounts(self._groups)
         root.make_devices()
         self._state = self._expect(channel, "known")["state"]
@@ -397,26 +404,40 @@ class _Birth:
             messages.send(channel, {"at": "mounted"})
             self._expect(channel, "enter")
         hooks.run(config, "createContainer", self._state)
-        parameters = linux.get("sysctl") or {}
-        opened = {name: _open_parameter(name) for name in parameters}
+        self._use_proc()
         sys.meta_path.clear()  # an import from here on would run the container's code
         root.enter(has_mount_namespace=own_mounts)
         process = config.get("process")
-        if process and process.get("terminal"):
-            slave = payload.open_terminal(process, self._console)
-            if own_mounts:
-                # The root's descriptor is the old one's: the root is where we are now.
-                root.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                root.bind_console(slave)
-            os.close(slave)
-        for name, value in parameters.items():
-            with doing(f"set sysctl {name} to", str(value)):
-                os.write(opened[name], str(value).encode())
-                os.close(opened[name])
+        # Its place is made while the root can be written, and covered when all masks are there.
+        has_terminal = process and process.get("terminal")
+        console = root.console() if has_terminal and own_mounts else None
         root.close_places()
+        if process and has_terminal:
+            slave = payload.open_terminal(process, self._console)
+            if console is not None:
+                mounting.bind_console(slave, console)
+            os.close(slave)
         if process:
             _change_to(process)
             payload.check(process)
+
+    def _use_proc(self) -> None:
+        """Write and read what has to be in /proc, or hold it for later, before there is one of the
+        container's. Kernel parameters are those of the namespaces that we are in."""
+        joined, made = births.namespaces(self._config)
+        if "user" in made or "user" in joined:
+            self._may_set_groups = payload.may_set_groups()
+        parameters = self._config["linux"].get("sysctl") or {}
+        if not parameters and not payload.writes_about_us(self._config.get("process") or {}):
+            return
+        from sandbox_kernel.linux import procfs
+
+        with doing("open", "/proc"):
+            self._proc = procfs.best()
+        for name, value in parameters.items():
+            path = name.replace(".", "/") if "/" not in name else name
+            with doing(f"set sysctl {name} to", str(value)):
+                procfs.write(self._proc, f"sys/{path}", str(value))
 
     def _place_root(self, own_mounts: bool, trees: Mapping[str, int]) -> int:
         """The root file system as a mount of its own; returns its descriptor.
@@ -458,7 +479,8 @@ class _Birth:
         hooks.run(self._config, "startContainer", {**self._state, "status": "created"})
         payload.become(
             process, self._config["linux"], self._program,
-            preserved=self._wish.preserved, keep=channel.fileno(),
+            preserved=self._wish.preserved, keep=channel.fileno(), proc=self._proc,
+            sets_groups=self._may_set_groups,
         )  # fmt: skip
 
 
@@ -468,21 +490,6 @@ def _change_to(process: Mapping[str, Any]) -> None:
     if not os.path.lexists(path):
         with doing("make directory", path):
             os.makedirs(path, exist_ok=True)
-
-
-def _open_parameter(name: str) -> int:
-    """A kernel parameter, in the host's /proc, which shows the namespaces that we are in."""
-    path = f"/proc/sys/{name.replace('.', '/') if '/' not in name else name}"
-    with doing("open kernel parameter", path):
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-
-
-def _write(path: str, text: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
 
 
 def told(error: BaseException) -> dict[str, Any]:

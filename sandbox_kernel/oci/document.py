@@ -94,6 +94,8 @@ def _check_linux(config: Mapping[str, Any], linux: Mapping[str, Any]) -> None:
 def _check_sysctl(name: str, namespaces: set[str]) -> None:
     """Only what is the container's own; others would change the machine."""
     key = name.replace("/", ".")
+    if {"", ".", ".."} & set(name.split("/" if "/" in name else ".")):
+        raise wrong("linux.sysctl", name, "a name with no empty part and no `..`")
     ipc = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
     if key.startswith("net.") and "network" in namespaces:
         return

@@ -149,14 +149,18 @@ def _join(
         entrances = Group(known["groups"]).entrances()
         with doing("enter", "its cgroup"):
             files.enter(entrances)
+        proc = _open_proc(process)
         sys.meta_path.clear()  # an import from here on would run the container's code
         # Else a process inside could open our interpreter by /proc/PID/exe (CVE-2019-5736).
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
+        sets_groups = True
         has_user = any(kind == "user" for kind, _ in opened)
         for kind, descriptor in opened:
             with doing("join", f"its {kind} namespace"):
                 processes.setns(descriptor, processes.FLAG_OF_NAMESPACE[kind])
             os.close(descriptor)
+            if kind == "user":  # and not yet in its mount namespace
+                sets_groups = payload.may_set_groups()
         pid, pidfd = processes.clone_sibling(0)
         if pid:
             messages.send(channel, {}, [pidfd])
@@ -169,8 +173,33 @@ def _join(
         if process.get("terminal"):
             os.close(payload.open_terminal(process, console))
         payload.become(
-            process, linux, program, preserved=wish.preserved, keep=channel.fileno()
+            process, linux, program, preserved=wish.preserved, keep=channel.fileno(),
+            proc=_better(proc), sets_groups=sets_groups,
         )  # fmt: skip
     except BaseException as error:
         messages.send(channel, {"at": "failed", **creating.told(error)})
     os._exit(1)
+
+
+def _open_proc(process: Mapping[str, Any]) -> int | None:
+    """The machine's proc, while it is here, for who has to write there."""
+    if not payload.writes_about_us(process):
+        return None
+    from sandbox_kernel.linux import procfs
+
+    with doing("open", "/proc"):
+        return procfs.of_the_machine()
+
+
+def _better(proc: int | None) -> int | None:
+    """One of the container's pid namespace, which shows nothing of the machine, where it may be."""
+    if proc is None:
+        return None
+    from sandbox_kernel.linux import procfs
+
+    try:
+        better = procfs.own()
+    except OSError:
+        return proc
+    os.close(proc)
+    return better

@@ -50,6 +50,7 @@ LINKS = (
     ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
 )  # fmt: skip
+OF_THE_KERNEL = ("/proc", "/sys", "/dev")
 TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
@@ -170,6 +171,18 @@ class Root:
         self.config = config
         self.here = here
         self._trees = trees
+        self._kernel: dict[str, int] = {}  # what is mounted on its places, by descriptor
+
+    def refuse_links(self) -> None:
+        """An image that leads /proc elsewhere would have masks and labels put there, not on what
+        the kernel shows (CVE-2019-19921, CVE-2023-28642). Raises StepFailed."""
+        for place in OF_THE_KERNEL:
+            try:
+                mode = os.stat(place[1:], dir_fd=self.here, follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(mode):
+                raise StepFailed("check", place, "the root has something there that is no folder")
 
     def make_mounts(self, cgroups: Mapping[str, str]) -> None:
         """All of them, in their order. Raises StepFailed, InvalidOption."""
@@ -200,9 +213,16 @@ class Root:
         if options.copy_up:
             self._copy_up(destination, tree)
         options.apply(tree)
-        self.put(destination, tree, directory=directory)
+        is_kernel = kind in ("proc", "sysfs")
+        self.put(destination, tree, directory=directory, linked=not is_kernel)
         options.propagate(tree)
-        os.close(tree)
+        place = destination.rstrip("/")
+        for covered in [each for each in self._kernel if f"{each}/".startswith(f"{place}/")]:
+            os.close(self._kernel.pop(covered))
+        if is_kernel:
+            self._kernel[place] = tree
+        else:
+            os.close(tree)
 
     def _new(
         self, kind: str, data: tuple[tuple[str, str | None], ...], mount: Mapping[str, Any]
@@ -214,9 +234,16 @@ class Root:
                 raise wrong("mounts.type", kind, "a file system that this kernel has") from error
             raise
 
-    def put(self, destination: str, tree: int, *, directory: bool) -> None:
-        """Attach a mount on a place that is made if it is missing. Raises OSError."""
-        place = self.place(destination, directory=directory)
+    def put(self, destination: str, tree: int, *, directory: bool, linked: bool = True) -> None:
+        """Attach a mount on a place that is made if it is missing. Raises OSError.
+
+        `linked`: links are followed, as the container would. What is the kernel's is put on no link
+        that an image or a neighbour made.
+        """
+        if linked:
+            place = self.place(destination, directory=directory)
+        else:
+            place = paths.find_or_make(self.here, destination, directory=directory)
         try:
             mounts.place(tree, place)
         finally:
@@ -338,7 +365,7 @@ class Root:
         path = str(device["path"])
         with doing("make device", path):
             if tree := self._trees.get(f"device {path}"):
-                self.put(path, tree, directory=False)
+                self.put(path, tree, directory=False, linked=False)
                 return
             folder, _, name = path.rpartition("/")
             parent = os.dup(dev) if folder == "/dev" else self.place(folder or "/", directory=True)
@@ -361,12 +388,15 @@ class Root:
             finally:
                 os.close(parent)
 
-    def bind_console(self, slave: int) -> None:
-        """The terminal as /dev/console. Raises StepFailed."""
-        with doing("mount", "/dev/console"):
-            tree = mounts.clone_tree(slave, recursive=False)
-            self.put("/dev/console", tree, directory=False)
-            os.close(tree)
+    def console(self) -> int:
+        """The place of /dev/console in the root that was entered, and no link. Raises StepFailed.
+
+        It is covered by `bind_console` when all masks are in place (CVE-2025-52565).
+        """
+        with doing("find", "/dev/console"):
+            # The root's descriptor is the old one's: the root is where we are now.
+            self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return paths.find_or_make(self.here, "/dev/console", directory=False)
 
     def enter(self, *, has_mount_namespace: bool) -> None:
         """Become it: the host's tree is gone from here on."""
@@ -383,9 +413,11 @@ class Root:
         linux = self.config["linux"]
         attached = False
         for path in linux.get("maskedPaths") or ():
-            attached = _mask(path, self._trees["null"], attached=attached) or attached
+            for place in self._found(path):
+                attached = _mask(path, place, self._trees["null"], attached=attached) or attached
         for path in linux.get("readonlyPaths") or ():
-            _make_read_only(path)
+            for place in self._found(path):
+                _make_read_only(path, place)
         if word := linux.get("rootfsPropagation"):
             with doing("set propagation of", "/"):
                 flag = PROPAGATION.get(word) or PROPAGATION.get(word.removeprefix("r"))
@@ -401,6 +433,37 @@ class Root:
                 mounts.change(root, wanted=ATTRIBUTES["ro"], recursive=False)
                 os.close(root)
 
+    def _found(self, path: str) -> list[int]:
+        """What is at a path, if anything; and what was there when it was mounted, if that is not
+        the same: a neighbour to whom a folder of the root belongs may have moved it meanwhile
+        (CVE-2019-19921). Raises StepFailed."""
+        found = []
+        with doing("find", path):
+            for top, tree in self._kernel.items():
+                if path.startswith(f"{top}/"):
+                    flags, below = os.O_PATH | os.O_NOFOLLOW, path[len(top) + 1 :]
+                    resolve = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS
+                    try:
+                        found.append(paths.open_below(tree, below, flags, resolve))
+                    except (FileNotFoundError, NotADirectoryError):
+                        continue
+            try:
+                place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                return found
+        if any(os.path.samestat(os.fstat(each), os.fstat(place)) for each in found):
+            os.close(place)
+            return found
+        return [*found, place]
+
+
+def bind_console(slave: int, place: int) -> None:
+    """A terminal on the place of /dev/console. Raises StepFailed."""
+    with doing("mount", "/dev/console"):
+        tree = mounts.clone_tree(slave, recursive=False)
+        mounts.place(tree, place)
+        os.close(tree)
+
 
 def _opened_tree(path: str) -> int:
     place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -410,21 +473,11 @@ def _opened_tree(path: str) -> int:
         os.close(place)
 
 
-def _found(path: str) -> int | None:
-    try:
-        return os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _mask(path: str, null: int, *, attached: bool) -> bool:
+def _mask(path: str, place: int, null: int, *, attached: bool) -> bool:
     """Cover by the host's /dev/null, opened outside (CVE-2025-31133), or an empty folder.
 
-    Returns whether `null` itself was attached: only then can it be copied in this namespace.
+    `place` is closed. Returns whether `null` itself was attached: only then can it be copied here.
     """
-    place = _found(path)
-    if place is None:
-        return False
     with doing("mask", path):
         try:
             if stat.S_ISDIR(os.fstat(place).st_mode):
@@ -445,10 +498,7 @@ def _mask(path: str, null: int, *, attached: bool) -> bool:
     return False
 
 
-def _make_read_only(path: str) -> None:
-    place = _found(path)
-    if place is None:
-        return
+def _make_read_only(path: str, place: int) -> None:
     with doing("make read-only", path):
         try:
             same = mounts.clone_tree(place)

@@ -32,6 +32,8 @@ SCHED_FLAGS = {
     "SCHED_FLAG_KEEP_POLICY": 0x08, "SCHED_FLAG_KEEP_PARAMS": 0x10,
     "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20, "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }  # fmt: skip
+MULTIPLEXER = (5, 2)
+"""Of terminals, Documentation/admin-guide/devices.txt."""
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 _NUMBERS = {
@@ -47,7 +49,11 @@ def open_terminal(process: Mapping[str, Any], console: socket.socket | None) -> 
     /dev/pts is the container's own. Raises StepFailed.
     """
     with doing("open a terminal of", "/dev/ptmx"):
-        master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        number = os.fstat(master).st_rdev
+        if (os.major(number), os.minor(number)) != MULTIPLEXER:  # the image's, if it has its own
+            raise StepFailed("open a terminal of", "/dev/ptmx", "it is not the device of that name")
+        os.set_blocking(master, True)
         fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
         slave = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY)  # TIOCGPTPEER
         size = process.get("consoleSize") or {}
@@ -86,10 +92,13 @@ def become(
     *,
     preserved: int,
     keep: int,
+    proc: int | None,
+    sets_groups: bool,
 ) -> NoReturn:
     """Take on all that the process shall have and execute it. `keep` closes itself then.
 
-    Raises StepFailed, InvalidOption.
+    `proc` is the top of a proc that is not the container's, for who `writes_about_us`;
+    `sets_groups` what `may_set_groups` said outside. Raises StepFailed, InvalidOption.
     """
     environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
     user = process.get("user") or {}
@@ -97,7 +106,7 @@ def become(
     for limit in process.get("rlimits") or ():
         becoming.set_rlimit(limit)
     if process.get("oomScoreAdj") is not None:
-        _write_own("oom_score_adj", str(process["oomScoreAdj"]))
+        _write_about_us(proc, "oom_score_adj", str(process["oomScoreAdj"]))
     _set_scheduler(process.get("scheduler"))
     _set_io_priority(process.get("ioPriority"))
     _set_personality(linux.get("personality"))
@@ -111,12 +120,12 @@ def become(
     with doing("set identity", f"{uid}:{gid}"):
         if masks["permitted"] and uid != 0:
             processes.prctl(processes.PR_SET_KEEPCAPS, 1)
-        processes.set_identity(uid, gid, groups if _may_set_groups() else None)
+        processes.set_identity(uid, gid, groups if sets_groups else None)
     becoming.change_directory(process.get("cwd") or "/")
     if profile := process.get("apparmorProfile"):
-        _write_own("attr/apparmor/exec", f"exec {profile}")
+        _write_about_us(proc, "attr/apparmor/exec", f"exec {profile}")
     if label := process.get("selinuxLabel"):
-        _write_own("attr/exec", label)
+        _write_about_us(proc, "attr/exec", label)
     # Without no_new_privs a filter needs CAP_SYS_ADMIN, which the next step may take.
     quiet = bool(process.get("noNewPrivileges"))
     if program is not None and not quiet:
@@ -146,21 +155,25 @@ def _keep_open(number: int) -> None:
         os.set_inheritable(number, True)
 
 
-def _may_set_groups() -> bool:
-    try:
-        with open("/proc/self/setgroups", "rb") as file:
-            return file.read().strip() == b"allow"
-    except FileNotFoundError:
-        return True  # no /proc inside: then the call itself says so
+def may_set_groups() -> bool:
+    """Whether this user namespace allows setgroups(2), asked before a container is entered."""
+    with open("/proc/self/setgroups", "rb") as file:
+        return file.read().strip() == b"allow"
 
 
-def _write_own(name: str, text: str) -> None:
+def writes_about_us(process: Mapping[str, Any]) -> bool:
+    """Whether `become` has to write files of /proc."""
+    given = (process.get(name) for name in ("apparmorProfile", "selinuxLabel"))
+    return process.get("oomScoreAdj") is not None or any(given)
+
+
+def _write_about_us(proc: int | None, name: str, text: str) -> None:
+    from sandbox_kernel.linux import procfs  # whoever opened `proc` has it imported
+
     with doing(f"write `{text}` to", f"/proc/self/{name}"):
-        file = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(file, text.encode())
-        finally:
-            os.close(file)
+        if proc is None:
+            raise StepFailed("write", f"/proc/self/{name}", "no proc was opened")
+        procfs.write_about_us(proc, name, text)
 
 
 def _number(name: str) -> int:

@@ -58,13 +58,20 @@ def _one(rest: Sequence[str], usage: str) -> str:
 def _wish(root: str, options: words.Found, name: str) -> Wish:
     from sandbox_kernel.oci.creating import Wish
 
+    preserved = words.number(options, "preserve-fds") or 0
+    for descriptor in range(3, 3 + preserved):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else one of ours would have its number by then (CVE-2024-21626)
+            allowed = "descriptors that are open, from 3 on"
+            raise InvalidOption("--preserve-fds", preserved, allowed) from None
     return Wish(
         root=root,
         name=name,
         bundle=words.last(options, "bundle") or ".",
         console_socket=words.last(options, "console-socket"),
         pid_file=words.last(options, "pid-file"),
-        preserved=words.number(options, "preserve-fds") or 0,
+        preserved=preserved,
     )
 
 
