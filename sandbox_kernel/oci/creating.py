@@ -129,6 +129,7 @@ class _Making:
         theirs.close()
         if listening is not None:
             listening.close()
+        payload.set_oom_score(self.pid, config.get("process") or {})
         if "user" in made:
             births.write_maps(self.pid, config)
             _go(channel, "mapped")

@@ -149,6 +149,7 @@ def _join(
         entrances = Group(known["groups"]).entrances()
         with doing("enter", "its cgroup"):
             files.enter(entrances)
+        payload.set_oom_score(os.getpid(), process)  # who is born of us has the same
         proc = _open_proc(process)
         sys.meta_path.clear()  # an import from here on would run the container's code
         # Else a process inside could open our interpreter by /proc/PID/exe (CVE-2019-5736).

@@ -16,6 +16,7 @@ from sandbox_kernel.linux import capabilities, processes, seccomp_install
 from sandbox_kernel.linux import libc as c
 from sandbox_kernel.oci.faults import StepFailed, doing, wrong
 from sandbox_kernel.runtime import becoming
+from sandbox_kernel.runtime.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,6 +86,15 @@ def check(process: Mapping[str, Any]) -> None:
     raise StepFailed("execute", name, why, 13 if there else 2)
 
 
+def set_oom_score(pid: int, process: Mapping[str, Any]) -> None:
+    """By who is outside still: in a user namespace nobody may change his own. Raises StepFailed."""
+    if process.get("oomScoreAdj") is None:
+        return
+    path, text = f"/proc/{pid}/oom_score_adj", str(process["oomScoreAdj"])
+    with doing(f"write `{text}` to", path):
+        files.write(path, text)
+
+
 def become(
     process: Mapping[str, Any],
     linux: Mapping[str, Any],
@@ -105,8 +115,6 @@ def become(
     uid, gid, groups, home = becoming.identity(user, needs_home="HOME" not in environment)
     for limit in process.get("rlimits") or ():
         becoming.set_rlimit(limit)
-    if process.get("oomScoreAdj") is not None:
-        _write_about_us(proc, "oom_score_adj", str(process["oomScoreAdj"]))
     _set_scheduler(process.get("scheduler"))
     _set_io_priority(process.get("ioPriority"))
     _set_personality(linux.get("personality"))
@@ -163,8 +171,7 @@ def may_set_groups() -> bool:
 
 def writes_about_us(process: Mapping[str, Any]) -> bool:
     """Whether `become` has to write files of /proc."""
-    given = (process.get(name) for name in ("apparmorProfile", "selinuxLabel"))
-    return process.get("oomScoreAdj") is not None or any(given)
+    return bool(process.get("apparmorProfile") or process.get("selinuxLabel"))
 
 
 def _write_about_us(proc: int | None, name: str, text: str) -> None:

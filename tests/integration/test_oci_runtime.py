@@ -122,6 +122,20 @@ def test_a_user_namespace_has_its_maps(bundle: Bundle) -> None:
     (bundle.rootfs / "tmp/x").unlink()
 
 
+def test_a_score_and_parameters_are_set_in_a_user_namespace(bundle: Bundle) -> None:
+    config = bundle.config("sh", "-c", "cat /proc/self/oom_score_adj; exec sleep 1000")
+    config["linux"]["namespaces"].append({"type": "user"})
+    for field in ("uidMappings", "gidMappings"):
+        config["linux"][field] = [{"containerID": 0, "hostID": 1 << 30, "size": 1000}]
+    config["process"]["oomScoreAdj"] = 321
+    config["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    with bundle.created(config) as name:
+        bundle.ok("start", name)
+        files = ("/proc/1/oom_score_adj", "/proc/self/oom_score_adj")
+        words = ("cat", *files, "/proc/sys/net/ipv4/ip_forward")
+        assert bundle.ok("exec", name, *words) == "321\n321\n1\n"
+
+
 def test_mounts_and_their_options(bundle: Bundle, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "file").write_text("text")
