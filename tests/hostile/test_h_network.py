@@ -451,6 +451,29 @@ def test_97_only_declared_ports_lead_in_and_on_loopback_only(who: Who) -> None:
     assert taken.stderr.count("\n") == 1
 
 
+def test_97_a_privileged_port_is_for_root_and_on_loopback_only(who: Who) -> None:
+    """The holder of a user's networks binds what he may, and no container gets more by it."""
+    options = ["--publish", "443:8080", "--name", "h-low", "--wait-port", "8080"]
+    words = ["run", "--detach", "--network", "h-low", *options, "host", "python3", "-c", LISTENER]
+    try:
+        began = subprocess.run(who.command(*words), capture_output=True, text=True, check=False)
+        here = who.world.run([sys.executable, "-c", CONNECT, "127.0.0.1", "443"])
+        outside = who.world.from_internet([sys.executable, "-c", CONNECT, world.HOST, "443"])
+    finally:
+        subprocess.run(who.command("rm", "--force", "h-low"), capture_output=True, check=False)
+        who.run("pool", "stop")
+
+    assert "ConnectionRefusedError" in outside.stderr
+    if who.user is None:
+        assert began.returncode == 0, began.stderr
+        assert here.returncode == 0, here.stderr
+    else:
+        assert began.returncode == 125
+        assert "a port from 1024 on: lower ones are for root" in began.stderr
+        assert began.stderr.count("\n") == 1
+        assert "ConnectionRefusedError" in here.stderr
+
+
 # -- builds ---------------------------------------------------------------------------------------
 
 KNOCK = r"""
