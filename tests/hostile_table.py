@@ -35,6 +35,7 @@ import lanes  # noqa: E402
 import machine  # noqa: E402
 import ordinary_user  # noqa: E402
 import outcomes  # noqa: E402
+import races  # noqa: E402
 from outcomes import Outcome  # noqa: E402
 
 from sandbox_kernel.runtime.cgroups import delegation, mounted  # noqa: E402
@@ -93,9 +94,10 @@ def user_v1(report: Path, tests: list[str]) -> None:
         own = [test for test in tests if not test.startswith(WITH_THE_ORDINARY_USER)]
         words = ["python", "-m", "pytest", *own, *QUIET, "--with-groups", "--corpus"]
         words.append(f"--outcomes={made}")
+        env = {races.VARIABLE: f"{races.seconds():g}"}
         try:
             if own:
-                user.run(words, cwd=user.place, timeout=SECONDS, capture_output=False)
+                user.run(words, env=env, cwd=user.place, timeout=SECONDS, capture_output=False)
         finally:
             if made.exists():
                 with report.open("ab") as file:
@@ -109,7 +111,8 @@ def user_v1(report: Path, tests: list[str]) -> None:
 
 def root_v2(report: Path, tests: list[str]) -> None:
     """In the machine with cgroup v2."""
-    words = [sys.executable, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=900"]
+    words = ["/usr/bin/env", f"{races.VARIABLE}={races.seconds():g}"]
+    words += [sys.executable, "-B", "-m", "pytest", *tests, *QUIET, "--timeout=900"]
     _in_machine(shlex.join([*words, "--outcomes=/run/machine/report"]), report)
 
 
@@ -132,6 +135,7 @@ def user_v2(report: Path, tests: list[str]) -> None:
         environment = ["/usr/bin/env", f"HOME={home}", "LANG=C.UTF-8"]
         environment += [f"PATH={user.place}/environment/bin:/usr/bin:/bin"]
         environment += ["SANDBOX_KERNEL_TEST_MACHINE=cgroup2"]
+        environment += [f"{races.VARIABLE}={races.seconds():g}"]
         run = shlex.join(user.command([*environment, *words]))
         _in_machine("\n".join([*lines, f"cd {place}", run]), report)
 
