@@ -16,7 +16,7 @@ from sandbox_kernel.image.store import Store
 
 if TYPE_CHECKING:
     from sandbox_kernel.image.documents import Descriptor, History
-    from sandbox_kernel.image.store import Collected, Listed, Problem, Stored
+    from sandbox_kernel.image.store import Collected, Listed, Stored
 
 _QUIET = Flag("quiet", ("--quiet", "-q"), "", "Print the digests only.")
 _FORCE = Flag("force", ("--force", "-f"), "", "By digest: with all its names.")
@@ -181,6 +181,8 @@ def remove(found: Parsed) -> int:
         except errors.SandboxError as error:
             sys.stderr.write(f"sandbox-kernel: rmi: {output.clean(str(error))}\n")
             status = FAILED
+    if any(row["stuck"] for row in rows):
+        status = FAILED
     if found.own.get("format") == "json":
         output.data(rows)
         return status
@@ -205,6 +207,7 @@ def _remove(store: Store, text: str, *, force: bool) -> dict[str, Any]:
     return {
         "untagged": [familiar(name) for name in done.names],
         "deleted": done.digest if done.last else None,
+        "stuck": done.collected.stuck,
     }
 
 
@@ -227,14 +230,15 @@ def prune(found: Parsed) -> int:
         steps.prune(store, caches=whole)
         packages = collecting.prune(older_than=0 if whole else collecting.KEPT_SECONDS)
     _tell(done.collected)
+    status = FAILED if done.collected.stuck else 0
     if found.own.get("format") == "json":
         packed = {"package_bytes": packages}
         output.data({"images": done.images, **output_of(done.collected), **packed})
-        return 0
+        return status
     for digest in done.images:
         print(f"deleted: {digest}")
     print(f"{grammar.shown_size(done.collected.bytes + packages)} are free again")
-    return 0
+    return status
 
 
 def output_of(collected: Collected) -> dict[str, Any]:
@@ -244,6 +248,7 @@ def output_of(collected: Collected) -> dict[str, Any]:
         "layers": collected.layers,
         "bytes": collected.bytes,
         "in_use": collected.in_use,
+        "stuck": collected.stuck,
     }
 
 
@@ -257,6 +262,11 @@ def _tell(collected: Collected) -> None:
         sys.stderr.write(
             f"sandbox-kernel: {collected.in_use} layers are in use by containers: "
             "`sandbox-kernel prune` removes them later\n"
+        )
+    for what in collected.stuck:
+        sys.stderr.write(
+            f"sandbox-kernel: {output.clean(what)}: it stays, no image needs it, and the rest is "
+            "removed: mend that, then `sandbox-kernel prune`\n"
         )
 
 
@@ -278,11 +288,7 @@ def image(found: Parsed) -> int:
             print(output.clean(str(problem)))
         if not problems:
             print("all that is stored is whole")
-    return _status(problems, mended=verb == "repair")
-
-
-def _status(problems: list[Problem], *, mended: bool) -> int:
-    return 1 if problems and not mended else 0
+    return int(not all(problem.mended for problem in problems))
 
 
 def _facts(text: str) -> dict[str, Any]:

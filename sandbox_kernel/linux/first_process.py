@@ -16,6 +16,8 @@ import functools
 import os
 import struct
 
+from sandbox_kernel.linux import writing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
@@ -209,7 +211,7 @@ def new_program() -> int:
         memory = os.memfd_create("sandbox-init", flags | MFD_EXEC)
     except OSError:  # before Linux 6.3, where each memory file can be executed
         memory = os.memfd_create("sandbox-init", flags)
-    os.write(memory, image(os.uname().machine))
+    writing.whole(memory, image(os.uname().machine))
     seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
     # What is open for writing can't be executed (ETXTBSY).

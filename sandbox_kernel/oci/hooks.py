@@ -6,7 +6,7 @@ import _signal as signal  # `signal` is the same with enumerations around it, sl
 import os
 
 from sandbox_kernel import plain_json
-from sandbox_kernel.linux import processes, waiting
+from sandbox_kernel.linux import processes, waiting, writing
 from sandbox_kernel.oci.faults import StepFailed, doing
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ def _run(kind: str, hook: Mapping[str, Any], state: bytes) -> None:
     path = hook["path"]
     with doing(f"run hook {kind}", path):
         memory = os.memfd_create("state", os.MFD_CLOEXEC)
-        os.write(memory, state)
+        writing.whole(memory, state)
         os.lseek(memory, 0, os.SEEK_SET)
         output, end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(end, False)

@@ -23,7 +23,7 @@ import socket
 import stat
 
 from sandbox_kernel.errors import HostLacks, StepFailed
-from sandbox_kernel.linux import messages, mounts, paths, processes
+from sandbox_kernel.linux import messages, mounts, paths, processes, writing
 from sandbox_kernel.runtime import cells, identities, rootfs
 from sandbox_kernel.runtime.steps import step
 
@@ -97,7 +97,7 @@ class Sources:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
             made = os.open(name, flags, 0o644, dir_fd=self._folder)
             try:
-                os.write(made, text.encode())
+                writing.whole(made, text.encode())
             finally:
                 os.close(made)
             place = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._folder)

@@ -1112,8 +1112,14 @@ def main() -> None:
         processes.argument_area()  # asked here, where /proc is the host's, for every fork to know
         driver = _scope_driver(channel) if "scope" in words else choose()
         launcher = Launcher(channel, name, driver, stays="stays" in words, holds="holder" in words)
-    except (SandboxError, OSError) as error:
+    except SandboxError as error:
         messages.send(channel, wiring.as_message(error))
+        sys.exit(1)
+    except OSError as error:
+        why = error.strerror or str(error)
+        place = error.filename or state.runtime_folder()
+        failed = StepFailed("start a launcher in", str(place), why, error.errno or 0)
+        messages.send(channel, wiring.as_message(failed))
         sys.exit(1)
     # Forks share what lives for ever and never look through it for garbage: fewer pages to copy.
     gc.collect()

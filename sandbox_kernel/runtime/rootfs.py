@@ -15,7 +15,7 @@ import os
 import stat
 
 from sandbox_kernel.errors import SandboxError, StepFailed
-from sandbox_kernel.linux import first_process, mounts, paths
+from sandbox_kernel.linux import first_process, mounts, paths, writing
 from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
@@ -205,7 +205,7 @@ def make_entry(root: int, entry: Mapping[str, Any]) -> None:
                     dir_fd=directory,
                 )
                 try:
-                    os.write(file, entry["text"].encode())
+                    writing.whole(file, entry["text"].encode())
                 finally:
                     os.close(file)
         finally:

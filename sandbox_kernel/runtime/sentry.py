@@ -13,7 +13,7 @@ import os
 import signal
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import first_process, mounts, processes
+from sandbox_kernel.linux import first_process, mounts, processes, writing
 from sandbox_kernel.runtime import becoming, ferry, payload, rootfs
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.keeper import (
@@ -60,7 +60,7 @@ class Sentry(Keeper):
         path = f"{STAGE}/init"
         with step("make", FIRST):
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o555)
-            os.write(file, data)
+            writing.whole(file, data)
             os.close(file)
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
             tree = mounts.clone_tree(place, recursive=False)

@@ -87,7 +87,12 @@ class LauncherFolder:
         guard = _guard(runtime)
         try:
             os.mkdir(self.path, 0o700)
-            self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                self._lock = os.open(f"{self.path}/lock", flags, 0o600)
+            except OSError:
+                os.rmdir(self.path)
+                raise
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.close(guard)

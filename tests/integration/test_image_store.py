@@ -520,7 +520,7 @@ def test_the_verbs_speak_json(store: Store) -> None:
     assert refused.returncode == 125
     assert "--force" in refused.stderr
     (done,) = json.loads(output_of("rmi", "localhost:5000/app", "--format", "json"))
-    assert done == {"untagged": ["localhost:5000/app:latest"], "deleted": None}
+    assert done == {"untagged": ["localhost:5000/app:latest"], "deleted": None, "stuck": []}
     (done,) = json.loads(output_of("rmi", "app:1", "--format", "json"))
     assert done["deleted"] == made.digest
     assert json.loads(output_of("images", "--format", "json")) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 200
@@ -14,23 +14,28 @@ _DEEPEST = 200
 def remove(folder: int, name: bytes | str) -> None:
     """Remove the directory `name` in a held one, and all in it, however deep.
 
-    Raises OSError: EXDEV where something is mounted in it.
+    What can't be removed stays with the folders above it, and the rest goes. Raises OSError: that
+    of the first thing that stays; EXDEV, at once, where something is mounted in it.
     """
+    stuck: list[OSError] = []
     top = os.open(name, _DIRECTORY, dir_fd=folder)
     try:
         device = os.fstat(top).st_dev
         if device != os.fstat(folder).st_dev:
             raise _mounted(name)
-        while _empty(top, device):
+        while _empty(top, device, stuck):
             pass  # what was moved up may not have been seen
     finally:
         os.close(top)
+    if stuck:
+        raise stuck[0]
     os.rmdir(name, dir_fd=folder)
 
 
-def _empty(top: int, device: int) -> bool:
-    """One walk over the tree, depth first. Returns whether there was anything."""
-    found = False
+def _empty(top: int, device: int, stuck: list[OSError]) -> bool:
+    """One walk over the tree, depth first. Returns whether there is less of it than before."""
+    fewer = False
+    stuck.clear()  # each walk meets what stays
     held: list[tuple[int, Iterator[os.DirEntry[str]], str]] = []
     here = top
     entries: Iterator[os.DirEntry[str]] = os.scandir(top)
@@ -39,17 +44,16 @@ def _empty(top: int, device: int) -> bool:
             entry = next(entries, None)
             if entry is None:
                 if not held:
-                    return found
+                    return fewer
                 os.close(here)
                 here, entries, name = held.pop()
-                _remove_emptied(here, name)
+                fewer |= _done(stuck, os.rmdir, name, dir_fd=here)
                 continue
-            found = True
             if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.name, dir_fd=here)
+                fewer |= _done(stuck, os.unlink, entry.name, dir_fd=here)
             elif len(held) >= _DEEPEST:
                 away = f".{os.urandom(8).hex()}"
-                os.rename(entry.name, away, src_dir_fd=here, dst_dir_fd=top)
+                fewer |= _done(stuck, os.rename, entry.name, away, src_dir_fd=here, dst_dir_fd=top)
             else:
                 below = os.open(entry.name, _DIRECTORY, dir_fd=here)
                 held.append((here, entries, entry.name))
@@ -61,12 +65,16 @@ def _empty(top: int, device: int) -> bool:
             os.close(folder)
 
 
-def _remove_emptied(folder: int, name: str) -> None:
+def _done(stuck: list[OSError], remove: Callable[..., None], *names: str, **folders: int) -> bool:
+    """Whether it went; else it is one more of those that stay."""
     try:
-        os.rmdir(name, dir_fd=folder)
+        remove(*names, **folders)
     except OSError as error:
+        # Not empty: something in it stays, or was not listed while it changed.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise  # else: some was not listed while it changed; the next walk finds it
+            stuck.append(error)
+        return False
+    return True
 
 
 def _mounted(name: bytes | str) -> OSError:

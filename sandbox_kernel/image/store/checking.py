@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sandbox_kernel.errors import ImageError
+from sandbox_kernel.errors import HostLacks, ImageError
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
 from sandbox_kernel.image.digest import Digest
@@ -32,7 +32,7 @@ class Problem(Struct, frozen=True):
     why: str
     images: tuple[str, ...] = ()
     mended: str = ""
-    """What `repair` did about it."""
+    """What `repair` did about it; empty: nothing."""
 
     def __str__(self) -> str:
         whose = f" (of {', '.join(self.images)})" if self.images else ""
@@ -56,7 +56,11 @@ def repair(places: Places) -> list[Problem]:
     with locks.hold(places.lock("content")):
         mended = _mend_list(places)
         for problem in _find(places):
-            mended.append(_mend(places, problem))
+            try:
+                mended.append(_mend(places, problem))
+            except (HostLacks, OSError) as error:
+                why = str(error) if isinstance(error, HostLacks) else error.strerror
+                mended.append(replace(problem, why=f"{problem.why}; it can't be removed: {why}"))
         return mended
 
 

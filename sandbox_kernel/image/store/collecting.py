@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct
 
-from sandbox_kernel.errors import ImageError
+from sandbox_kernel.errors import HostLacks, ImageError
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
 from sandbox_kernel.image.digest import Digest
@@ -24,13 +25,15 @@ KEPT_IN_PARTIAL = ("index.previous",)
 
 class Collected(Struct, frozen=True):
     """What a collection did. `bytes`: what the removed blobs took; `in_use`: layers that
-    containers still stand on; `busy`: somebody was adding images, so nothing was collected."""
+    containers still stand on; `busy`: somebody was adding images, so nothing was collected;
+    `stuck`: what could not be removed, and why. It stays garbage, which the next one tries."""
 
     blobs: int = 0
     layers: int = 0
     bytes: int = 0
     in_use: int = 0
     busy: bool = False
+    stuck: tuple[str, ...] = ()
 
 
 def collect(places: Places, *, wait: bool = False) -> Collected:
@@ -45,16 +48,33 @@ def collect(places: Places, *, wait: bool = False) -> Collected:
         return Collected(busy=True)
     with lock:
         wanted, diff_ids = _wanted(places)
-        removed = [_size_of(path) for path in _unwanted_blobs(places, wanted)]
+        stuck: list[str] = []
+        removed = []
+        for path in _unwanted_blobs(places, wanted):
+            with _noting(path, stuck):
+                removed.append(_size_of(path))
         gone = in_use = 0
+        # Before it has what is removed now: that is told once.
+        _sweep(places, stuck)
         for name in os.listdir(f"{places.root}/layers"):
             if name not in diff_ids:
-                if layers.remove(places, f"{places.root}/layers/{name}"):
-                    gone += 1
-                else:
-                    in_use += 1
-        _sweep(places)
-        return Collected(len(removed), gone, sum(removed), in_use)
+                with _noting(name, stuck):
+                    if layers.remove(places, f"{places.root}/layers/{name}"):
+                        gone += 1
+                    else:
+                        in_use += 1
+        return Collected(len(removed), gone, sum(removed), in_use, stuck=tuple(stuck))
+
+
+@contextmanager
+def _noting(path: str, stuck: list[str]) -> Iterator[None]:
+    """What can't be removed is no reason to keep the rest."""
+    try:
+        yield
+    except HostLacks as error:
+        stuck.append(str(error))
+    except OSError as error:
+        stuck.append(f"remove `{path}`: {error.strerror}")
 
 
 def _wanted(places: Places) -> tuple[set[Digest], set[str]]:
@@ -89,16 +109,17 @@ def _size_of(path: str) -> int:
     return size
 
 
-def _sweep(places: Places) -> None:
+def _sweep(places: Places, stuck: list[str]) -> None:
     """What killed processes left, and locks that nobody holds."""
     with locks.hold(places.lock("names")):  # who changes the list writes it in `partial` first
         left = [name for name in os.listdir(places.partial("")) if name not in KEPT_IN_PARTIAL]
         for name in left:
             path = places.partial(name)
-            if stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode):
-                layers.discard(path)
-            else:
-                os.unlink(path)
+            with _noting(path, stuck):
+                if stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode):
+                    layers.discard(path)
+                else:
+                    os.unlink(path)
     for name in os.listdir(places.lock("")):
         if name in ("content", "names"):
             continue

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import cache
 
-from sandbox_kernel.errors import ImageError, SandboxError
+from sandbox_kernel.errors import HostLacks, ImageError, SandboxError
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image.digest import Digest
 from sandbox_kernel.image.store import locks
@@ -73,7 +73,7 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], str | None]) -> s
             return found
         for name in os.listdir(places.partial("")):
             if name.startswith(f"layer-{hexadecimal}-"):  # of one who was killed: we have his lock
-                discard(places.partial(name))
+                leave(places.partial(name))
         made = places.partial(f"layer-{hexadecimal}-{os.urandom(4).hex()}")
         try:
             os.mkdir(made, 0o700)
@@ -82,7 +82,7 @@ def add(places: Places, diff_id: Digest, make: Callable[[str], str | None]) -> s
             _publish(places, diff_id, made, make(f"{made}/tree"))
         except BaseException as error:
             if os.path.lexists(made):
-                discard(made)
+                leave(made)
             if isinstance(error, OSError) and not isinstance(error, SandboxError):
                 raise ImageError(
                     f"unpack layer `{diff_id}`: {error.strerror}: free space or mend the store at "
@@ -98,7 +98,7 @@ def _publish(places: Places, diff_id: Digest, made: str, notice: str | None) -> 
     with open(f"{made}/facts", "wb") as file:
         file.write(_facts(notice, flushed=False))
     if os.path.lexists(folder):  # of an earlier boot, never flushed
-        set_aside(places, folder)
+        leave(_put_aside(places, folder))
     os.rename(made, folder)
 
 
@@ -174,14 +174,17 @@ def hold(places: Places, diff_id: Digest) -> int | None:
 
 
 def remove(places: Places, folder: str) -> bool:
-    """Remove a layer's folder, unless somebody uses it. Whether it is gone."""
+    """Remove a layer's folder, unless somebody uses it. Whether it is gone.
+
+    Raises HostLacks when not all of it can be removed: what stays is no layer any more.
+    """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        set_aside(places, folder)
+        discard(_put_aside(places, folder))
     except BlockingIOError:
         return False
     finally:
@@ -189,15 +192,21 @@ def remove(places: Places, folder: str) -> bool:
     return True
 
 
-def set_aside(places: Places, folder: str) -> None:
-    """Take a layer's folder out of sight at once, then remove it."""
+def _put_aside(places: Places, folder: str) -> str:
+    """Take a layer's folder out of sight at once; where it is to be removed."""
     away = places.partial(f"removed-{os.path.basename(folder)}-{os.urandom(4).hex()}")
     os.rename(folder, away)
-    discard(away)
+    return away
 
 
 def discard(folder: str) -> None:
-    """Remove a folder with all that is in it, whoever owns it."""
+    """Remove a folder with all that is in it, whoever owns it. Raises HostLacks."""
     from sandbox_kernel.image.layers import remove_tree
 
     remove_tree(folder)
+
+
+def leave(folder: str) -> None:
+    """The same, as far as it goes: each collection tries again what stays, and tells of it."""
+    with suppress(HostLacks):
+        discard(folder)
