@@ -30,7 +30,8 @@ PROGRAMS = (
 class Node(NamedTuple):
     """One name of a tree. `content`: a digest, or where a link points.
 
-    `attributes`: the extended ones. `names`: of a file that has several, all of them.
+    `attributes`: the extended ones. `time`: in seconds. `names`: of a file with several, all of
+    them.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Node(NamedTuple):
     gid: int
     content: str
     attributes: tuple[tuple[str, str], ...] = ()
+    time: int = 0
     names: tuple[str, ...] = ()
 
 
@@ -76,12 +78,19 @@ def built(
     return build(store, request(context, text, **more), events.append), events
 
 
+def document(store: Store, image: Stored) -> dict[str, Any]:
+    """The whole configuration of an image of ours, as its blob has it."""
+    found: dict[str, Any] = json.loads(_blob(store, image.manifest.config.digest).read_bytes())
+    return found
+
+
 def files(store: Store, image: Stored) -> dict[str, Node]:
     """The files of an image of ours, as its blobs have them."""
-    root = Path(store.root)
-    return _flat(
-        [root / "blobs" / layer.digest.replace(":", "/") for layer in image.manifest.layers]
-    )
+    return _flat([_blob(store, layer.digest) for layer in image.manifest.layers])
+
+
+def _blob(store: Store, digest: str) -> Path:
+    return Path(store.root, "blobs", digest.replace(":", "/"))
 
 
 class Buildah:
@@ -182,4 +191,5 @@ def _add(
     attributes = (
         (name.removeprefix(XATTR), value) for name, value in headers if name.startswith(XATTR)
     )
-    tree[path] = Node(kind, mode, member.uid, member.gid, content, tuple(sorted(attributes)))
+    kept, time = tuple(sorted(attributes)), int(member.mtime)
+    tree[path] = Node(kind, mode, member.uid, member.gid, content, kept, time)

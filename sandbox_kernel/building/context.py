@@ -55,7 +55,7 @@ class Context:
             content = found.target
             if found.kind == "file":
                 content = _digest(found.descriptor)
-            seen.append([found.path, mode, content, *_first_name(found)])
+            seen.append([found.path, mode, content, *_more(found)])
 
         for pattern in patterns:
             gatherer = self._gathering(note, excluded)
@@ -82,7 +82,7 @@ class Context:
             content = found.target
             if found.kind == "file":
                 content = _copy(found.descriptor, sink)
-            seen = [found.path, found.stat.st_mode, content, *_first_name(found)]
+            seen = [found.path, found.stat.st_mode, content, *_more(found)]
             _compare(told, seen, found.shown)
 
         for pattern in patterns:
@@ -94,20 +94,31 @@ class Context:
                 transfer.write_record(sink, source)
                 gatherer.give(path)
 
-    def open_file(self, path: str) -> int | None:
-        """A descriptor of a source that is one file, for reading; None when it is a folder."""
+    def open_files(self, pattern: str, excluded: Ignored | None) -> Iterator[tuple[str, int]]:
+        """Path and descriptor of each source that is one file; the descriptor is the caller's.
+
+        Raises StepFailed. What else is wrong with a pattern is said where it is copied.
+        """
+        if ".." in pattern.split("/"):
+            return
         gatherer = self._gathering(lambda _: None, None)
-        if not gatherer.sources(Glob(path, Place("ADD", 1, 1))) or gatherer.is_folder(path):
-            return None
-        return gathering.open_within(self._root, path)
+        for path in gatherer.sources(Glob(pattern, Place("ADD", 1, 1))):
+            name = path.rpartition("/")[2]
+            if excluded and excluded.is_left_out(name)[0]:
+                continue
+            if not gatherer.is_folder(path):
+                yield path, gathering.open_within(self._root, path)
 
     def _gathering(self, give: Any, excluded: Ignored | None) -> Gathering:
         return Gathering(self._root, give, ignored=self._ignored, excluded=excluded)
 
 
-def _first_name(found: Found) -> list[str]:
-    """Sets a further name of a file apart from a file."""
-    return ["hard"] if found.kind == "hard" else []
+def _more(found: Found) -> list[Any]:
+    """What few files have: other names that came before this one, and extended attributes."""
+    if found.kind == "hard":
+        return ["hard"]
+    kept = gathering.attributes(found)
+    return [kept] if kept else []
 
 
 def _compare(told: Iterator[Any], seen: list[Any], shown: str) -> None:

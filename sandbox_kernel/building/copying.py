@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from sandbox_kernel.containerfile.lines import HereDocument
 from sandbox_kernel.containerfile.source import Piece, Source
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.runtime import transfer
+
+_SPECIAL = re.compile(r"[*?\[\\]")  # in a pattern
 
 
 class Part(Struct, frozen=True):
@@ -197,8 +200,12 @@ def _files(
             source.fail("a source is a path")
         if made.add and addresses.is_address(text):
             parts += _fetched(work, stack, made, source, text, expand)
-        elif made.add and origin is None and (found := _archive(work, stack, made, text)):
-            parts.append(found)
+        elif made.add and origin is None:
+            if made.checksum is not None:
+                made.checksum.fail("`--checksum` is for sources that are addresses")
+            archived, others = _archives(work, stack, made, text, excluded)
+            parts += archived
+            patterns += others
         else:
             if made.checksum is not None:
                 made.checksum.fail("`--checksum` is for sources that are addresses")
@@ -243,15 +250,23 @@ def _of_stage(
     return Part(["stage", origin.chain, list(patterns)], write)
 
 
-def _archive(work: Work, stack: ExitStack, made: Copy, text: str) -> Part | None:
-    """A source of ADD that is an archive: what is in it, instead of itself."""
-    if made.unpack is False or any(char in text for char in "*?["):
-        return None
-    file = work.context().open_file(text)
-    if file is None:
-        return None
-    stack.callback(os.close, file)
-    return _unpacked(work, file, text, asked=made.unpack is True)
+def _archives(
+    work: Work, stack: ExitStack, made: Copy, text: str, excluded: Ignored | None
+) -> tuple[list[Part], list[str]]:
+    """Of a source of ADD those that are archives: what is in them, and patterns for the others."""
+    if made.unpack is False:
+        return [], [text]
+    parts, others = [], []
+    for path, file in work.context().open_files(text, excluded):
+        with ExitStack() as own:
+            own.callback(os.close, file)
+            part = _unpacked(work, file, path, asked=made.unpack is True)
+            if part is None:
+                others.append(_SPECIAL.sub(r"\\\g<0>", path))
+            else:
+                parts.append(part)
+                stack.push(own.pop_all())
+    return parts, (others if parts else [text])
 
 
 def _unpacked(work: Work, file: int, shown: str, *, asked: bool) -> Part | None:

@@ -181,7 +181,8 @@ class Stage:
         from sandbox_kernel.building import workshop
 
         with workshop.bench(self.work, self.state.layers) as bench:
-            bench.make_folder({"destination": path, "owner": None})
+            # As docker's BuildKit has it: what is missing of it belongs to the user of then.
+            bench.make_folder({"destination": path, "owner": user})
             layer = bench.layer(self.work.store, self.work.request.epoch)
         result = self.work.keep(key, Result(timestamp(self.work.request.epoch), layer))
         return self._keep(made, (result, False))

@@ -324,7 +324,7 @@ def open_within(root: int, path: str) -> int:
 
 
 def record(found: Found, *, own: bool) -> dict[str, Any]:
-    """What `placing` needs to know of it. `own`: with its owner and attributes."""
+    """What `placing` needs to know of it. `own`: with its owner."""
     made: dict[str, Any] = {
         "kind": found.kind,
         "path": found.path,
@@ -335,8 +335,8 @@ def record(found: Found, *, own: bool) -> dict[str, Any]:
         made["target"] = found.target
     if own:
         made["uid"], made["gid"] = found.stat.st_uid, found.stat.st_gid
-        if found.kind in ("file", "folder"):
-            made["attributes"] = _attributes(found.descriptor)
+    if kept := attributes(found):
+        made["attributes"] = kept
     return made
 
 
@@ -346,6 +346,11 @@ def is_kept(attribute: str) -> bool:
     return own or attribute == "security.capability"
 
 
-def _attributes(file: int) -> dict[str, str]:
-    names: Sequence[str] = os.listxattr(file)
-    return {name: os.getxattr(file, name).hex() for name in names if is_kept(name)}
+def attributes(found: Found) -> dict[str, str]:
+    """The extended attributes of a file or folder that are kept, in hexadecimal."""
+    if found.kind not in ("file", "folder"):
+        return {}
+    names: Sequence[str] = os.listxattr(found.descriptor)
+    return {
+        name: os.getxattr(found.descriptor, name).hex() for name in sorted(names) if is_kept(name)
+    }

@@ -1,6 +1,8 @@
 """Small Containerfiles over the whole syntax, built by buildah and by us: equal trees and words.
 
-What may differ is listed in `DIFFERENCES`, each with its reason.
+Everything in an image is compared: each file with its mode, owner, content, extended attributes,
+time and other names, and each word of the configuration and of the history. What differs is listed
+in `DIFFERENCES` with its reason, and is there in each case for which it is listed.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import built_images
 import pytest
@@ -26,9 +30,71 @@ from sandbox_kernel.image.store import Store
 
 BASE = "localhost/base:1"
 
-DIFFERENCES = {
-    "io.buildah.version": "a label of buildah about itself",
-}
+LONG_AGO = 1_000_000_000
+"""The time of everything in the context: what is later is a time of the build."""
+
+
+class Difference(NamedTuple):
+    """What differs in a case; `case` may be a pattern."""
+
+    case: str
+    fact: str
+    ours: Any
+    theirs: Any
+    why: str
+
+
+_LABEL = "a label of buildah about itself"
+_DOCKERS = (
+    "of docker's first format: what the image was made of, which says nothing about what it is"
+)
+_TIME = "when it was built, which layers say of what they made, and so do their digests"
+_WORKDIR = (
+    "docker makes a folder of WORKDIR at once; buildah with `--layers` in the next RUN, or never"
+)
+_NOTHING = "a RUN that changes no file makes no layer, as BuildKit leaves empty layers out"
+DIFFERENCES = (
+    Difference("*", "config Labels io.buildah.version", None, ANY, _LABEL),
+    Difference("*", "config Hostname", None, ANY, _DOCKERS),
+    Difference("*", "container", None, ANY, _DOCKERS),
+    Difference("*", "container_config", None, ANY, _DOCKERS),
+    Difference("*", "parent", None, ANY, _DOCKERS),
+    Difference("*", "created", ANY, ANY, _TIME),
+    Difference("*", "rootfs", ANY, ANY, _TIME),
+    Difference("copy-relative", "history 1", "layer", "empty", _WORKDIR),
+    Difference("copy-dot", "history 1", "layer", "empty", _WORKDIR),
+    Difference("copy-dot", "history 3", "empty", "layer", _NOTHING),
+    Difference("words", "history 8", "layer", "empty", _WORKDIR),
+    Difference("words", "history 10", "empty", "layer", _WORKDIR),
+    Difference("words", "file tmp/sub", ANY, ANY, _WORKDIR + ": so it is of the user of that RUN"),
+    Difference("workdir", "file a", ANY, None, _WORKDIR),
+    Difference("workdir", "file a/b", ANY, None, _WORKDIR),
+    Difference("workdir", "history 1", "layer", "empty", _WORKDIR),
+    Difference("workdir-of-a-user", "history 2", "layer", "empty", _WORKDIR),
+    Difference("workdir-of-a-user", "history 3", "empty", "layer", _WORKDIR),
+    Difference("run-nothing", "history 1", "empty", "layer", _NOTHING),
+    Difference(
+        "expose-range",
+        "config ExposedPorts",
+        {"8000/tcp": {}, "8001/tcp": {}, "9000/udp": {}},
+        {"8000-8001/tcp": {}, "9000/udp": {}},
+        "each port is named, as docker does it; buildah writes the range, which no tool reads",
+    ),
+    Difference(
+        "volume-that-is-changed",
+        "file data/x",
+        ANY,
+        None,
+        "buildah forgets what a RUN changes in a volume; the reference: BuildKit keeps it",
+    ),
+    Difference(
+        "shell-of-cmd",
+        "config Cmd",
+        ["/bin/sh", "-e", "-c", "echo x"],
+        ["/bin/sh", "-c", "echo x"],
+        "SHELL is for CMD, too, says the reference; this buildah forgets it",
+    ),
+)
 
 CASES: dict[str, str] = {}
 CASES["copy-file"] = "COPY one.txt /one"
@@ -58,6 +124,7 @@ CASES["copy-links-of-a-stage"] = (
     "RUN mkdir /d && echo x > /d/a && ln /d/a /d/b && mkdir /d/e && ln /d/a /d/e/c\n"
     "FROM localhost/base:1\nCOPY --from=first /d /data"
 )
+CASES["copy-attributes"] = "COPY marked /data\nCOPY marked/file /one"
 CASES["copy-attributes-of-a-stage"] = (
     "ADD marked.tar /d\nFROM localhost/base:1\nCOPY --from=first /d /data"
 )
@@ -66,6 +133,7 @@ CASES["add-links"] = "ADD links.tar /data"
 CASES["add-file"] = "ADD one.txt /one"
 CASES["add-archive"] = "ADD archive.tar.gz /unpacked/"
 CASES["add-archive-plain"] = "ADD plain.tar /unpacked"
+CASES["add-archives-by-a-pattern"] = "ADD plain.t* archive* o*.txt /unpacked/"
 CASES["add-old-archive"] = "ADD old.tar /unpacked/"
 CASES["add-what-only-looks-packed"] = (
     "ADD text.gz text.bz2 text.xz text.zst empty.gz damaged.gz zeros.tar /kept/"
@@ -91,15 +159,21 @@ CASES["environment-modifiers"] = (
 CASES["environment-order"] = "ENV A=1\nENV A=2 B=$A\nENV C=$A$B"
 CASES["environment-old-form"] = "ENV KEY a value  with blanks"
 CASES["label"] = 'LABEL a=1 "b c"="two words" d=\'$X\'\nLABEL a=2'
-# The folders of VOLUME are made first: buildah makes them, docker and we do not.
 CASES["words"] = (
     'RUN mkdir /data /more\nENTRYPOINT ["/bin/sh", "-c"]\nCMD echo hello\n'
     'EXPOSE 80 53/udp\nVOLUME /data "/more"\n'
     "STOPSIGNAL SIGINT\nWORKDIR /tmp\nWORKDIR sub\nUSER app:staff\nRUN true"
 )
 CASES["entrypoint-shell"] = 'ENTRYPOINT echo $HOME\nCMD ["a"]'
-# Without a CMD: this buildah gives it `/bin/sh -c` whatever SHELL says, against the reference.
 CASES["shell"] = 'SHELL ["/bin/sh", "-e", "-c"]\nRUN echo $- > /out'
+CASES["shell-of-cmd"] = 'SHELL ["/bin/sh", "-e", "-c"]\nCMD echo x'
+CASES["entrypoint-after-cmd"] = 'CMD ["a"]\nENTRYPOINT ["b"]'
+CASES["workdir"] = "WORKDIR /a/b"
+CASES["workdir-of-a-user"] = "USER app\nWORKDIR /home/app/new/sub\nRUN true"
+CASES["expose-range"] = "EXPOSE 8000-8001 9000/udp"
+CASES["volume"] = "VOLUME /data /more"
+CASES["volume-that-is-changed"] = "VOLUME /data\nRUN mkdir -p /data && echo x > /data/x"
+CASES["run-nothing"] = "RUN true"
 CASES["healthcheck"] = "HEALTHCHECK --interval=1m30s --timeout=5s --retries=4 CMD test -e /x"
 CASES["healthcheck-none"] = "HEALTHCHECK NONE"
 CASES["onbuild"] = "ONBUILD RUN touch /later\nONBUILD COPY . /x"
@@ -170,6 +244,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "empty.gz").write_bytes(gzip.compress(b""))
     (made / "damaged.gz").write_bytes(gzip.compress(plain)[:9] + b"damaged" * 100)
     (made / "zeros.tar").write_bytes(bytes(10240))
+    for above, _, names in os.walk(made, topdown=False):
+        for name in (*names, "."):
+            os.utime(Path(above, name), (LONG_AGO, LONG_AGO), follow_symlinks=False)
     return made
 
 
@@ -207,25 +284,38 @@ def test_an_image_is_as_buildah_makes_it(
 ) -> None:
     store, buildah = builders
     text = f"FROM {BASE} AS first\n{CASES[case]}\n"
-    buildah.build(context, text)
-    their_files, their_config = buildah.result()
+    buildah.build(context, text, "--layers")
+    theirs = facts(*buildah.result())
     image, _ = built_images.built(store, context, text)
-    assert _compared(built_images.files(store, image)) == _compared(their_files)
-    ours = image.config.execution()
-    assert _words(ours) == _words(their_config["config"])
-    assert (image.config.author or "") == their_config.get("author", "")
+    ours = facts(built_images.files(store, image), built_images.document(store, image))
+    differ = {
+        fact: (ours.get(fact), theirs.get(fact))
+        for fact in sorted({*ours, *theirs})
+        if ours.get(fact) != theirs.get(fact)
+    }
+    listed = {one.fact: (one.ours, one.theirs) for one in DIFFERENCES if fnmatch(case, one.case)}
+    assert differ == listed
 
 
-def _compared(tree: dict[str, Node]) -> dict[str, Node]:
-    return {path: node for path, node in sorted(tree.items()) if path != ""}
+def test_each_difference_is_of_a_case_and_has_a_reason() -> None:
+    for one in DIFFERENCES:
+        assert any(fnmatch(case, one.case) for case in CASES) and one.why, one
 
 
-def _words(config: dict[str, Any]) -> dict[str, Any]:
-    """What is set; ENV by name, since its order means nothing."""
-    found = {key: value for key, value in config.items() if value not in (None, "", [], {}, False)}
-    found["Env"] = dict(item.partition("=")[::2] for item in found.get("Env", ()))
-    labels = found.get("Labels", {})
-    found["Labels"] = {key: labels[key] for key in labels if key not in DIFFERENCES}
-    for name in ("Hostname", "Domainname", "Image", "AttachStdin", "ArgsEscaped"):
-        found.pop(name, None)
-    return found
+def facts(tree: dict[str, Node], document: dict[str, Any]) -> dict[str, Any]:
+    """Everything that an image is, by name. What is empty is as what is not there."""
+    found: dict[str, Any] = {}
+    for path, node in tree.items():
+        kept = node.time if node.time <= LONG_AGO else "of the build"
+        found[f"file {path}"] = node._replace(time=kept)  # type: ignore[arg-type]
+    for number, step in enumerate(document.pop("history")):
+        found[f"history {number}"] = "empty" if step.get("empty_layer") else "layer"
+    config = document.pop("config")
+    for item in config.pop("Env", None) or ():  # its order means nothing
+        name, _, value = item.partition("=")
+        found[f"config Env {name}"] = value
+    for name, value in (config.pop("Labels", None) or {}).items():
+        found[f"config Labels {name}"] = value
+    found |= {f"config {name}": value for name, value in config.items()}
+    found |= document
+    return {name: value for name, value in found.items() if value not in (None, [], {}, False, "")}
