@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sandbox_kernel.containerfile.ignore import Ignored, State
 
+EOPNOTSUPP = 95
 DEEPEST = 250
 MOST_FILES = 2_000_000
 WITHIN = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS
@@ -350,7 +351,12 @@ def attributes(found: Found) -> dict[str, str]:
     """The extended attributes of a file or folder that are kept, in hexadecimal."""
     if found.kind not in ("file", "folder"):
         return {}
-    names: Sequence[str] = os.listxattr(found.descriptor)
+    try:
+        names: Sequence[str] = os.listxattr(found.descriptor)
+    except OSError as error:
+        if error.errno != EOPNOTSUPP:
+            raise
+        return {}  # its file system has none, as many of FUSE
     return {
         name: os.getxattr(found.descriptor, name).hex() for name in sorted(names) if is_kept(name)
     }

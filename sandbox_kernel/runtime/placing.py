@@ -230,8 +230,14 @@ def _give(place: int | str, ids: tuple[int, int], folder: int | None = None) -> 
 def _set_attributes(file: int, record: Mapping[str, Any]) -> None:
     """After its owner and content: a change of either takes the capabilities of a file away."""
     for attribute, value in record.get("attributes", {}).items():
-        if gathering.is_kept(attribute):
+        if not gathering.is_kept(attribute):
+            continue
+        try:
             os.setxattr(file, attribute, bytes.fromhex(value))
+        except OSError as error:
+            # Before Linux 6.6 files in memory have none of the user's; docker goes on without, too.
+            if error.errno != gathering.EOPNOTSUPP:
+                raise
 
 
 def _is_same(one: tuple[int, str], other: tuple[int, str]) -> bool:

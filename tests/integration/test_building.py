@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -129,6 +130,17 @@ def test_names_of_one_file_that_come_to_be_one_name(store: Store, context: Path)
     text = ROOT + "RUN mkdir -p /d/one && ln -s one /d/two\nCOPY links /d\n"
     tree = files(store, built(store, context, text)[0])
     assert tree["d/one/f"].kind == "file" and tree["d/two"].kind == "link"
+
+
+def test_a_context_may_lie_where_files_have_no_extended_attributes(
+    store: Store, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> list[str]:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "listxattr", none)
+    image, _ = built(store, context, "FROM scratch\nCOPY one.txt sub /\n")
+    assert {"one.txt", "b.py"} <= files(store, image).keys()
 
 
 def test_what_add_is_told_to_unpack_has_to_be_an_archive(store: Store, context: Path) -> None:
