@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import kernels
 import made_images
@@ -28,9 +30,17 @@ from traitlets.config import Config
 import sandbox_kernel
 from sandbox_kernel import image, policy
 from sandbox_kernel.errors import ImageError, InvalidOption, NotAllowed
-from sandbox_kernel.image import reference
-from sandbox_kernel.image.environments import bytecode, places
+from sandbox_kernel.image import environments, reference
+from sandbox_kernel.image.environments import (
+    bytecode,
+    declared,
+    kernel_layer,
+    places,
+    resolving,
+)
 from sandbox_kernel.image.environments import lock as locks
+from sandbox_kernel.image.environments import python as pythons
+from sandbox_kernel.image.environments.python import Python
 from sandbox_kernel.image.pins import Pins, decode
 from sandbox_kernel.image.registry import push
 from sandbox_kernel.image.store import Store
@@ -171,6 +181,30 @@ def test_a_kernel_starts_in_an_image_without_ipykernel(
     assert reply["content"]["status"] == "ok", reply["content"]
     assert "/opt/sandbox-kernel/last/ipykernel/__init__.py /usr/bin/python3" in told
     assert refused["content"]["ename"] == "OSError", "the layer can't be written to"
+
+
+@pytest.mark.parametrize("libc", [("glibc", (2, 36)), ("musl", (1, 2))], ids=["glibc", "musl"])
+@pytest.mark.parametrize("minor", range(pythons.OLDEST[1], pythons.NEWEST[1] + 1))
+def test_there_is_a_kernel_layer_for_each_python_and_c_library(
+    minor: int, libc: tuple[Literal["glibc", "musl"], tuple[int, int]]
+) -> None:
+    python = Python(f"/usr/bin/python3.{minor}", (3, minor), *libc, "x86_64")
+    wanted = declared.Declared("ipykernel of the test", (kernel_layer.WANTED,))
+
+    lock = resolving.lock(wanted, python)
+    trees = environments.wheels.trees(lock.wheels, python, prefix=kernel_layer.PLACE)
+
+    below = f"{kernel_layer.PLACE}/lib/python3.{minor}/site-packages".lstrip("/")
+    there = {name for tree in trees for name in os.listdir(Path(tree, below))}
+    assert {"ipykernel", "zmq", "tornado", "traitlets", "jupyter_client"} <= there
+    native = [wheel.file for wheel in lock.wheels if not wheel.file.endswith("-any.whl")]
+    assert native
+    sign = {"glibc": "manylinux", "musl": "musllinux"}[python.libc]
+    assert all(sign in name for name in native), native
+    parts = {part for tree in trees for path in Path(tree).rglob("*.so") for part in path.suffixes}
+    tagged = {part for part in parts if part.startswith(".cpython-")}
+    # before 3.11 a Python of musl had `gnu` in these names too
+    assert all(part.startswith(f".cpython-3{minor}-x86_64-linux-") for part in tagged), tagged
 
 
 def test_an_image_without_python_has_no_kernel_and_runs_programs(

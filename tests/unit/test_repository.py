@@ -119,6 +119,30 @@ def test_nothing_that_comes_from_inside_can_be_code() -> None:
     assert found == []
 
 
+def test_what_runs_in_an_image_is_python_3_9() -> None:
+    """An image may have any Python from 3.9 on, and nothing else parses these before it does."""
+    sources = tracked("sandbox_kernel/inside/*.py")
+
+    assert len(sources) > 10
+    for path in sources:
+        ast.parse(path.read_text(), str(path), feature_version=(3, 9))
+
+
+def test_no_archive_is_unpacked_by_pythons_library() -> None:
+    """What is in a layer, a wheel or a package is written by our own readers, which refuse."""
+    unpacking = {"extract", "extractall", "unpack_archive"}
+    own = {"magics": 0, "sandbox_kernel": 0}
+    found = []
+    for path in shipped_modules():
+        own[path.relative_to(REPOSITORY).parts[0]] += 1
+        for called, node in calls(ast.parse(path.read_text())):
+            if called.rpartition(".")[2] in unpacking:
+                found.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}")
+
+    assert found == []
+    assert all(own.values())
+
+
 def test_nothing_waits_by_sleeping() -> None:
     found = [
         f"{path.relative_to(REPOSITORY)}:{call.lineno}"
