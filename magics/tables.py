@@ -114,6 +114,8 @@ def sbom(notebook: Notebook, words: list[str]) -> bool:
     plan = policy.plan(settings.COMMAND_LINE, image=found.rest[0])  # held just now
     resolved = image.resolve(plan.image)
     _show(materials.HEADINGS, materials.rows(resolved))
+    for note in materials.notes(resolved):
+        print(f"note: {note}")
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import sandbox_kernel
@@ -21,6 +22,8 @@ def sbom(found: Parsed) -> int:
     """Prints the packages of an image. Nothing of it is run."""
     plan = policy.plan(settings.COMMAND_LINE, image=found.rest[0])
     resolved = image.resolve(plan.image)
+    for note in notes(resolved):
+        print(f"sandbox-kernel: note: {note}", file=sys.stderr)
     if found.own.get("format") == "table":
         output.table(HEADINGS, rows(resolved))
         return 0
@@ -44,10 +47,18 @@ def rows(resolved: Image) -> list[tuple[str, ...]]:
     ]
 
 
+def notes(resolved: Image) -> list[str]:
+    """What the list lacks, a line each."""
+    from sandbox_kernel.image.environments import sbom as materials
+
+    return [output.clean(line) for line in materials.missing(resolved)]
+
+
 VERBS = {
     "sbom": Verb(
         "sbom [--format spdx|table] IMAGE",
-        "Print what is installed in an image, by the databases of dpkg, apk and Python in it.",
+        "Print what is installed in an image, by the databases of dpkg, apk, conda and Python in "
+        "it. That of rpm is not read, and it is said where there is one.",
         sbom,
         (_FORMAT,),
         least=1,

@@ -104,7 +104,14 @@ def test_what_is_known_of_images_is_shown_as_tables(
 ) -> None:
     first = small(store, "app:1")
     small(store, "app:2", note=b"another\n")
-    database = layer({"var/lib/dpkg/status": DPKG, "<b>": b"x", "etc/note": b"the third\n"})
+    database = layer(
+        {
+            "var/lib/dpkg/status": DPKG,
+            "<b>": b"x",
+            "var/lib/rpm/Packages": b"",
+            "etc/note": b"the third\n",
+        }
+    )
     put(store, "app:3", [program_layer(), database], cmd=["/bin/says"])
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with registries.registry(tmp_path / "registry") as served:
@@ -132,7 +139,8 @@ def test_what_is_known_of_images_is_shown_as_tables(
     assert "<td>changed</td><td>/etc/note</td><td>content, size</td>" in shown
     assert f"<td>digest</td><td>{first.digest}</td>" in table(outputs[1])
     assert "<td>config Env</td><td>WORD=of the image</td>" in table(outputs[1])
-    assert "<td>deb</td><td>words</td><td>1.0-1</td>" in table(outputs[2])
+    assert "<td>deb</td><td>words</td><td>1.0-1</td>" in table(outputs[2][:1])
+    assert "`/var/lib/rpm/Packages`: the rpm database is not read" in text(outputs[2])
     assert "<td>first</td>" in table(outputs[4])
     assert "<th>artifact type</th>" in table(outputs[5])
     assert text(outputs[7]).startswith("sha256:"), outputs[7]

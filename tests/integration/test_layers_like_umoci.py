@@ -42,15 +42,8 @@ LONG = b"long/" + b"n" * 90 + b"/" + b"m" * 200
 CAPABILITY = bytes.fromhex("0100000200040000" + "00" * 12)  # CAP_NET_BIND_SERVICE
 
 
-def sparse_old() -> bytes:
-    """GNU's old format: 4 bytes at 0, 4 at 1 MiB, 2 MiB in all."""
-    numbers = b"".join(b"%011o\0" % number for number in (0, 4, 1 << 20, 4))
-    fields = {386: numbers, 483: b"%011o\0" % (2 << 20)}
-    return member(b"sparse/old", b"abcdefgh", kind=b"S", magic=b"ustar  \0", fields=fields)
-
-
 def sparse_new(major_minor: str) -> bytes:
-    """The PAX formats."""
+    """The PAX formats; of GNU's old one umoci knows nothing, and GNU tar is asked elsewhere."""
     version = ((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"))
     if major_minor == "1.0":
         text = b"2\n0\n4\n1048576\n4\n".ljust(512, b"\0")

@@ -19,6 +19,7 @@ import pytest
 import wheels as by_hand
 
 from sandbox_kernel import image as images
+from sandbox_kernel.cli import main as command
 from sandbox_kernel.errors import HostLacks, ImageError
 from sandbox_kernel.image import environments, reference
 from sandbox_kernel.image.environments import (
@@ -768,6 +769,23 @@ def test_a_bill_of_materials_has_what_the_databases_say(tmp_path: Path) -> None:
     assert {each["relatedSpdxElement"] for each in document["relationships"]} == named
     (musl,) = [each for each in document["packages"] if each["name"] == "musl"]
     assert musl["licenseDeclared"] == "MIT"
+
+
+def test_of_an_rpm_database_it_is_said_that_it_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "root/usr/lib/sysimage/rpm"
+    place.mkdir(parents=True)
+    (place / "rpmdb.sqlite").write_bytes(b"SQLite format 3\0")
+    (tmp_path / "root/var/lib").mkdir(parents=True)
+    (tmp_path / "root/var/lib/rpm").symlink_to("../../usr/lib/sysimage/rpm")
+    why = "`/usr/lib/sysimage/rpm/rpmdb.sqlite`: the rpm database is not read"
+
+    for words in ([], ["--format", "table"]):
+        assert command.main(["sbom", *words, f"dir:{tmp_path}/root"]) == 0
+        assert capsys.readouterr().err.count(why) == 1
+    document = sbom.document(images.resolve(f"dir:{tmp_path}/root"), tool="test-1")
+    assert document["creationInfo"]["comment"].startswith(why)
 
 
 def test_a_database_that_is_a_link_out_of_the_image_is_not_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from sandbox_kernel.image.environments.declared import normalised
@@ -25,6 +26,12 @@ DPKG_PARTS = "/var/lib/dpkg/status.d"
 """Of images that have no package manager: one file for each package."""
 APK = "/lib/apk/db/installed"
 APK_MERGED = "/usr/lib/apk/db/installed"
+RPM = tuple(
+    f"{folder}/{name}"
+    for folder in ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
+    for name in ("rpmdb.sqlite", "Packages.db", "Packages")
+)
+"""rpm(8), of its three kinds of database, of which none is read here."""
 _PYTHON = re.compile(r"python3(\.[0-9]{1,2})?")
 _DIST = re.compile(r"(.+)-([^-]+)\.(dist-info|egg-info)")
 
@@ -54,6 +61,15 @@ def packages(tree: Tree) -> list[Package]:
 def of_system(tree: Tree) -> list[Package]:
     """What the package manager of the distribution installed."""
     return [*_dpkg(tree), *_apk(tree)]
+
+
+def unread(tree: Tree) -> list[str]:
+    """Databases that are there and that nobody reads here: their packages are in no list."""
+    found: list[str] = []
+    for path in RPM:
+        with suppress(OSError):  # a link that leads nowhere, or round and round, is none
+            found.append(tree.real(path))
+    return list(dict.fromkeys(found))
 
 
 def of_conda(tree: Tree) -> Iterator[Package]:

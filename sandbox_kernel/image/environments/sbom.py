@@ -34,6 +34,19 @@ def packages(image: Image) -> list[Package]:
         return _packages(image, files)
 
 
+def missing(image: Image) -> list[str]:
+    """What is installed and not in the list, a line for each database that is not read."""
+    with environment.tree(image) as files:
+        return _missing(files)
+
+
+def _missing(files: Tree) -> list[str]:
+    return [
+        f"`{shown(path)}`: the rpm database is not read: the system's packages are not in the list"
+        for path in installed.unread(files)
+    ]
+
+
 def document(image: Image, *, tool: str) -> dict[str, Any]:
     """The SPDX document of an image. Its date is SOURCE_DATE_EPOCH, else now.
 
@@ -42,6 +55,7 @@ def document(image: Image, *, tool: str) -> dict[str, Any]:
     with environment.tree(image) as files:
         found = _packages(image, files)
         vendor = _vendor(files)
+        comment = "; ".join(_missing(files))
     entries = [_entry(package, vendor) for package in found]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", image.reference).strip("-") or "image"
     return {
@@ -50,7 +64,11 @@ def document(image: Image, *, tool: str) -> dict[str, Any]:
         "SPDXID": DOCUMENT,
         "name": name,
         "documentNamespace": f"https://spdx.org/spdxdocs/{name}-{image.digest.partition(':')[2]}",
-        "creationInfo": {"created": _now(), "creators": [f"Tool: {tool}"]},
+        "creationInfo": {
+            "created": _now(),
+            "creators": [f"Tool: {tool}"],
+            **({"comment": comment} if comment else {}),
+        },
         "packages": [
             {
                 "SPDXID": ROOT,
