@@ -50,6 +50,8 @@ class Profile(TypedDict):
     defaultErrnoRet: NotRequired[int]
     architectures: NotRequired[list[str]]
     flags: NotRequired[list[str]]
+    listenerPath: NotRequired[str]
+    listenerMetadata: NotRequired[str]
     syscalls: NotRequired[list[Rule]]
 
 
@@ -69,9 +71,12 @@ _ACTIONS = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
+    "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
+_WITH_NUMBER = frozenset(("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"))
 _PERMITTING = frozenset(("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"))
 _COMPARISONS = {
     "SCMP_CMP_NE": 1,
@@ -221,8 +226,10 @@ def _action(name: str, number: int | None) -> int:
     if name not in _ACTIONS:
         raise StepFailed("build seccomp program with", name, "this action is not supported")
     value = _ACTIONS[name]
-    if name == "SCMP_ACT_ERRNO":
+    if name in _WITH_NUMBER:
         value |= (errno.EPERM if number is None else number) & 0xFFFF
+    elif number is not None:
+        raise StepFailed("build seccomp program with", name, "this action has no errnoRet")
     return value
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sandbox_kernel.linux.seccomp import Profile
 
 # Part of the cache key: raise it when the same profile would compile to another program.
-_COMPILER = 1
+_COMPILER = 2
 
 
 def program(profile: Profile, directory: str | None = None) -> bytes:

@@ -15,6 +15,13 @@ from sandbox_kernel.linux import processes
 PR_SET_SECCOMP = 22
 # include/uapi/linux/seccomp.h
 SECCOMP_MODE_FILTER = 2
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
+SECCOMP_FILTER_FLAG_LOG = 1 << 1
+SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1 << 2
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 1 << 4
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
 # struct sock_filter { __u16 code; __u8 jt; __u8 jf; __u32 k; }
 INSTRUCTION_SIZE = 8
@@ -32,10 +39,11 @@ class SockFprog(c.Structure):
     _fields_ = (("len", c.c_ushort), ("filter", c.c_void_p))
 
 
-def install(program: bytes, *, no_new_privs: bool = True) -> None:
+def install(program: bytes, *, no_new_privs: bool = True, flags: int = 0) -> None:
     """Put the filter on this thread, after setting no_new_privs; it stays for every descendant.
 
-    Without no_new_privs the thread needs CAP_SYS_ADMIN.
+    Without no_new_privs the thread needs CAP_SYS_ADMIN. `flags` are those of seccomp(2), but for a
+    listener: `seccomp_notify.install`.
 
     JUSTIFICATION: the last wall between the payload and the kernel. SAFETY: `buffer` lives until
     the call is over, the kernel copies it; the length is checked against the instruction size, so
@@ -49,7 +57,10 @@ def install(program: bytes, *, no_new_privs: bool = True) -> None:
     try:
         if no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
-        c.check(_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, c.byref(header), 0, 0))
+        if flags:
+            c.syscall(c.number("seccomp"), SECCOMP_SET_MODE_FILTER, flags, c.byref(header))
+        else:
+            c.check(_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, c.byref(header), 0, 0))
     except OSError as error:
         why = str(error.strerror)
         if error.errno == errno.EINVAL:

@@ -2,7 +2,8 @@
 
 `report_to` is called in the process, just before its program is executed. Whoever gets the listener
 hears of each call and lets it go on; when he lets go of the listener, calls fail with ENOSYS. Other
-filters decide first: what one of them refuses is not heard of. Light: runs just before exec.
+filters decide first: what one of them refuses is not heard of. `install` does the same with a
+filter that asks of some calls. Light: runs just before exec.
 Numbers and structures: include/uapi/linux/seccomp.h.
 """
 
@@ -16,10 +17,13 @@ import struct
 
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import libc as c
-from sandbox_kernel.linux.seccomp_install import SockFprog
+from sandbox_kernel.linux import processes
+from sandbox_kernel.linux.seccomp_install import (
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_SET_MODE_FILTER,
+    SockFprog,
+)
 
-SECCOMP_SET_MODE_FILTER = 1
-SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_RET_USER_NOTIF = 0x7FC00000
 SECCOMP_RET_ALLOW = 0x7FFF0000
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
@@ -70,18 +74,10 @@ _seccomp = c.libc["syscall"]
 def report_to(channel: int) -> None:
     """Have each further call of this process told to the other end of a socket, which it closes
     itself by execve(2). Raises StepFailed, HostLacks.
-
-    JUSTIFICATION: who is to learn what a program calls has to hear of its first call. SAFETY: all
-    structures live to the end of this function. From the filter on each call waits for somebody who
-    hears of it, and nobody can before the listener is sent: so the message is made ready before,
-    with the number that the listener will have, and sending is the one call that does not wait.
     """
     machine = os.uname().machine
     if machine not in _SENDMSG:
         raise HostLacks(f"learn system calls: the number of `sendmsg` on `{machine}` is not known")
-    os.set_inheritable(channel, False)
-    listener = os.dup(channel)
-    os.close(listener)  # the lowest that is free, which is the next one
     program = b"".join(
         _INSTRUCTION.pack(*each)
         for each in (
@@ -91,10 +87,38 @@ def report_to(channel: int) -> None:
             (_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF),
         )
     )
+    _install(program, SECCOMP_FILTER_FLAG_NEW_LISTENER, channel, b"x", "learn", "system calls")
+
+
+def install(program: bytes, channel: int, text: bytes, *, no_new_privs: bool, flags: int) -> None:
+    """Put a filter on this process that asks, and send its listener with a text over a socket,
+    which closes itself by execve(2). Raises StepFailed.
+
+    It may not ask of sendmsg(2): see `_install`.
+    """
+    if no_new_privs:
+        processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+    flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
+    _install(program, flags, channel, text, "install", "a seccomp program with a listener")
+
+
+def _install(
+    program: bytes, flags: int, channel: int, said: bytes, step: str, subject: str
+) -> None:
+    """Both at once.
+
+    JUSTIFICATION: who is to learn what a program calls has to hear of its first call. SAFETY: all
+    structures live to the end of this function. From the filter on each call waits for somebody who
+    hears of it, and nobody can before the listener is sent: so the message is made ready before,
+    with the number that the listener will have, and sending is the one call that does not wait.
+    """
+    os.set_inheritable(channel, False)
+    listener = os.dup(channel)
+    os.close(listener)  # the lowest that is free, which is the next one
     code = ctypes.create_string_buffer(program, len(program))
     header = SockFprog(len(program) // _INSTRUCTION.size, ctypes.addressof(code))
-    text = ctypes.create_string_buffer(b"x", 1)
-    part = _Part(ctypes.addressof(text), 1)
+    text = ctypes.create_string_buffer(said, len(said))
+    part = _Part(ctypes.addressof(text), len(said))
     control = ctypes.create_string_buffer(
         _CONTROL.pack(20, socket.SOL_SOCKET, socket.SCM_RIGHTS, listener), _CONTROL.size
     )
@@ -103,16 +127,13 @@ def report_to(channel: int) -> None:
     )
     where = ctypes.c_void_p(ctypes.addressof(message))
     number = ctypes.c_long(c.number("seccomp"))
-    mode, flag = (
-        ctypes.c_long(SECCOMP_SET_MODE_FILTER),
-        ctypes.c_long(SECCOMP_FILTER_FLAG_NEW_LISTENER),
-    )
+    mode, flag = ctypes.c_long(SECCOMP_SET_MODE_FILTER), ctypes.c_long(flags)
     filter_ = ctypes.c_void_p(ctypes.addressof(header))
     made = _seccomp(number, mode, flag, filter_)
     sent = _sendmsg(channel, where, 0) if made == listener else made
     if sent < 0:
         error = ctypes.get_errno()
-        raise StepFailed("learn", "system calls", os.strerror(error), error)
+        raise StepFailed(step, subject, os.strerror(error), error)
 
 
 def hear(listener: int) -> int | None:

@@ -106,7 +106,7 @@ class _Making:
     def make(self, *, listens: bool) -> socket.socket:
         """Up to where its program waits; returns the channel to it. Raises SandboxError."""
         config, linux = self._config, self._config["linux"]
-        program = _filter(config)
+        filter_ = payload.filter_of(linux)
         joined, made = births.namespaces(config)
         has_user = "user" in joined or "user" in made
         _check_devices(config, has_user=has_user)
@@ -121,7 +121,7 @@ class _Making:
         listening = _listen(self._folder) if listens else None
         path = self._wish.console_socket
         birth = _Birth(
-            self._wish, self._folder, config, (channel, theirs), listening, trees, program,
+            self._wish, self._folder, config, (channel, theirs), listening, trees, filter_,
             connected(path) if path else None, group, place,
         )  # fmt: skip
         self.pid = births.born(config, birth.child, place)
@@ -154,7 +154,7 @@ class _Making:
 
     def started(self, channel: socket.socket) -> None:
         """Wait until its program is executed. Raises StepFailed."""
-        failed_to_start(messages.receive(channel))
+        wait_executed(channel, self._config, spoken(self._known, "creating"), self.pid)
         self._folder.finish()
         hooks.run(self._config, "poststart", spoken(self._known, "running"))
 
@@ -185,8 +185,23 @@ class _Making:
         self._folder.remove()
 
 
-def failed_to_start(received: tuple[dict[str, Any], list[int]] | None) -> None:
-    """Raises StepFailed for what a first process says; its end is closed by exec."""
+def wait_executed(
+    channel: socket.socket, config: Mapping[str, Any], shown: Mapping[str, Any], pid: int
+) -> None:
+    """Until a process executed its program, by which its end is closed. Raises StepFailed.
+
+    The listener of its system calls goes to who answers, with the state of the container.
+    """
+    received = messages.receive(channel)
+    if received is not None and received[0].get("at") == "asks":
+        from sandbox_kernel.oci import listeners
+
+        (listener,) = received[1]
+        try:
+            listeners.hand_over(config["linux"]["seccomp"], shown, pid, listener)
+        finally:
+            os.close(listener)
+        received = messages.receive(channel)
     if received is not None:
         failed = received[0]
         raise StepFailed(failed["step"], failed["subject"], failed["why"], failed["errno"])
@@ -222,15 +237,6 @@ def write_pid(path: str, pid: int) -> None:
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(str(pid))
     os.rename(temporary, path)
-
-
-def _filter(config: Mapping[str, Any]) -> bytes | None:
-    profile = (config.get("linux") or {}).get("seccomp")
-    if not profile:
-        return None
-    from sandbox_kernel.linux import seccomp_cache
-
-    return seccomp_cache.program(profile)
 
 
 def _check_devices(config: Mapping[str, Any], *, has_user: bool) -> None:
@@ -317,7 +323,7 @@ class _Birth:
         channels: tuple[socket.socket, socket.socket],
         listening: socket.socket | None,
         trees: Mapping[str, int],
-        program: bytes | None,
+        filter_: payload.Filter | None,
         console: socket.socket | None,
         group: Group,
         place: int | None,
@@ -333,7 +339,7 @@ class _Birth:
         self._is_born_in = place is not None
         self._listening = listening
         self._trees = trees
-        self._program = program
+        self._filter = filter_
         self._proc: int | None = None
         self._may_set_groups = True
 
@@ -479,7 +485,7 @@ class _Birth:
             raise StepFailed("start", self._wish.name, "config.json has no `process`", 22)
         hooks.run(self._config, "startContainer", {**self._state, "status": "created"})
         payload.become(
-            process, self._config["linux"], self._program,
+            process, self._config["linux"], self._filter,
             preserved=self._wish.preserved, keep=channel.fileno(), proc=self._proc,
             sets_groups=self._may_set_groups,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox_kernel.linux import capabilities, processes
-from sandbox_kernel.oci import document, mounting
+from sandbox_kernel.oci import document, listeners, mounting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ACTIONS = (
     "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRAP",
+    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
 )  # fmt: skip
 OPERATORS = tuple(f"SCMP_CMP_{name}" for name in ("EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE"))
 ARCHITECTURES = ("SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64", "SCMP_ARCH_RISCV64")
@@ -43,6 +43,8 @@ def features() -> dict[str, Any]:
                 "actions": list(ACTIONS),
                 "operators": list(OPERATORS),
                 "archs": list(ARCHITECTURES),
+                "knownFlags": sorted(listeners.FLAGS),
+                "supportedFlags": sorted(listeners.FLAGS),
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},

@@ -68,13 +68,13 @@ def start(
     if not state.lives(known):
         raise StepFailed("exec in", wish.name, "the container is not running", 3)
     linux = config.get("linux") or {}
-    program = _program(linux)
+    filter_ = payload.filter_of(linux)
     console = creating.connected(wish.console_socket) if wish.console_socket else None
     opened = _namespaces(known["pid"])
     ours, theirs = messages.bare_pair()
     helper = os.fork()
     if helper == 0:
-        _join(wish, ours, theirs, opened, known, linux, process, program, console)
+        _join(wish, ours, theirs, opened, known, linux, process, filter_, console)
     theirs.close()
     for _, descriptor in opened:
         os.close(descriptor)
@@ -86,9 +86,8 @@ def start(
             raise _failure(received)
         pid = processes.pid_of(received[1][0])
         os.close(received[1][0])
-        received = messages.receive(ours)
-        if received is not None:  # at exec its end closes
-            raise _failure(received)
+        shown = creating.spoken(known, "running")
+        creating.wait_executed(ours, config, shown, pid)
     except BaseException:
         if pid > 0:
             creating.end(pid)
@@ -105,14 +104,6 @@ def _failure(received: tuple[dict[str, Any], list[int]] | None) -> StepFailed:
         return StepFailed("exec in", "the container", "a helper ended")
     told = received[0]
     return StepFailed(told["step"], told["subject"], told["why"], told["errno"])
-
-
-def _program(linux: Mapping[str, Any]) -> bytes | None:
-    if not linux.get("seccomp"):
-        return None
-    from sandbox_kernel.linux import seccomp_cache
-
-    return seccomp_cache.program(linux["seccomp"])
 
 
 def _namespaces(pid: int) -> list[tuple[str, int]]:
@@ -140,7 +131,7 @@ def _join(
     known: Mapping[str, Any],
     linux: Mapping[str, Any],
     process: Mapping[str, Any],
-    program: bytes | None,
+    filter_: payload.Filter | None,
     console: socket | None,
 ) -> NoReturn:
     """In a helper: join all, and have a sibling of it become the process."""
@@ -174,7 +165,7 @@ def _join(
         if process.get("terminal"):
             os.close(payload.open_terminal(process, console))
         payload.become(
-            process, linux, program, preserved=wish.preserved, keep=channel.fileno(),
+            process, linux, filter_, preserved=wish.preserved, keep=channel.fileno(),
             proc=_better(proc), sets_groups=sets_groups,
         )  # fmt: skip
     except BaseException as error:

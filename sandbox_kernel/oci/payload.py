@@ -43,6 +43,49 @@ _NUMBERS = {
 }
 
 
+class Filter:
+    """A program of rules for system calls, and the flags of seccomp(2) to install it with."""
+
+    __slots__ = ("flags", "program")
+
+    def __init__(self, program: bytes, flags: int) -> None:
+        self.program = program
+        self.flags = flags
+
+    def install(self, channel: int, *, no_new_privs: bool) -> None:
+        """Put it on this process; if it asks somebody, its listener is sent over `channel`.
+
+        Raises StepFailed.
+        """
+        flags, quiet = self.flags, no_new_privs
+        if not flags & seccomp_install.SECCOMP_FILTER_FLAG_NEW_LISTENER:
+            seccomp_install.install(self.program, no_new_privs=quiet, flags=flags)
+            return
+        from sandbox_kernel.linux import seccomp_notify  # `filter_of` imported it outside
+
+        text = b'{"at":"asks"}'
+        seccomp_notify.install(self.program, channel, text, no_new_privs=quiet, flags=flags)
+
+
+def filter_of(linux: Mapping[str, Any]) -> Filter | None:
+    """What `linux.seccomp` says. Raises InvalidOption, StepFailed, HostLacks."""
+    profile = linux.get("seccomp")
+    if not profile:
+        return None
+    from sandbox_kernel.linux import seccomp_cache
+
+    flags = 0
+    if any(profile.get(name) for name in ("flags", "listenerPath", "listenerMetadata")) or any(
+        rule.get("action") == "SCMP_ACT_NOTIFY"
+        for rule in (*(profile.get("syscalls") or ()), {"action": profile.get("defaultAction")})
+    ):
+        from sandbox_kernel.linux import seccomp_notify  # noqa: F401 - for who has no imports then
+        from sandbox_kernel.oci import listeners
+
+        flags = listeners.flags(profile)
+    return Filter(seccomp_cache.program(profile), flags)
+
+
 def open_terminal(process: Mapping[str, Any], console: socket.socket | None) -> int:
     """A new terminal, its master end sent over the caller's socket; returns the other end.
 
@@ -98,7 +141,7 @@ def set_oom_score(pid: int, process: Mapping[str, Any]) -> None:
 def become(
     process: Mapping[str, Any],
     linux: Mapping[str, Any],
-    program: bytes | None,
+    filter_: Filter | None,
     *,
     preserved: int,
     keep: int,
@@ -136,8 +179,8 @@ def become(
         _write_about_us(proc, "attr/exec", label)
     # Without no_new_privs a filter needs CAP_SYS_ADMIN, which the next step may take.
     quiet = bool(process.get("noNewPrivileges"))
-    if program is not None and not quiet:
-        seccomp_install.install(program, no_new_privs=False)
+    if filter_ is not None and not quiet:
+        filter_.install(keep, no_new_privs=False)
     capabilities.set_sets(**masks)
     if quiet:
         with doing("set", "no_new_privs"):
@@ -149,8 +192,8 @@ def become(
     for number in range(3, 3 + preserved):
         _keep_open(number)
     processes.close_all_but((*range(3 + preserved), keep))
-    if program is not None and quiet:
-        seccomp_install.install(program)
+    if filter_ is not None and quiet:
+        filter_.install(keep, no_new_privs=True)
     becoming.execute(os.execve, found, arguments, environment)
     raise AssertionError("execve returned")
 

@@ -110,15 +110,17 @@ def start(root: str, given: Sequence[str]) -> int:
         with doing("start", name):
             channel = creating.connect(folder)
             messages.send(channel, {"do": "start"})
-        received = messages.receive(channel)
-        channel.close()
         os.unlink(f"{folder.path}/{state.SOCKET}")
-        creating.failed_to_start(received)
         try:
+            shown = creating.spoken(known, "created")
+            creating.wait_executed(channel, config, shown, known["pid"])
             hooks.run(config, "poststart", creating.spoken(known, "running"))
         except StepFailed:
-            os.kill(known["pid"], signal.SIGKILL)
+            if state.lives(known):
+                os.kill(known["pid"], signal.SIGKILL)
             raise
+        finally:
+            channel.close()
     finally:
         folder.close()
     return 0

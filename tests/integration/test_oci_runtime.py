@@ -242,20 +242,6 @@ def test_hooks_run_at_their_points_with_the_state(bundle: Bundle, tmp_path: Path
     assert done.returncode == 1 and "createRuntime" in done.stderr
 
 
-def test_seccomp_rules_hold(bundle: Bundle) -> None:
-    config = bundle.config("sh", "-c", "hostname other; echo $?")
-    config["process"]["capabilities"] = {
-        kind: ["CAP_SYS_ADMIN"] for kind in ("bounding", "effective", "permitted")
-    }
-    assert bundle.output(config) == "0\n"
-    config["linux"]["seccomp"] = {
-        "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": ["sethostname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
-    }
-    done = bundle.run(config)
-    assert done.stdout == "1\n" and "not permitted" in done.stderr
-
-
 def test_kernel_parameters_names_and_more(bundle: Bundle) -> None:
     files = "/proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_forward /proc/self/oom_score_adj"
     config = bundle.config(
