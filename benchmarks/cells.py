@@ -33,14 +33,18 @@ print(os.readlink("/proc/self/ns/pid"), os.path.exists("/tmp/marker"))
 open("/tmp/marker", "w").close()"""
 MANY, HELD = 10_000, 100
 MORE_SLOTS = 4
+MOST_OF_STRICT = 2
+"""Of the time of the same cell without `--strict`."""
 CELLS = [*kernels.SANDBOX[:3], "--cells", *kernels.SANDBOX[3:]]
 
 
 class Fresh:
     """Runs cells, and knows which containers and namespaces there were."""
 
-    def __init__(self) -> None:
-        self.plan = policy.plan("program", warm=["numpy"], memory="256m", pids_limit=64)
+    def __init__(self, *, strict: bool = False) -> None:
+        self.plan = policy.plan(
+            "program", warm=["numpy"], memory="256m", pids_limit=64, strict=strict
+        )
         self.request = CellRequest(code=CODE)
         self.seen: set[str] = set()
 
@@ -57,8 +61,8 @@ class Fresh:
         self.namespace = namespace
 
     def ready(self) -> None:
-        """Until a container waits."""
-        while not any(template["ready"] for template in client.shared().pool()):
+        """Until a container waits, of each kind that is kept ready."""
+        while not (kinds := client.shared().pool()) or not all(kind["ready"] for kind in kinds):
             time.sleep(0.002)
 
 
@@ -82,6 +86,9 @@ def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
                 rounds=max(5, rounds // 4),
                 check=fresh.ready,
             )
+            yield from _with_all_walls(
+                fresh, _quiet(docker.run(engine_of_docker, shown, python)), rounds
+            )
             yield from _held(engine_of_docker, shown)
     yield measure(
         "the same, one after another in a loop, refill included",
@@ -103,6 +110,23 @@ def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
     )
     yield from _for_ever(fresh, MANY if rounds >= 40 else 500)
     yield _empty_cell(rounds)
+
+
+def _with_all_walls(fresh: Fresh, peer: Callable[[], None], rounds: int) -> Iterator[Pair]:
+    """The same cell with `strict`, by the same bound; and beside ours without, what that costs."""
+    strict = Fresh(strict=True)
+    for _ in range(4):
+        strict()
+    strict.ready()
+    few = max(5, rounds // 4)
+    what = "the same with `--strict`"
+    yield measure(what, strict, "docker run", peer, bound=1 / 100, rounds=few, check=strict.ready)
+    yield measure(
+        what, strict, "without", fresh, bound=MOST_OF_STRICT, rounds=rounds, check=strict.ready
+    )
+    client.stop_pool()  # what follows is measured with one kind alone
+    fresh()
+    fresh.ready()
 
 
 def _quiet(argv: list[str]) -> Callable[[], None]:
