@@ -1,12 +1,17 @@
-"""A small form of `make chaos`: a few faults while cells run and images are built; then the rule.
+"""Small forms of `make chaos` and `make soak`.
 
-`make chaos` brings more, and of more kinds, than there is time for here; `make soak` takes hours.
+A few faults while cells run and images are built, and then the rule: `make chaos` brings more, and
+of more kinds, than there is time for here. And hostile cells beside normal ones for 40 seconds:
+`make soak SECONDS=300` takes five minutes, `make soak` two hours.
 """
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from chaos import __main__ as chaos
+from chaos import soak
 
 pytestmark = pytest.mark.root
 
@@ -19,3 +24,21 @@ def test_after_faults_at_numbered_points_nothing_is_lost_and_nothing_left() -> N
     assert outcome.findings == [], outcome.whole()
     assert outcome.saved > 0
     assert len(outcome.did) >= 7
+
+
+SOAK_SECONDS = 40.0
+QUIET_LOAD, LENIENT_RATIO = 4.0, 3.0
+"""Up to that load of the machine so few seconds tell something of time, and then only so much: the
+ratio of 1.5 is promised of `make soak`, and asked of it there."""
+
+
+@pytest.mark.timeout(180)
+def test_hostile_cells_beside_normal_ones_leak_nothing_and_nothing_is_dropped() -> None:
+    before = os.getloadavg()[0]
+    outcome = soak.run(SOAK_SECONDS, rest=2.0, busy=5.0)
+    outcome.show()
+    assert outcome.leaks == []
+    assert set(outcome.cells) == set(soak.HOSTILE)
+    assert min(len(outcome.quiet), len(outcome.beside)) > 20
+    if before < QUIET_LOAD:
+        assert outcome.ratio < LENIENT_RATIO
