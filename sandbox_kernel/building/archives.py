@@ -89,8 +89,13 @@ def _plain(read: Callable[[], bytes], compressed: str) -> Iterator[bytes]:
         return
     bomb = limits.DEFAULT
     taken = given = 0
-    made = bz2.BZ2Decompressor if compressed == "bzip2" else lzma.LZMADecompressor
-    current: bz2.BZ2Decompressor | lzma.LZMADecompressor = made()
+
+    def made() -> bz2.BZ2Decompressor | lzma.LZMADecompressor:
+        if compressed == "bzip2":
+            return bz2.BZ2Decompressor()
+        return lzma.LZMADecompressor(memlimit=2 << bomb.window)  # `xz -9` asks for half of it
+
+    current = made()
     data = read()
     while data or not current.needs_input:
         taken += len(data)

@@ -6,9 +6,11 @@ in its layers; what may not be is an error that names line and column, in bounde
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import io
 import os
+import resource
 import subprocess
 import tarfile
 import tempfile
@@ -18,11 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import built_images
+import hostile_archives
 import pytest
 import races
-from built_images import built, files
+from built_images import Node, built, files
+from layer_archives import snapshot
 
 from sandbox_kernel import policy, settings
+from sandbox_kernel.building.addresses import begins_a_tar
 from sandbox_kernel.building.events import StepDone, StepOutput
 from sandbox_kernel.building.workshop import CAPABILITIES
 from sandbox_kernel.cli import building
@@ -35,7 +40,7 @@ from sandbox_kernel.errors import (
     NotAllowed,
     SandboxError,
 )
-from sandbox_kernel.image.layers import remove_tree
+from sandbox_kernel.image.layers import limits, remove_tree
 from sandbox_kernel.image.store import Store
 
 CANARY = "canary-3f9c1e"
@@ -236,7 +241,7 @@ def server() -> Iterator[tuple[int, list[str]]]:
     listening.server_close()
 
 
-def hostile_archives(canary: Path) -> dict[str, list[tuple[str, bytes, str]]]:
+def hostile_members(canary: Path) -> dict[str, list[tuple[str, bytes, str]]]:
     """Name, type and link or content of each member."""
     link, hard, file = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.REGTYPE
     return {
@@ -252,12 +257,12 @@ def hostile_archives(canary: Path) -> dict[str, list[tuple[str, bytes, str]]]:
     }
 
 
-@pytest.mark.parametrize("name", hostile_archives(Path("/")))
+@pytest.mark.parametrize("name", hostile_members(Path("/")))
 def test_e64_a_hostile_archive_of_add_writes_and_reads_nothing_outside(
     store: Store, context: Path, canary: Path, name: str
 ) -> None:
     with tarfile.open(context / "evil.tar", "w") as archive:
-        for path, kind, value in hostile_archives(canary)[name]:
+        for path, kind, value in hostile_members(canary)[name]:
             member = tarfile.TarInfo(path)
             member.type = kind
             data = value.encode() if kind == tarfile.REGTYPE else b""
@@ -271,6 +276,79 @@ def test_e64_a_hostile_archive_of_add_writes_and_reads_nothing_outside(
         assert "line 2" in str(error)
     assert sorted(os.listdir(canary)) == before
     assert not list(context.parent.rglob("escaped"))
+
+
+NOT_READ = {"47 empty streams", "47 a wide window", "48 framing", "48 headers"}
+"""Groups in which some do not begin as an archive: such a file is copied and never unpacked."""
+BROUGHT = {
+    "46 devices": {"file": ()},
+    "46 attributes": {"d": (("user.kept", "y"),), "f": (("user.kept", "y"),)},
+}
+"""Of those that are taken: what is made of them, with its attributes."""
+
+
+@pytest.mark.parametrize("group", hostile_archives.CASES)
+def test_e64_add_takes_no_archive_that_a_layer_may_not_be(
+    store: Store, context: Path, canary: Path, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = context / "evil"
+    before = snapshot(canary), sorted(os.listdir(context.parent))
+    for hostile in hostile_archives.CASES[group]:
+        evil.write_bytes(hostile.data)
+        monkeypatch.setattr(limits, "DEFAULT", hostile.limits or hostile_archives.USUAL)
+        made = brought(store, context)
+        if made is None:
+            assert group not in BROUGHT
+        elif group in BROUGHT:
+            assert {path: node.attributes for path, node in made.items()} == BROUGHT[group]
+        else:
+            assert group in NOT_READ
+            digest = hashlib.sha256(hostile.data).hexdigest()
+            assert [(path, node.content) for path, node in made.items()] == [("evil", digest)]
+            if hostile.compression == "none":
+                assert not begins_a_tar(hostile.data[:512])
+    assert (snapshot(canary), sorted(os.listdir(context.parent))) == before
+
+
+@pytest.mark.parametrize("bomb", hostile_archives.BOMBS)
+def test_e64_a_bomb_of_add_is_bounded_by_the_storage_of_the_build(
+    store: Store, context: Path, bomb: str
+) -> None:
+    make, environment = hostile_archives.command_of_bomb(bomb)
+    with (context / "evil").open("wb") as file:
+        subprocess.run(make, env=environment, stdout=file, check=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan = policy.plan(settings.COMMAND_LINE, storage_size="64m")
+    made = brought(store, context, plan=plan)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+    if bomb == "many directories":
+        assert made is not None and len(made) == 8000
+    else:
+        assert made is None
+
+
+def test_e64_an_archive_that_asks_for_gibibytes_to_be_unpacked_is_not(
+    store: Store, context: Path
+) -> None:
+    (context / "evil").write_bytes(hostile_archives.wide_xz())
+    assert list(brought(store, context) or ()) == ["evil"]
+    said = refusal(store, "FROM scratch\nADD --unpack evil /", context)
+    assert "line 2" in said and "Memory usage limit" in said
+
+
+def brought(store: Store, context: Path, **more: object) -> dict[str, Node] | None:
+    """What ADD makes of the file `evil`, by its names there; None: it refuses it, with its line."""
+    try:
+        image, _ = built(store, context, f"FROM {BASE}\nADD evil /in/here/", **more)
+    except SandboxError as error:
+        assert "line 2" in str(error)
+        return None
+    below = "in/here/"
+    return {
+        path.removeprefix(below): node
+        for path, node in files(store, image).items()
+        if path.startswith(below)
+    }
 
 
 # -- 65 and rows 16, 17, 18: mounts of RUN --------------------------------------------------------
