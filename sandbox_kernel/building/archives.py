@@ -96,6 +96,7 @@ def _plain(read: Callable[[], bytes], compressed: str) -> Iterator[bytes]:
         return lzma.LZMADecompressor(memlimit=2 << bomb.window)  # `xz -9` asks for half of it
 
     current = made()
+    empty, before = 0, 0
     data = read()
     while data or not current.needs_input:
         taken += len(data)
@@ -109,6 +110,11 @@ def _plain(read: Callable[[], bytes], compressed: str) -> Iterator[bytes]:
             data = current.unused_data.lstrip(b"\0") or read()
             if not data:
                 return
+            empty, before = 0 if given > before else empty + 1, given
+            if empty > bomb.empty_streams:
+                raise ImageError(
+                    f"more than {bomb.empty_streams} empty {compressed} streams follow"
+                )
             current = made()
         else:
             data = read() if current.needs_input else b""

@@ -6,9 +6,11 @@ in its layers; what may not be is an error that names line and column, in bounde
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import http.server
 import io
+import lzma
 import os
 import resource
 import subprocess
@@ -18,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import built_images
 import hostile_archives
@@ -334,6 +337,15 @@ def test_e64_an_archive_that_asks_for_gibibytes_to_be_unpacked_is_not(
     assert list(brought(store, context) or ()) == ["evil"]
     said = refusal(store, "FROM scratch\nADD --unpack evil /", context)
     assert "line 2" in said and "Memory usage limit" in said
+
+
+@pytest.mark.parametrize("module", [bz2, lzma])
+def test_e64_an_archive_of_very_many_empty_streams_is_not_read_to_its_end(
+    store: Store, context: Path, module: Any
+) -> None:
+    header = tarfile.TarInfo("file").tobuf()
+    (context / "evil").write_bytes(module.compress(header) + module.compress(b"") * 2000)
+    assert "more than 1000 empty" in refusal(store, "FROM scratch\nADD evil /", context)
 
 
 def brought(store: Store, context: Path, **more: object) -> dict[str, Node] | None:
