@@ -14,12 +14,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import made_images
 import pytest
+import registries
 from layer_archives import archive, confined, diff_id, directory, member, packed, snapshot, symlink
 from ordinary_user import OrdinaryUser
 
 from sandbox_kernel.errors import HostLacks, ImageError
-from sandbox_kernel.image import layers
+from sandbox_kernel.image import layers, reference
+from sandbox_kernel.image.registry import push
+from sandbox_kernel.image.store import Store
 from sandbox_kernel.linux import inotify, mounts, processes
 
 everybody = pytest.mark.everybody
@@ -103,6 +107,10 @@ def test_the_same_tree_is_the_same_layer_and_unpacks_to_itself(
     assert facts.members == first.members
 
 
+NOBODY_KNOWN = ("--reuid", "54321", "--regid", "54321", "--clear-groups", "--reset-env", "--")
+"""A user who has no name, so no range of ids either."""
+
+
 def test_a_user_without_ranges_is_told_which_ids_were_flattened(
     ordinary_user: OrdinaryUser,
 ) -> None:
@@ -116,9 +124,8 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
     print(oct(os.lstat(f"{place}/layer/d/f").st_mode))
     print(facts.notice())
 """
-    nobody_known = ["--reuid", "54321", "--regid", "54321", "--clear-groups", "--reset-env", "--"]
     done = subprocess.run(
-        ["/usr/bin/setpriv", *nobody_known, ordinary_user.python, "-c", code],
+        ["/usr/bin/setpriv", *NOBODY_KNOWN, ordinary_user.python, "-c", code],
         input=OWNED, capture_output=True, check=False, cwd="/",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -126,6 +133,38 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
     assert (uids, mode) == ("{54321}", "0o104711")
     assert "4 other ids (3, 4, 1000, 65535)" in notice
     assert "usermod --add-subuids" in notice
+
+
+def test_pull_and_run_tell_a_user_without_ranges_what_was_mapped(
+    ordinary_user: OrdinaryUser, store: Store, tmp_path: Path
+) -> None:
+    program = made_images.layer({"bin": None, "bin/says": made_images.program()})
+    made = made_images.put(store, "owned:1", [program, OWNED])
+    with tempfile.TemporaryDirectory(prefix="sandbox-kernel-", dir="/var/tmp") as place:
+        os.chown(place, 54321, 54321)
+
+        def command(*words: str) -> subprocess.CompletedProcess[str]:
+            given = [f"SANDBOX_KERNEL_IMAGES={place}/images", f"XDG_CONFIG_HOME={place}"]
+            module = [ordinary_user.python, "-m", "sandbox_kernel.cli.main", *words]
+            done = subprocess.run(
+                ["/usr/bin/setpriv", *NOBODY_KNOWN, "/usr/bin/env", *given, f"HOME={place}",
+                 *module],
+                capture_output=True, text=True, check=False, cwd="/",
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            return done
+
+        with registries.registry(tmp_path / "registry") as served:
+            name = f"{served.authority}/team/owned:1"
+            push(store, made, reference.registry(name))
+            pulled = command("pull", name)
+        ran = command("run", name, "/bin/says")
+
+    assert pulled.stdout.strip().endswith(f"@{made.digest}")
+    assert ran.stdout == "it runs\n"
+    for done in (pulled, ran):
+        assert done.stderr.count("4 other ids (3, 4, 1000, 65535)") == 1, done.stderr
+        assert "usermod --add-subuids" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["v7", "ustar", "oldgnu", "gnu", "pax"])
