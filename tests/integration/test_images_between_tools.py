@@ -218,3 +218,38 @@ def test_images_of_others_run_here_and_ours_run_there(place: Place, person: Pers
     working = place.run("buildah", "from", ours)
     command = ("/usr/bin/python3", "-c", "print(open('/made-by').read())")
     assert place.run("buildah", "run", "--runtime", RUNC, working, "--", *command) == "us"
+
+
+def test_docker_loads_what_is_saved_and_what_docker_saves_is_loaded_and_runs(
+    place: Place, person: Person
+) -> None:
+    theirs, archive = f"{place.plain.authority}/docker:1", person.folder / "docker.tar"
+
+    def save_by_docker(name: str) -> None:
+        place.docker.run("save", "-o", archive, name)
+        archive.chmod(0o644)  # docker's client makes it for its user alone
+
+    save_by_docker(theirs)
+    person.command("load", "-i", str(archive))
+    assert json.loads(person.python("-c", CELLS, theirs))[theirs][0].split()[0] == "docker"
+
+    context = person.folder / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(FILE.format(maker="us", base=theirs))
+    person.command("build", "-t", "saved:1", str(context))
+    (context / "Dockerfile").write_text("FROM scratch\nLABEL a=b\n")
+    person.command("build", "-t", "bare:1", str(context))
+    ours = person.folder / "ours.tar"
+    person.command("save", "-o", str(ours), "saved:1", "bare:1")
+    assert "Loaded image: saved:1" in place.docker.run("load", "-i", ours)
+    try:
+        assert place.docker.run("run", "--rm", "--network=none", "saved:1") == "it runs, made by us"
+        labels = place.docker.run("inspect", "--format={{json .Config.Labels}}", "bare:1")
+        assert json.loads(labels) == {"a": "b"}
+        # and back: what docker keeps of ours
+        save_by_docker("saved:1")
+        person.command("rmi", "saved:1")
+        person.command("load", "-i", str(archive))
+        assert json.loads(person.python("-c", CELLS, "saved:1"))["saved:1"][0].split()[0] == "us"
+    finally:
+        place.docker.run("rmi", "saved:1", "bare:1")
