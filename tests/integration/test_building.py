@@ -306,6 +306,7 @@ def test_apt_get_installs_a_local_package(store: Store, tmp_path: Path) -> None:
     assert root.exists()
 
 
+@pytest.mark.everybody
 def test_pip_installs_a_local_wheel(store: Store, tmp_path: Path) -> None:
     python_rootfs.make(tmp_path / "root")
     (tmp_path / "wheels").mkdir()
