@@ -162,10 +162,11 @@ def mapped_namespace(uids: Sequence[Map], gids: Sequence[Map]) -> int:
     if pid == 0:
         while True:
             signal.pause()
+    shown = processes.pid_of(pidfd)  # /proc may be of another pid namespace than ours
     try:
-        _write_map(pid, "uid", uids)
-        _write_map(pid, "gid", gids)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        _write_map(shown, "uid", uids)
+        _write_map(shown, "gid", gids)
+        return os.open(f"/proc/{shown}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         processes.send_signal(pidfd, signal.SIGKILL)
         os.waitpid(pid, 0)

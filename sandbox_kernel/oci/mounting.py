@@ -40,7 +40,6 @@ NOTHING = frozenset(
     ("bind", "rbind", "defaults", "async", "nomand", "nolazytime", "loud", "silent", "remount",
      "iversion", "noiversion", "acl", "noacl", "idmap", "ridmap", "tmpcopyup")
 )  # fmt: skip
-MNT_ID_MAPPED = ("idmap", "ridmap")
 
 DEVICES = {
     "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9),
@@ -61,7 +60,6 @@ class Options:
         self.set = self.clear = self.propagation = 0
         self.deep_set = self.deep_clear = self.deep_propagation = 0
         self.data: list[tuple[str, str | None]] = []
-        self.idmap = ""
         self.copy_up = "tmpcopyup" in words
         for word in words:
             self._take(word)
@@ -83,8 +81,6 @@ class Options:
             self.deep_clear |= ATIME_MASK if deep in ("noatime", "strictatime") else 0
         elif deep in CLEARED:
             self.deep_clear |= CLEARED[deep]
-        elif word in MNT_ID_MAPPED:
-            self.idmap = word
         elif word in NOTHING:
             pass
         elif word in OF_THE_SUPERBLOCK:
@@ -133,6 +129,8 @@ def sources(config: Mapping[str, Any], bundle: str, *, new_user: bool) -> dict[s
                 source, deep="bind" not in words or "rbind" in words,
                 propagation=0 if kept else MS_SLAVE,
             )  # fmt: skip
+            if mount.get("uidMappings") or "idmap" in words or "ridmap" in words:
+                _map(found[f"mount {index}"], mount, config["linux"])
     if new_user:  # who is root of a user namespace alone can make no device node
         wanted = {f"/dev/{name}": name for name in DEVICES}
         wanted |= {each["path"]: each["path"] for each in config["linux"].get("devices") or ()}
@@ -146,6 +144,22 @@ def sources(config: Mapping[str, Any], bundle: str, *, new_user: bool) -> dict[s
             path, os.O_DIRECTORY, propagation=MS_SLAVE if follows else MS_PRIVATE
         )
     return found
+
+
+def _map(tree: int, mount: Mapping[str, Any], linux: Mapping[str, Any]) -> None:
+    """Show other ids. By who has rights over the file system: nobody in a user namespace has."""
+    from sandbox_kernel.oci import births
+
+    uid = mount.get("uidMappings") or linux.get("uidMappings")
+    gid = mount.get("gidMappings") or linux.get("gidMappings")
+    if not uid or not gid:
+        raise wrong("mounts.uidMappings", uid, "maps beside the option `idmap`")
+    namespace = births.mapped_namespace(uid, gid)
+    try:
+        deep = "ridmap" in (mount.get("options") or ())
+        mounts.map_identities(tree, namespace, recursive=deep)
+    finally:
+        os.close(namespace)
 
 
 def _device_tree(path: str) -> int:
@@ -197,8 +211,6 @@ class Root:
         options = Options(mount.get("options") or ())
         kind = str(mount.get("type") or "")
         if tree := self._trees.get(f"mount {index}"):
-            if options.idmap or mount.get("uidMappings"):
-                self._map(tree, mount, options)
             directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         elif kind == "cgroup":
             self._mount_cgroups(destination, options, cgroups)
@@ -276,20 +288,6 @@ class Root:
                 break
             return "/".join([real[len(root) :], *parts[count:]])
         return path
-
-    def _map(self, tree: int, mount: Mapping[str, Any], options: Options) -> None:
-        from sandbox_kernel.oci import births
-
-        linux = self.config["linux"]
-        uid = mount.get("uidMappings") or linux.get("uidMappings")
-        gid = mount.get("gidMappings") or linux.get("gidMappings")
-        if not uid or not gid:
-            raise wrong("mounts.uidMappings", uid, "maps beside the option `idmap`")
-        namespace = births.mapped_namespace(uid, gid)
-        try:
-            mounts.map_identities(tree, namespace, recursive=options.idmap == "ridmap")
-        finally:
-            os.close(namespace)
 
     def _copy_up(self, destination: str, tree: int) -> None:
         """What the image has at a place is copied into the tmpfs that covers it."""
