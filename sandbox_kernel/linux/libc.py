@@ -92,9 +92,9 @@ else:
 
 
 __all__ = [
-    "Structure", "addressof", "byref", "c_char", "c_char_p", "c_int", "c_long", "c_ubyte",
-    "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check", "libc", "load", "number",
-    "sizeof", "syscall",
+    "MACHINE", "Structure", "addressof", "byref", "c_char", "c_char_p", "c_int", "c_long",
+    "c_ubyte", "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check", "libc", "load",
+    "number", "sizeof", "syscall",
 ]  # fmt: skip
 
 libc = CDLL(None)
@@ -130,6 +130,8 @@ MOUNT_SETATTR = 442
 
 # Older calls have a number for each machine: arch/x86/entry/syscalls/syscall_64.tbl and
 # include/uapi/asm-generic/unistd.h. An unknown machine is an error, never a guess.
+MACHINE = os.uname().machine
+"""Asked before personality(2) may have the kernel name another one."""
 _BY_MACHINE = {
     "x86_64": {
         "pivot_root": 155,
@@ -153,11 +155,10 @@ def number(name: str) -> int:
 
     Raises OSError(ENOSYS) on a machine whose numbers are not known here.
     """
-    machine = os.uname().machine
     try:
-        return _BY_MACHINE[machine][name]
+        return _BY_MACHINE[MACHINE][name]
     except KeyError:
-        raise OSError(38, f"system call `{name}`: its number on `{machine}` is not known") from None
+        raise OSError(38, f"system call `{name}`: its number on `{MACHINE}` is not known") from None
 
 
 def syscall(call: int, *arguments: object) -> int:

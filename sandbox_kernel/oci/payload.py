@@ -227,10 +227,9 @@ def _write_about_us(proc: int | None, name: str, text: str) -> None:
 
 
 def _number(name: str) -> int:
-    machine = os.uname().machine
-    if machine not in _NUMBERS:
-        raise StepFailed("call", name, f"its number on {machine} is not known")
-    return _NUMBERS[machine][name]
+    if c.MACHINE not in _NUMBERS:
+        raise StepFailed("call", name, f"its number on {c.MACHINE} is not known")
+    return _NUMBERS[c.MACHINE][name]
 
 
 def _set_scheduler(wanted: Mapping[str, Any] | None) -> None:
