@@ -20,6 +20,10 @@ OF_LINUX = frozenset(
      "resources", "rootfsPropagation", "seccomp", "sysctl", "maskedPaths", "readonlyPaths",
      "mountLabel", "personality")
 )  # fmt: skip
+OF_RESOURCES = frozenset(
+    ("devices", "memory", "cpu", "pids", "hugepageLimits", "blockIO", "network", "rdma", "unified")
+)
+SELINUX = "/sys/fs/selinux/enforce"
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 
@@ -87,8 +91,21 @@ def _check_linux(config: Mapping[str, Any], linux: Mapping[str, Any]) -> None:
     ):
         if value and kind not in kinds:
             raise wrong(field, value, f"a namespace of type `{kind}` beside it")
+    if linux.get("mountLabel") and not os.path.exists(SELINUX):
+        raise wrong("linux.mountLabel", linux["mountLabel"], "nothing: SELinux is not on")
+    check_resources(_object(linux, "resources"))
     for name in _object(linux, "sysctl"):
         _check_sysctl(name, set(kinds))
+
+
+def check_resources(resources: Mapping[str, Any]) -> None:
+    """The `resources` object, of the configuration or of `update`. Raises InvalidOption."""
+    for name in set(resources) - OF_RESOURCES:
+        if resources[name]:
+            raise wrong(f"linux.resources.{name}", "given", "what this runtime can put in force")
+    if _object(resources, "blockIO").get("leafWeight"):
+        allowed = "nothing: Linux has none since 5.0"
+        raise wrong("linux.resources.blockIO.leafWeight", "given", allowed)
 
 
 def _check_sysctl(name: str, namespaces: set[str]) -> None:

@@ -46,6 +46,10 @@ THROTTLES = {
     "throttleReadIOPSDevice": ("blkio.throttle.read_iops_device", "riops"),
     "throttleWriteIOPSDevice": ("blkio.throttle.write_iops_device", "wiops"),
 }
+ONLY_V1 = (
+    ("memory", "swappiness"), ("memory", "disableOOMKiller"), ("cpu", "realtimeRuntime"),
+    ("cpu", "realtimePeriod"), ("network", "classID"), ("network", "priorities"),
+)  # fmt: skip
 KINDS = {"a": "a", "b": "b", "c": "c", "u": "c", "": "a", None: "a"}
 # What each container may use, whatever the list of devices says (config-linux.md).
 ALWAYS = ("c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm",
@@ -156,6 +160,11 @@ class Group:
         block = resources.get("blockIO") or {}
         if block.get("weight"):
             yield self._directory("blkio"), self._weight_file(), str(block["weight"])
+        for each in block.get("weightDevice") or ():
+            text = f"{each['major']}:{each['minor']} {_weight(each)}"
+            yield self._directory("blkio"), f"{self._weight_file()}_device", text
+        for name, text in _rdma(resources):
+            yield self._directory("rdma"), name, text
         for field, (file, _) in THROTTLES.items():
             for each in block.get(field) or ():
                 text = f"{each['major']}:{each['minor']} {each['rate']}"
@@ -277,6 +286,21 @@ class Group:
                     continue  # another container is in it
 
 
+def _weight(given: Mapping[str, Any]) -> int:
+    """Of one device. A leaf's weight is of a scheduler that Linux 5.0 took away."""
+    if given.get("leafWeight") or not given.get("weight"):
+        raise wrong("linux.resources.blockIO.weightDevice", given, "a device and its `weight`")
+    return int(given["weight"])
+
+
+def _rdma(resources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same on v1 and v2: Documentation/admin-guide/cgroup-v2.rst, RDMA."""
+    for device, limits in (resources.get("rdma") or {}).items():
+        words = (("hca_handle", "hcaHandles"), ("hca_object", "hcaObjects"))
+        given = [f"{key}={limits[field]}" for key, field in words if limits.get(field) is not None]
+        yield "rdma.max", " ".join((device, *given))
+
+
 def _asks(resources: Mapping[str, Any]) -> bool:
     """Whether a limit is asked for; a list of devices is none to who can make no device."""
     return any(part for name, part in resources.items() if name != "devices")
@@ -306,7 +330,10 @@ def _delegate(directory: str) -> None:
 
 
 def _files_v2(resources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The same limits in the words of v2."""
+    """The same limits in the words of v2. Raises InvalidOption for one that it has no word for."""
+    for part, field in ONLY_V1:
+        if (resources.get(part) or {}).get(field):
+            raise wrong(f"linux.resources.{part}.{field}", "given", "nothing: cgroup v2 has none")
     yield from _memory_v2(resources.get("memory") or {})
     yield from _cpu_v2(resources.get("cpu") or {})
     if (resources.get("pids") or {}).get("limit") is not None:
@@ -314,6 +341,9 @@ def _files_v2(resources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     block = resources.get("blockIO") or {}
     if block.get("weight"):
         yield "io.bfq.weight", str(block["weight"])
+    for each in block.get("weightDevice") or ():
+        yield "io.bfq.weight", f"{each['major']}:{each['minor']} {_weight(each)}"
+    yield from _rdma(resources)
     for field, (_, key) in THROTTLES.items():
         for each in block.get(field) or ():
             yield "io.max", f"{each['major']}:{each['minor']} {key}={each['rate']}"

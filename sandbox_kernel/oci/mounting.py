@@ -41,6 +41,8 @@ NOTHING = frozenset(
      "iversion", "noiversion", "acl", "noacl", "idmap", "ridmap", "tmpcopyup")
 )  # fmt: skip
 
+# The file systems whose files are the container's own, which SELinux is told of when it is on.
+LABELLED = ("tmpfs", "devpts", "mqueue")
 DEVICES = {
     "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9),
     "tty": (5, 0),
@@ -221,6 +223,8 @@ class Root:
                 options.data = []
             source = [("source", str(mount["source"]))] if mount.get("source") else []
             data = [*source, *options.data] if kind not in ("proc", "sysfs") else options.data
+            if kind in LABELLED and (label := self.config["linux"].get("mountLabel")):
+                data = [*data, ("context", label)]
             tree = self._new(kind, tuple(data), mount)
         if options.copy_up:
             self._copy_up(destination, tree)

@@ -381,6 +381,7 @@ def update(root: str, given: Sequence[str]) -> int:
         if text is not None:
             value = text if field in ("cpus", "mems") else words.number(options, name)
             resources.setdefault(part, {})[field] = value
+    document.check_resources(resources)
     known = folder.read()
     if not state.lives(known):
         raise StepFailed("update", folder.name, "container not running", 3)
