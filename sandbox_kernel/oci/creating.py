@@ -141,11 +141,11 @@ class _Making:
         shown = spoken(known, "creating")
         _go(channel, "known", state=shown)
         if hooks.given(config, *HOOKS_BETWEEN):
-            _hear(channel, "mounted")
+            hear(channel, "mounted")
             for kind in HOOKS_BETWEEN:
                 hooks.run(config, kind, shown)
             _go(channel, "enter")
-        _hear(channel, "ready")
+        hear(channel, "ready")
         return channel
 
     def created(self) -> None:
@@ -192,7 +192,7 @@ def wait_executed(
 
     The listener of its system calls goes to who answers, with the state of the container.
     """
-    received = messages.receive(channel)
+    received = heard(channel)
     if received is not None and received[0].get("at") == "asks":
         from sandbox_kernel.oci import listeners
 
@@ -201,7 +201,7 @@ def wait_executed(
             listeners.hand_over(config["linux"]["seccomp"], shown, pid, listener)
         finally:
             os.close(listener)
-        received = messages.receive(channel)
+        received = heard(channel)
     if received is not None:
         failed = received[0]
         raise StepFailed(failed["step"], failed["subject"], failed["why"], failed["errno"])
@@ -300,11 +300,21 @@ def _go(channel: socket.socket, word: str, **more: Any) -> None:
     try:
         messages.send(channel, {"do": word, **more})
     except OSError:
-        _hear(channel, "")  # why it ended, if it could say that
+        hear(channel, "")  # why it ended, if it could say that
 
 
-def _hear(channel: socket.socket, wanted: str) -> None:
-    received = messages.receive(channel)
+def heard(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """What a process says next. Who ends with a word of ours unread resets the channel, which hides
+    once what it said before (unix(7)). Raises OSError."""
+    try:
+        return messages.receive(channel)
+    except ConnectionResetError:
+        return messages.receive(channel)
+
+
+def hear(channel: socket.socket, wanted: str) -> None:
+    """Wait until a first process is that far. Raises StepFailed."""
+    received = heard(channel)
     if received is None:
         raise StepFailed("make", "the container", "its first process ended before it was ready")
     if received[0].get("at") != wanted:
