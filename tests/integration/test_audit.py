@@ -115,6 +115,33 @@ def test_what_is_refused_is_in_the_record_and_off_writes_nothing(configuration: 
     assert "nothing is written down now" in command("audit").stdout
 
 
+def test_the_record_says_of_which_notebook_a_run_is_and_is_asked_by_that(
+    configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [f"{configuration.parent}/{name}.ipynb" for name in ("tea", "coffee")]
+    for number, path in enumerate(paths):
+        monkeypatch.setenv("JPY_SESSION_NAME", path)  # as a server says it to a kernel
+        with kernels.cells_started() as kernel:
+            kernel.run(f"print({number})")
+            kernel.run("%sandbox --network host\n1")
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    sandbox_kernel.run("pass")
+
+    def asked(*words: str) -> list[tuple[str, str | None]]:
+        done = command("audit", "--format", "json", *words)
+        assert done.returncode == 0, done.stderr
+        runs = [json.loads(line) for line in done.stdout.splitlines()]
+        return [(run["kind"], run["notebook"]) for run in runs]
+
+    of_tea, of_coffee = ([("start", path), ("refused", path)] for path in paths)
+    assert asked() == [*of_tea, *of_coffee, ("start", None)]
+    assert asked("--notebook", "tea.ipynb") == of_tea
+    assert asked("--notebook", "no such") == []
+    assert asked("--refused") == [of_tea[1], of_coffee[1]]
+    assert asked("--refused", "--notebook", "coffee") == [of_coffee[1]]
+    assert command("audit", "--refused", "--notebook", "coffee").stdout.count("refused: ") == 1
+
+
 def test_nobody_but_the_user_turns_it_off(configuration: Path) -> None:
     Path("sandbox.toml").write_text('audit = "off"\n')
     with pytest.raises(errors.NotAllowed, match="audit"):
