@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kernels
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import sandbox_kernel
 from sandbox_kernel import container, learnt, policy
@@ -97,6 +99,31 @@ def test_what_a_program_calls_is_shown_kept_and_then_all_that_it_may(configurati
     assert "mine" in said("learn-seccomp", "--list")
     said("learn-seccomp", "--forget", "mine")
     assert "learn-seccomp" in said("run", "--seccomp", "mine", "host", "true", status=125)
+
+
+def test_a_notebook_learns_a_filter_and_cells_run_with_it(configuration: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    calm = "import os; os.sync(); print(os.getpid() > 0)"
+    notebook.cells = [
+        nbformat.v4.new_code_cell(code)
+        for code in (
+            "%load_ext sandbox_kernel",
+            f"%container learn-seccomp --save of-the-notebook host {PYTHON} -c '{calm}'",
+            "%container learn-seccomp --list",
+            f"%%container --seccomp of-the-notebook\n{OTHER}",
+            f"%%container\n{OTHER}",
+            "%container learn-seccomp --save bad host /bin/false",
+        )
+    ]
+    NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=True).execute()
+
+    said_by = ["".join(o.get("text", "") for o in cell.outputs) for cell in notebook.cells]
+    assert "sync (1)" in said_by[1]
+    kept = learnt.find("of-the-notebook")
+    assert kept is not None and "sync" in kept.calls
+    assert "of-the-notebook" in said_by[2]
+    assert said_by[3:5] == ["EPERM\n", "nice\n"]
+    assert learnt.find("bad") is None
 
 
 def test_cells_and_kernels_run_with_the_smallest_filter(configuration: Path) -> None:
