@@ -81,3 +81,13 @@ def test_each_promise_of_the_security_page_names_tests_that_exist() -> None:
         proofs = re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", promise)
         assert proofs, promise
         assert [proof for proof in proofs if (proof[1], proof[0]) not in known] == []
+
+
+def test_each_test_that_the_security_page_names_is_there() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    known = {(test.file, test.name) for test in all_tests()}
+    linked = re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", page)
+    assert [proof for proof in linked if (proof[1], proof[0]) not in known] == []
+    assert set(re.findall(r"\btest_\w+(?!\w|\.py)", page)) == {name for name, _ in linked}
+    files = set(re.findall(r"\]\(\.\./(tests/[^)#]+)", page))
+    assert [name for name in files if not (ROOT / name).exists()] == []
