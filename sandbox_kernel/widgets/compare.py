@@ -18,6 +18,8 @@ LONGEST_LINE = 400
 TITLES = {
     "process": "process",
     "container": "container",
+    "runc": "runc",
+    "crun": "crun",
     "gvisor": "gVisor",
     "machine": "virtual machine",
 }
@@ -42,6 +44,8 @@ class CompareView(View):
         "one workload, several walls": "同一负载，不同隔离方式",
         "process": "进程",
         "container": "容器",
+        "runc": "runc",
+        "crun": "crun",
         "gVisor": "gVisor",
         "virtual machine": "虚拟机",
         "time to start": "启动时间",

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from sandbox_kernel import container, errors, policy, settings
 from sandbox_kernel.container import Container, ProcessSpec
-from sandbox_kernel.observe import links, processes
+from sandbox_kernel.observe import comparing, links, processes
 from sandbox_kernel.widgets import opening
 
 PLAIN = "Python 3 (ipykernel)"
@@ -224,7 +224,7 @@ def test_walls_are_measured_and_a_life_is_followed_to_its_end(notebook: LabPage,
     row = view.get_by_role("row").filter(has_text="kernel that it sees")
     expect(row.get_by_role("cell").nth(1)).to_have_text(os.uname().release)
     started = view.get_by_role("row").filter(has_text="time to start")
-    for wall in range(4):
+    for wall in range(len(comparing.WALLS)):
         cell = started.get_by_role("cell").nth(wall)
         if not cell.inner_text():
             expect(view.locator(".sandbox-absences td").nth(wall)).to_contain_text("not here: ")

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ordinary_user import OrdinaryUser
+
+from sandbox_kernel.cli import doctor
+from sandbox_kernel.runtime import walls
 
 DOCTOR = ["-m", "sandbox_kernel.cli.main", "doctor"]
 LIMITS = {"memory", "memory_swap", "cpus", "pids_limit"}
@@ -29,6 +33,26 @@ def test_where_containers_can_be_made_nothing_is_bad(tmp_path: Path) -> None:
     assert "at most 8 of a kind, from 4 templates" in checks["ready cells"]["found"]
     assert checks["networks"]["state"] == "good"
     assert set(checks["control groups"]["found"].partition(": ")[2].split(", ")) >= LIMITS
+
+
+def test_each_runtime_of_others_makes_a_container_or_its_line_says_why_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = walls.found()
+    made = {check.name: check for check in doctor._walls()}
+    monkeypatch.setattr(walls, "FOLDERS", ("/nowhere",))
+    without = {check.name: check for check in doctor._walls()}
+
+    assert set(made) == set(without) == {f"runtime {name}" for name in walls.PACKAGES}
+    for name, package in walls.PACKAGES.items():
+        here, lacking = made[f"runtime {name}"], without[f"runtime {name}"]
+        if name == "crun" and here.means == "`--runtime crun` fails so; others work":
+            assert here.found.startswith("crun `run`: ")  # it knows no hybrid of control groups
+        else:
+            assert here.state == ("weak" if found[name] else "good"), here
+        assert lacking.state == "weak"
+        assert lacking.means == f"`--runtime {name}` is refused; others work"
+        assert package in lacking.mend
 
 
 def test_a_file_that_is_wrong_is_named_with_its_line(tmp_path: Path) -> None:

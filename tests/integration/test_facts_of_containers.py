@@ -29,6 +29,7 @@ from sandbox_kernel.observe import (
 from sandbox_kernel.observe.calls import Calls, Counted
 from sandbox_kernel.observe.changes import Changes
 from sandbox_kernel.observe.groups import Group
+from sandbox_kernel.runtime import walls
 
 pytestmark = pytest.mark.everybody
 
@@ -278,8 +279,24 @@ def test_a_process_and_a_container_are_compared_by_measuring_and_the_absent_is_n
         assert (each.memory.value or 0) > 1 << 20
         assert each.calls is not None, each.calls_reason
         assert 600 <= each.calls < 3000
-    absent = [comparing.measure(wall) for wall in ("gvisor", "machine")]
-    assert all(each.reason or each.start_seconds for each in absent)
+
+
+def test_every_runtime_that_can_be_asked_for_is_compared() -> None:
+    assert set(comparing.RUNTIMES.values()) == {"embedded", *walls.PACKAGES}
+
+
+@pytest.mark.parametrize("wall", [name for name in comparing.RUNTIMES if name != "container"])
+def test_a_runtime_of_others_is_measured_or_its_column_says_why_not(wall: str) -> None:
+    why = walls.found()[comparing.RUNTIMES[wall]]
+    measured = comparing.measure(wall)
+
+    if why:
+        assert measured.reason == why
+    elif wall == "crun" and not measured.start_seconds:  # it knows no hybrid of control groups
+        assert measured.reason.startswith("crun `run`: ")
+    else:
+        assert measured.reason == ""
+        assert measured.start_seconds
 
 
 @pytest.mark.root
