@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import gzip
 import hashlib
+import io
 import json
 import os
 import socket
@@ -17,15 +18,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import conda_channels
 import dns.message
 import msgspec
+import numpy as np
+import pyarrow
 from hypothesis import strategies as st
 from layer_archives import archive, member, symlink
 
 from sandbox_kernel import audit, errors, learnt
-from sandbox_kernel.container import events
+from sandbox_kernel.container import events, values_in
 from sandbox_kernel.containerfile import ignore
 from sandbox_kernel.containerfile.parse import parse
 from sandbox_kernel.image import documents, pins, reference
@@ -40,9 +44,9 @@ from sandbox_kernel.image.registry.endpoints import Endpoint, Origin
 from sandbox_kernel.image.store import names
 from sandbox_kernel.kernel import wire, zmtp
 from sandbox_kernel.linux import messages
-from sandbox_kernel.network import answering, name_servers, protocol
+from sandbox_kernel.network import answering, capture, name_servers, protocol
 from sandbox_kernel.oci import document, state
-from sandbox_kernel.runtime import accounts, templates
+from sandbox_kernel.runtime import accounts, ferry, templates, transfer
 
 SMALL = Limits(plain=1 << 20, members=100, header=4096, records=32, holes=64, window=20)
 NAME = "sha256:" + "0" * 64
@@ -221,6 +225,149 @@ def _child_of_a_template(data: bytes) -> None:
     with ours, theirs:
         theirs.send(data[: 1 << 16] or b" ")
         assert templates.hear_child(ours) is not None
+
+
+class Ended(Exception):
+    """A ferry would have ended its process here, as its program did or as one that lies does."""
+
+
+def _ferried(pieces: list[bytes]) -> None:
+    """Bytes for an output, a memory file of a size that is sealed, and what it was not given."""
+    stream, inside = os.pipe2(os.O_CLOEXEC)
+    out = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    scratch = os.memfd_create("scratch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(scratch, 100)
+    ended = mock.patch.object(os, "_exit", side_effect=Ended)
+    spared = mock.patch.object(os, "kill"), mock.patch.object(ferry.signal, "signal")
+    try:
+        with ended, spared[0], spared[1]:
+            one = ferry.Ferry({1: out, 3: scratch}, -1, stream, window=1 << 16)
+            for piece in [ferry.START, *pieces]:
+                os.write(inside, piece[: 1 << 15] or b"\0")
+                one._hear()
+                assert os.fstat(scratch).st_size == 100
+    finally:
+        for descriptor in (stream, inside, out, scratch):
+            os.close(descriptor)
+
+
+def _carried(kind: bytes, number: int, data: bytes) -> bytes:
+    return ferry.HEADER.pack(kind, number, len(data)) + data
+
+
+FERRIED = (
+    _carried(b"D", 1, b"text"), _carried(b"W", 3, (90).to_bytes(8, "little") + b"x" * 20),
+    _carried(b"A", 0, b"\1\0\0\0"), _carried(b"E", 0, b'{"status": 3}'),
+    _carried(b"E", 0, b'{"signal": 9}'),
+)  # fmt: skip
+
+
+def _copied(data: bytes) -> None:
+    """A stream of files in each of the three ways that it is read, none of which leads out."""
+
+    def unpacking() -> transfer.Unpacking:
+        os.lseek(source, 0, os.SEEK_SET)
+        return transfer.Unpacking(source, most_bytes=4096, most_files=20)
+
+    refused = (errors.StepFailed, errors.CopyRefused)
+    with in_a_file(data, "stream") as folder, tempfile.TemporaryDirectory() as made:
+        source = os.open(f"{folder}/stream", os.O_RDONLY)
+        Path(made, "here").mkdir()
+        here = os.open(f"{made}/here", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(*refused):
+                unpacking().into(here, "")
+            assert os.listdir(made) == ["here"]
+            with suppress(*refused):
+                unpacking().into_memory()
+            for _, content in unpacking().passing():
+                for _ in content:
+                    pass
+        finally:
+            os.close(here)
+            os.close(source)
+
+
+def _of_a_stream(*records: dict[str, Any] | bytes) -> bytes:
+    pieces = [each if isinstance(each, bytes) else _written(each) for each in records]
+    return b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces)
+
+
+FOLDER = {"kind": "folder", "path": "a", "mode": 0o755}
+COPIED_FILE = {"kind": "file", "path": "a/b", "mode": 0o644}
+COPIED_LINK = {"kind": "link", "path": "a/c", "mode": 0o777, "target": "b"}
+SKIPPED = {"kind": "skipped", "path": "a/d", "why": "it is a socket"}
+END = {"kind": "end"}
+
+
+@st.composite
+def copied(draw: st.DrawFn) -> bytes:
+    """A stream whose records were changed as documents, or which was changed as bytes."""
+    said = FOLDER, COPIED_FILE, b"text", b"", COPIED_LINK, SKIPPED, END
+    if draw(st.booleans()):
+        return draw(damaged(_of_a_stream(*said)))
+    return _of_a_stream(
+        *(draw(changed(each)) if isinstance(each, dict) and draw(st.booleans()) else each
+          for each in said)
+    )  # fmt: skip
+
+
+def _value(given: tuple[str, bytes, dict[str, Any]]) -> None:
+    form, data, details = given
+    values_in.parse("x", form, memoryview(data), details)
+
+
+def _values() -> st.SearchStrategy[tuple[str, bytes, dict[str, Any]]]:
+    """What a cell gives out as a value: its form, its bytes, and what it says of them."""
+    table = pyarrow.table({"a": [1, 2, 3], "b": ["x", None, "z"], "c": [[1], [], None]})
+    table = table.append_column("d", pyarrow.array(["x", "y", "x"]).dictionary_encode())
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    arrays = []
+    for array in (np.arange(6).reshape(2, 3), np.zeros(2, [("a", "i4"), ("b", "S3")])):
+        file = io.BytesIO()
+        np.lib.format.write_array(file, array, allow_pickle=False)
+        arrays.append(file.getvalue())
+    said = {"library": st.sampled_from(["pandas", "polars", "pyarrow", 1]), "named": PLAIN}
+    said |= {"series": st.booleans(), "scalar": st.booleans()}
+    details = st.fixed_dictionaries({}, optional=said)
+    return st.one_of(
+        st.tuples(st.just("npy"), damaged(*arrays), details),
+        st.tuples(st.just("arrow"), damaged(sink.getvalue().to_pybytes()), details),
+        st.tuples(st.sampled_from(["json", "bytes", ""]), json_of({"a": [1.5]}), details),
+    )
+
+
+def _captured(data: bytes) -> None:
+    """As one frame, and as a file of them."""
+    packets = [capture.dissect(capture.Frame(0, data))]
+    with suppress(ValueError):
+        packets += [capture.dissect(frame) for frame in capture.read_file(data)]
+    capture.talks(packets)
+
+
+def _ethernet(kind: int, body: bytes) -> bytes:
+    return b"\2" * 6 + b"\4" * 6 + kind.to_bytes(2, "big") + body
+
+
+def _ip(protocol: int, body: bytes) -> bytes:
+    head = b"\x45\0" + (20 + len(body)).to_bytes(2, "big") + b"\0" * 5 + bytes([protocol])
+    return _ethernet(capture.ETH_P_IP, head + b"\0\0" + bytes([10, 0, 0, 1, 10, 0, 0, 2]) + body)
+
+
+def _captures() -> tuple[bytes, ...]:
+    ports = b"\x9c\x40\0\x35"
+    seen = (
+        _ip(6, ports + b"\0" * 8 + b"\x50\x12" + b"\0" * 6), _ip(17, ports + b"\0" * 4 + QUERY),
+        _ip(1, b"\3\x0a" + b"\0" * 6), _ethernet(capture.ETH_P_IPV6, bytes(60)),
+        _ethernet(capture.ETH_P_ARP, b"\0\1\x08\0\6\4\0\1" + bytes(20)),
+    )  # fmt: skip
+    file = io.BytesIO()
+    writer = capture.Writer(file)
+    for each in seen:
+        writer.write(capture.Frame(1, each))
+    return (*seen, file.getvalue())
 
 
 def _unpacked(data: bytes) -> None:
@@ -540,4 +687,15 @@ TARGETS: dict[str, Target] = {
         damaged(b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:\n"),
         _account, (errors.StepFailed,)),
     "programs": Target(damaged(ELF), _program, (ValueError,)),
+    "ferried-frames": Target(
+        st.lists(damaged(*FERRIED), max_size=4), _ferried, (Ended,),
+        ([_carried(b"E", 0, b'{"status": Infinity}')],)),
+    "copied-streams": Target(
+        copied(), _copied, (errors.StepFailed, errors.CopyRefused),
+        tuple(_of_a_stream(each, END) for each in (
+            NESTED, {"path": "a"}, {**FOLDER, "mode": "x"}, {**FOLDER, "mode": None},
+            {**FOLDER, "path": "\ud800"}, {**COPIED_LINK, "path": "a", "target": "\ud800"}))),
+    "values": Target(_values(), _value, (errors.ValueNotTransferable,)),
+    "captured-frames": Target(
+        damaged(*_captures()), _captured, (), (_ethernet(capture.ETH_P_IP, bytes(15)),)),
 }  # fmt: skip

@@ -141,7 +141,7 @@ def dissect(frame: Frame) -> Packet:
     moment = frame.moment / 1e9
     try:
         source, destination, protocol, ports, says = _dissected(frame.data)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError, OSError):  # OSError: an address cut off
         source, destination, protocol, ports, says = "?", "?", "broken", (None, None), ""
     return Packet(moment, source, destination, protocol, *ports, len(frame.data), says)
 

@@ -246,7 +246,7 @@ class Ferry:
         try:
             said = json.loads(body)
             number, status = int(said.get("signal", 0)), int(said.get("status", 1))
-        except (ValueError, AttributeError, TypeError, RecursionError):
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             os._exit(1)
         if 0 < number < signal.NSIG:
             signal.signal(number, signal.SIG_DFL) if number not in (9, 19) else None

@@ -25,7 +25,7 @@ from sandbox_kernel.runtime.patterns import Patterns
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
+    from typing import Any, TypeGuard
 
     from sandbox_kernel.runtime.patterns import States
 
@@ -286,9 +286,9 @@ class Unpacking:
     def _make(self, parent: int, path: list[str], record: Mapping[str, Any]) -> None:
         folder = _folder_of(parent, path)
         try:
-            mode = int(record.get("mode", 0o600)) & PERMISSIONS
+            mode = record.get("mode", 0o600) & PERMISSIONS
             name = path[-1]
-            kind = record["kind"]
+            kind = record.get("kind")
             if kind == "folder":
                 _make_folder(folder, name, mode)
             elif kind == "link":
@@ -321,10 +321,10 @@ class Unpacking:
     def _record(self) -> dict[str, Any]:
         try:
             record = json.loads(self._piece(LONGEST_RECORD))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StepFailed("read", "the stream of files", str(error)) from error
-        if not isinstance(record, dict):
-            raise StepFailed("read", "the stream of files", "a record is an object")
+        if not isinstance(record, dict) or type(record.get("mode", 0)) is not int:
+            raise StepFailed("read", "the stream of files", "a record is no object, or its mode is")
         return record
 
     def _piece(self, most: int) -> bytes:
@@ -346,9 +346,20 @@ class Unpacking:
         return b"".join(parts)
 
 
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a name may be so. Of surrogates only those that `os.fsdecode` makes are text."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def checked(path: object) -> list[str]:
     """The parts of a path of the stream; nothing that could lead elsewhere."""
-    if not isinstance(path, str) or "\0" in path:
+    if not _is_text(path):
         raise StepFailed("read", "the stream of files", "a path is no text")
     parts = path.split("/") if path else []
     if len(parts) > DEEPEST or any(part in ("", ".", "..") for part in parts):
@@ -412,7 +423,7 @@ def _replace(folder: int, name: str, make: Any) -> None:
 def text_of(record: Mapping[str, Any]) -> str:
     """Where a link points. Raises StepFailed."""
     target = record.get("target")
-    if not isinstance(target, str) or not target or "\0" in target:
+    if not target or not _is_text(target):
         raise StepFailed("read", "the stream of files", "a link points nowhere")
     return target
 
