@@ -27,7 +27,7 @@ help:
 	@echo "make lab     open JupyterLab with the kernel \"Sandbox (Python 3)\""
 	@echo "make test    run every check and every test"
 	@echo "make hostile run the corpus of attacks, and print a table of its entries"
-	@echo "make fuzz    feed the readers of foreign bytes, SECONDS=600 each, all or TARGET=name"
+	@echo "make fuzz    feed the readers of foreign bytes, SECONDS=600 each, all or TARGET=name (ENGINE=atheris)"
 	@echo "make chaos   kill, stop, fill and damage what runs, and look that all holds (SEEDS=20)"
 	@echo "make soak    run hostile cells beside normal ones for two hours (SECONDS=300)"
 	@echo "make bench   measure speed and size beside runc, bwrap and ipykernel"
@@ -61,9 +61,13 @@ hostile: export SANDBOX_KERNEL_RACE_SECONDS ?= $(if $(WEAKEN),5,60)
 hostile: .venv/.ready-to-test packages-to-test
 	UV=$(UV) $(BIN)/python $(if $(WEAKEN),tests/weakened.py $(WEAKEN),tests/hostile_table.py $(COLUMNS))
 
-# Each reader for so long. The short form is part of `make test`.
+# Each reader for so long. The short form is part of `make test`. With ENGINE=atheris, libFuzzer
+# looks at which lines of a reader an input leads to; it is no part of `dev`, since not every Python
+# and machine has a wheel of it.
 fuzz: .venv/.ready-to-test
-	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600) $(addprefix --target ,$(TARGET))
+	$(if $(filter atheris,$(ENGINE)),$(UV) pip install --quiet --python $(BIN)/python --only-binary :all: atheris)
+	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600) $(addprefix --target ,$(TARGET)) \
+		$(addprefix --engine ,$(ENGINE))
 
 # Faults at numbered points of a workload, and what has to hold afterwards. SEED=7 repeats one.
 chaos: .venv/.ready-to-test packages-to-test
