@@ -693,7 +693,8 @@ TARGETS: dict[str, Target] = {
     "copied-streams": Target(
         copied(), _copied, (errors.StepFailed, errors.CopyRefused),
         tuple(_of_a_stream(each, END) for each in (
-            NESTED, {"path": "a"}, {**FOLDER, "mode": "x"}, {**FOLDER, "mode": None},
+            NESTED, {"path": "a"}, COPIED_FILE, {**FOLDER, "path": ""},
+            {**FOLDER, "mode": "x"}, {**FOLDER, "mode": None},
             {**FOLDER, "path": "\ud800"}, {**COPIED_LINK, "path": "a", "target": "\ud800"}))),
     "values": Target(_values(), _value, (errors.ValueNotTransferable,)),
     "captured-frames": Target(

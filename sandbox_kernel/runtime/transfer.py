@@ -284,8 +284,9 @@ class Unpacking:
             raise CopyRefused("--max-files", self._most_files, "/".join(path))
 
     def _make(self, parent: int, path: list[str], record: Mapping[str, Any]) -> None:
-        folder = _folder_of(parent, path)
+        folder = -1
         try:
+            folder = _folder_of(parent, path)
             mode = record.get("mode", 0o600) & PERMISSIONS
             name = path[-1]
             kind = record.get("kind")
@@ -301,7 +302,8 @@ class Unpacking:
             why = os.strerror(error.errno or 0)
             raise StepFailed("write", "/".join(path), why, error.errno or 0) from error
         finally:
-            os.close(folder)
+            if folder >= 0:
+                os.close(folder)
 
     def _write_file(self, folder: int, name: str, mode: int, shown: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
