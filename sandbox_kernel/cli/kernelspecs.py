@@ -9,12 +9,15 @@ path of the host side: `python -m` would look there first.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any
 
@@ -28,6 +31,7 @@ from sandbox_kernel.grammar import Mount
 NAME = "sandbox-python3"
 CELLS_NAME = "sandbox-cells-python3"
 DISPLAYED = {NAME: "Sandbox (Python 3)", CELLS_NAME: "Sandbox Cells (Python 3)"}
+_PLACE = ".sandbox-kernel-"
 _PLACES = (
     Flag("user", ("--user",), "", "For this user, whatever Python Jupyter runs with."),
     Flag("sys-prefix", ("--sys-prefix",), "", "Into the environment of this Python (the usual "
@@ -64,11 +68,11 @@ def install(found: Parsed) -> int:
     folders = {name: _destination(found.own, name) for name in chosen}
     for folder in folders.values():
         _refuse_another_kernel(folder)
-    with tempfile.TemporaryDirectory(prefix="sandbox-kernel-") as place:
-        for name, (display, is_cells) in chosen.items():
-            source = os.path.join(place, name)
-            _write(source, display, typed, cells=is_cells)
-            _install(source, name, found.own)
+    for name, (display, is_cells) in chosen.items():
+        with _beside(folders[name]) as place:
+            _write(f"{place}/new", display, typed, cells=is_cells)
+            _take_away(folders[name], place)
+            os.rename(f"{place}/new", folders[name])
     rows = [
         {"name": name, "display_name": display, "folder": folders[name]}
         for name, (display, _) in chosen.items()
@@ -89,7 +93,8 @@ def uninstall(found: Parsed) -> int:
     for folder in folders.values():
         _refuse_another_kernel(folder)
     for name, folder in folders.items():
-        shutil.rmtree(folder)
+        with _beside(folder) as place:
+            _take_away(folder, place)
         print(f"removed kernel `{name}` from {folder}")
     return 0
 
@@ -127,15 +132,31 @@ def _write(folder: str, display: str, options: dict[str, Any], *, cells: bool) -
             file.write(resources.files("kernelspec").joinpath(kind + logo).read_bytes())
 
 
-def _install(source: str, name: str, own: dict[str, Any]) -> None:
-    import logging
+@contextmanager
+def _beside(folder: str) -> Iterator[str]:
+    """A place from which a rename makes a kernel whole, and to which one takes it away whole.
 
-    from jupyter_client.kernelspec import KernelSpecManager
+    Whoever is killed leaves the kernel as it was, as it shall be or not at all, and the place,
+    which the next one removes. Not where Jupyter looks for kernels: it would list what lies there.
+    """
+    kernels = os.path.dirname(folder)
+    os.makedirs(kernels, exist_ok=True)
+    above = os.path.dirname(kernels)
+    lock = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in os.listdir(above):
+            if left.startswith(_PLACE):
+                shutil.rmtree(f"{above}/{left}")
+        with tempfile.TemporaryDirectory(prefix=_PLACE, dir=above) as place:
+            yield place
+    finally:
+        os.close(lock)
 
-    manager = KernelSpecManager()
-    manager.log.setLevel(logging.ERROR)
-    user, prefix = _user_or_prefix(own)
-    manager.install_kernel_spec(source, name, user=user, prefix=prefix)
+
+def _take_away(folder: str, place: str) -> None:
+    with suppress(FileNotFoundError):
+        os.rename(folder, f"{place}/old")
 
 
 def _user_or_prefix(own: dict[str, Any]) -> tuple[bool, str | None]:

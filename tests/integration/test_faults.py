@@ -7,11 +7,14 @@ and at no other.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +32,12 @@ from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.image import archives
 from sandbox_kernel.image.store import Store, locks
 from sandbox_kernel.linux import mounts
-from sandbox_kernel.runtime import client
+from sandbox_kernel.runtime import client, state
 
 SECONDS = injected.SECONDS
+PIDFD_GETFD = 438  # include/uapi/asm-generic/unistd.h
+
+everybody = pytest.mark.everybody
 
 
 def answer_or_error() -> object:
@@ -48,6 +54,7 @@ def answer_or_error() -> object:
 # -- 1, 23: at numbered calls of the launcher ------------------------------------------------------
 
 
+@everybody
 @pytest.mark.fault(1)
 def test_a_launcher_killed_at_a_numbered_call_leaves_nothing() -> None:
     killed = 0
@@ -60,6 +67,75 @@ def test_a_launcher_killed_at_a_numbered_call_leaves_nothing() -> None:
     assert killed >= 3
 
 
+@pytest.mark.root  # takes descriptors of another process, and traces one
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("alone", ["the signal of its parent's death", "the end of its channel"])
+def test_each_of_the_ways_by_which_a_container_ends_with_its_launcher_does_what_it_can_alone(
+    alone: str,
+) -> None:
+    """The signal ends the maker. Pid 1 has none: the thread that starts it is soon over, and the
+    signal would come then. Should somebody else hold the other end of its pipe, the next start
+    ends it.
+    """
+    client.end_shared()
+    code = (
+        "import sandbox_kernel, sys\n"
+        "from sandbox_kernel.runtime import client\n"
+        "sandbox = sandbox_kernel.Sandbox()\n"
+        "print(client.shared().pid, flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    argv = [sys.executable, "-c", code]
+    if alone.startswith("the end"):  # each prctl(2) of a maker that asks for the signal is skipped
+        inject = f"inject=prctl:retval=0:when={number_of_pdeathsig()}"
+        argv = [injected.STRACE, "-f", "-qq", "-o", "/dev/null", "-e", inject, *argv]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout
+        launcher = psutil.Process(int(program.stdout.readline()))
+        below = launcher.children(recursive=True)
+        assert "sandbox-maker" in {each.name() for each in below}
+        kept = [] if alone.startswith("the end") else descriptors_of(launcher.pid)
+        try:
+            launcher.kill()
+            alive = psutil.wait_procs(below, timeout=5)[1]
+            assert {each.name() for each in alive} <= ({"sandbox-init"} if kept else set())
+            assert sandbox_kernel.run("6 * 7").check().text == "42"
+            assert psutil.wait_procs(alive, timeout=SECONDS)[1] == []
+        finally:
+            for descriptor in kept:
+                os.close(descriptor)
+            program.kill()
+
+
+def descriptors_of(pid: int) -> list[int]:
+    """Copies of all of a process's pipes and sockets, so that no end of them is heard then."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    kept = [pidfd]
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{name}").startswith(("pipe:", "socket:")):
+            copy = libc.syscall(PIDFD_GETFD, pidfd, int(name), 0)
+            assert copy >= 0
+            kept.append(copy)
+    return kept
+
+
+def number_of_pdeathsig() -> int:
+    """Which prctl(2) of a maker it is."""
+    with tempfile.NamedTemporaryFile("r") as log:
+        code = "import sandbox_kernel; sandbox_kernel.Sandbox().close()"
+        injected.run([sys.executable, "-c", code], "prctl", log=log.name)
+        done: dict[str, int] = {}
+        for line in log.read().splitlines():
+            process = line.split()[0]
+            if "prctl(" in line:
+                done[process] = done.get(process, 0) + 1
+            if "PR_SET_PDEATHSIG" in line:
+                return done[process]
+    raise AssertionError("no maker asked for it")
+
+
+@everybody
 @pytest.mark.fault(23)
 def test_when_the_host_gives_no_more_it_is_one_error_and_nothing_is_left() -> None:
     failed = 0
@@ -83,6 +159,7 @@ def test_when_the_host_gives_no_more_it_is_one_error_and_nothing_is_left() -> No
 # -- 3: who carries messages -----------------------------------------------------------------------
 
 
+@pytest.mark.root
 @pytest.mark.fault(3)
 def test_a_cell_whose_agent_is_killed_before_it_began_is_told_so() -> None:
     with kernels.cells_started(mode="carry") as kernel:
@@ -108,6 +185,7 @@ def test_a_cell_whose_agent_is_killed_before_it_began_is_told_so() -> None:
 # -- 4: stopped, and going on ----------------------------------------------------------------------
 
 
+@everybody
 @pytest.mark.fault(4)
 def test_a_stopped_payload_is_ended_at_its_time_and_by_a_stop() -> None:
     code = "import os, signal; print('on', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
@@ -123,6 +201,7 @@ def test_a_stopped_payload_is_ended_at_its_time_and_by_a_stop() -> None:
         assert time.monotonic() - begin < SECONDS
 
 
+@everybody
 @pytest.mark.fault(4)
 def test_after_a_stop_launcher_and_relay_do_what_was_asked_and_what_is_due() -> None:
     with kernels.started() as kernel:
@@ -158,6 +237,7 @@ def archive(store: Store, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.root
 @pytest.mark.fault(6)
 def test_without_inodes_it_is_said_and_some_are_enough_to_go_on(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,6 +263,7 @@ def test_without_inodes_it_is_said_and_some_are_enough_to_go_on(
         mounts.detach(str(place))
 
 
+@everybody
 @pytest.mark.fault(7)
 @pytest.mark.parametrize(
     ("calls", "error", "passes"),
@@ -225,6 +306,7 @@ def blobs_in(archive: Path) -> list[str]:
     return [name.rpartition("/")[2] for name in names if name.startswith("blobs/sha256/")]
 
 
+@everybody
 @pytest.mark.fault(16)
 def test_a_lock_is_free_when_its_holder_is_killed_or_its_file_is_removed(store: Store) -> None:
     code = (
@@ -305,6 +387,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.root
 @pytest.mark.fault(8)
 @pytest.mark.parametrize(("prepare", "says"), FOLDERS.values(), ids=FOLDERS.keys())
 def test_a_folder_that_will_not_do_is_named_or_does(
@@ -328,6 +411,7 @@ def test_a_folder_that_will_not_do_is_named_or_does(
         assert done.stdout.splitlines()[-1] == "it runs"
 
 
+@everybody
 @pytest.mark.fault(16)
 def test_a_launcher_whose_socket_is_removed_makes_it_anew_and_without_its_lock_it_ends() -> None:
     with detached("sleep", "600") as name:
@@ -348,11 +432,12 @@ def test_a_launcher_whose_socket_is_removed_makes_it_anew_and_without_its_lock_i
     assert output_of("run", "host", "echo", "whole") == "whole\n"
 
 
+@everybody
 @pytest.mark.fault(16)
 def test_a_holder_of_networks_whose_socket_is_removed_makes_it_anew() -> None:
     plan = policy.plan(settings.PROGRAM, network="class")
     with Container.create(plan):
-        (socket,) = Path(RUNTIME, "networks").glob("*/socket")
+        (socket,) = Path(state.runtime_folder(), "networks").glob("*/socket")
         socket.unlink()
         deadline = time.monotonic() + SECONDS
         while not socket.exists():
@@ -365,13 +450,38 @@ def test_a_holder_of_networks_whose_socket_is_removed_makes_it_anew() -> None:
         assert reached.stdout == "there\n", reached.stderr
 
 
+# -- 15: two of one notebook -----------------------------------------------------------------------
+
+
+@everybody
+@pytest.mark.fault(15)
+def test_two_kernels_of_one_notebook_share_nothing_and_each_outlives_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook that is opened twice, or started again before its kernel has ended."""
+    monkeypatch.setenv(settings.NOTEBOOK_VARIABLE, str(tmp_path / "one.ipynb"))
+    with kernels.started() as first, kernels.started() as second:
+        for number, kernel in enumerate((first, second)):
+            kernel.run(f"x = {number}; open('note', 'w').write(str(x))")
+        sent = [
+            kernel.client.execute("print(x, open('note').read())") for kernel in (first, second)
+        ]
+        told = [kernels.text_of(k.finish(s)[1]) for k, s in zip((first, second), sent, strict=True)]
+        assert told == ["0 0\n", "1 1\n"]
+        psutil.Process(first.pid).kill()
+        assert kernels.text_of(second.run("print(x)")[1]) == "1\n"
+        first.manager.restart_kernel(now=True)
+        first.client.wait_for_ready(timeout=SECONDS)
+        assert kernels.text_of(second.run("print(x)")[1]) == "1\n"
+
+
 # -- 10, 11, 19, 20: what others on this machine do ------------------------------------------------
 
 UNSHARE_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 REUSED = """
 import os, signal, subprocess
 import sandbox_kernel
-from sandbox_kernel.runtime import client
+from sandbox_kernel.runtime import client, state
 with open('/proc/sys/kernel/ns_last_pid', 'w') as last:
     sandbox = sandbox_kernel.Sandbox()
     launcher = client.shared().pid
@@ -396,6 +506,7 @@ for each in strangers:
 """
 
 
+@pytest.mark.root
 @pytest.mark.fault(10)
 def test_a_stranger_with_the_number_of_a_dead_process_is_left_alone() -> None:
     done = subprocess.run(
@@ -409,7 +520,7 @@ EATS = """
 import pathlib, sys
 import sandbox_kernel
 from sandbox_kernel import errors
-from sandbox_kernel.runtime import client
+from sandbox_kernel.runtime import client, state
 group = pathlib.Path(sys.argv[1])
 def ended(end):
     with sandbox_kernel.Sandbox() as sandbox:
@@ -434,6 +545,7 @@ ended(lambda launcher: launcher.kill())
 """
 
 
+@pytest.mark.root
 @pytest.mark.fault(11)
 def test_a_launcher_that_the_kernel_kills_for_memory_is_told_from_one_that_somebody_kills() -> None:
     with small_group() as group:
@@ -446,6 +558,7 @@ def test_a_launcher_that_the_kernel_kills_for_memory_is_told_from_one_that_someb
     assert done.stdout.split() == ["True", "42", "False", "42"], done.stderr
 
 
+@pytest.mark.root
 @pytest.mark.fault(11)
 def test_a_relay_that_the_kernel_kills_for_memory_takes_all_of_its_with_it() -> None:
     with kernels.started() as kernel, small_group() as group:
@@ -476,6 +589,8 @@ def small_group() -> Iterator[Path]:
                 time.sleep(0.02)
 
 
+@everybody
+@pytest.mark.groups
 @pytest.mark.fault(19)
 def test_a_container_that_somebody_else_froze_can_be_ended() -> None:
     with sandbox_kernel.Sandbox(stop_timeout="500ms") as sandbox:
@@ -486,6 +601,31 @@ def test_a_container_that_somebody_else_froze_can_be_ended() -> None:
     assert not frozen.exists()
 
 
+@pytest.mark.root
+@pytest.mark.fault(19)
+def test_a_container_that_somebody_moved_out_of_its_groups_which_then_went_can_be_ended() -> None:
+    """As a manager of services may do it: the memory group first, then that of ending it."""
+    sandbox_kernel.run("pass").check()
+    with sandbox_kernel.Sandbox(stop_timeout="500ms") as sandbox:
+        sandbox.run("import subprocess; subprocess.Popen(['sleep', '600'])", check=True)
+        groups = {Path(path) for path in sandbox.container.cgroup_paths().values()}
+        inside = psutil.Process(sandbox.container.pid)
+        for group in groups:
+            top = next(path for path in group.parents if path.name == "sandbox-kernel").parent
+            for folder in (*group.glob("*/"), group):
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        (top / "cgroup.procs").write_text(pid)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        assert not any(group.exists() for group in groups)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < SECONDS
+    assert psutil.wait_procs([inside], timeout=SECONDS)[1] == []
+    assert sandbox_kernel.run("6 * 7").check().text == "42"
+
+
+@pytest.mark.root
 @pytest.mark.fault(20)
 def test_without_user_namespaces_the_cause_and_what_mends_it_are_said() -> None:
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
@@ -502,6 +642,7 @@ def test_without_user_namespaces_the_cause_and_what_mends_it_are_said() -> None:
 # -- 26: signals -----------------------------------------------------------------------------------
 
 
+@everybody
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_command_with_the_usual_status_and_leaves_nothing(
@@ -516,6 +657,7 @@ def test_a_signal_ends_the_command_with_the_usual_status_and_leaves_nothing(
             assert "Traceback" not in said
 
 
+@everybody
 @pytest.mark.fault(26)
 def test_a_signal_while_a_container_is_made_leaves_nothing() -> None:
     """At several calls of the command's own process."""
@@ -528,6 +670,39 @@ def test_a_signal_while_a_container_is_made_leaves_nothing() -> None:
         )  # fmt: skip
         assert done.returncode in (130, -signal.SIGINT), done
         assert "Traceback" not in done.stderr
+
+
+@everybody
+@pytest.mark.fault(26)
+def test_an_installation_that_is_ended_at_any_step_leaves_a_kernel_whole_or_none(
+    tmp_path: Path,
+) -> None:
+    """At each call that changes a folder, by Ctrl-C and by SIGKILL in turn; and a removal."""
+    calls = "mkdir,rename,rmdir,unlinkat"
+    jupyter, log = tmp_path / "share/jupyter", tmp_path / "log"
+    kernel = jupyter / "kernels/one"
+    install = ("install", "--name", "one", "--prefix", str(tmp_path))
+    output_of(*install)
+    for words in (install, ("uninstall", "one", "--prefix", str(tmp_path))):
+        assert injected.run([*COMMAND, *words], calls, log=log, follow=False).returncode == 0
+        lines = log.read_text().splitlines()
+        first = next(number for number, line in enumerate(lines) if str(tmp_path) in line)
+        done = [line.partition("(")[0] for line in lines if "(" in line]
+        seen = set()
+        for number in range(first, len(done)):
+            if not kernel.exists() and words is not install:
+                output_of(*install)
+            when = done[: number + 1].count(done[number])
+            how = f"signal={('INT', 'KILL')[number % 2]}:when={when}"
+            injected.run([*COMMAND, *words], done[number], how, follow=False)
+            seen.add(kernel.exists())
+            if kernel.exists():
+                assert json.loads((kernel / "kernel.json").read_text())["argv"]
+                assert len(list(kernel.iterdir())) == 4
+        assert seen == {True, False} or words is install
+    output_of(*install)
+    assert [path.name for path in jupyter.iterdir()] == ["kernels"]
+    assert kernel.exists()
 
 
 @contextlib.contextmanager
@@ -546,6 +721,7 @@ def the_command() -> Iterator[subprocess.Popen[str]]:
         running.communicate()
 
 
+@everybody
 @pytest.mark.fault(23)
 def test_a_command_that_gets_no_thread_says_so_in_one_line(tmp_path: Path, store: Store) -> None:
     small(store, "app:1")
