@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from faults import FAULTS
+
 HERE = Path(__file__).resolve().parent
 FOLDERS = ("hostile", "integration", "unit", "browser", "cgroup2/inside")
 GROUPS = {
@@ -60,6 +62,15 @@ def _marked(node: ast.FunctionDef, name: str) -> Iterator[str | int]:
     for mark in node.decorator_list:
         if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{name}":
             yield from (ast.literal_eval(word) for word in mark.args)
+
+
+def by_fault() -> Mapping[int, list[Test]]:
+    """Number of a fault -> the tests that bring it about."""
+    found: dict[int, list[Test]] = {number: [] for number in FAULTS}
+    for test in all_tests():
+        for number in test.faults:
+            found.setdefault(number, []).append(test)
+    return found
 
 
 def by_entry() -> Mapping[int, list[Test]]:

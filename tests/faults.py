@@ -32,3 +32,14 @@ FAULTS: dict[int, str] = {
     25: "the package is another version while containers run",
     26: "Ctrl-C, SIGTERM or SIGHUP, once or twice, at any step",
 }
+
+NOT_HAD: dict[str, str] = {
+    "8, a folder on NFS": "the kernels of these machines have no client of it",
+    "12, a machine that sleeps": "virtual machines and user-mode Linux can't be put to sleep",
+    "14, a proxy of ours that dies": "there is none: names are answered, and packets let through, "
+    "by the holder of networks and the kernel, see fault 3",
+    "18, a disk that forgets what was not flushed": "there is no device mapper: the order of calls "
+    "is looked at, and what a file system may leave is made by hand",
+    "20, AppArmor and Yama": "neither is in these kernels",
+}
+"""Parts of faults that can't be brought about on these machines, and why. They count as nothing."""

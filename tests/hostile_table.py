@@ -1,10 +1,11 @@
 """Runs the corpus of attacks and prints what came of it: `make hostile [COLUMNS="root-v1 ..."]`.
 
-A row is an entry of the corpus, a column who ran it on which control groups: `root-v1` and
-`user-v1` on this machine, `root-v2` and `user-v2` in a machine of user-mode Linux. A cell is the
-number of tests that passed, or of those that did not, which are named below. What can't be judged
-in a column stands below the table with its reason, and is counted apart: it is never a pass. The
-status is 1 if a test failed, or was not run.
+A row is an entry of the corpus, or a fault of tests/faults.py (`f7`), a column who ran it on which
+control groups: `root-v1` and `user-v1` on this machine, `root-v2` and `user-v2` in a machine of
+user-mode Linux. A cell is the number of tests that passed, or of those that did not, which are
+named below. What can't be judged in a column (`-`), and what is the same code there as in another
+one (`same`), stands below the table with its reason. Both are counted apart: neither is a pass.
+The status is 1 if a test failed, or was not run.
 
     python tests/hostile_table.py [--keep FOLDER [--again]] [COLUMN...]
 
@@ -31,11 +32,13 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "cgroup2"), str(HERE.parent)]
 
 import corpus  # noqa: E402 - beside this file
+import faults  # noqa: E402
 import lanes  # noqa: E402
 import machine  # noqa: E402
 import ordinary_user  # noqa: E402
 import outcomes  # noqa: E402
 import races  # noqa: E402
+from corpus import GROUPS  # noqa: E402
 from outcomes import Outcome  # noqa: E402
 
 from sandbox_kernel.runtime.cgroups import delegation, mounted  # noqa: E402
@@ -43,34 +46,56 @@ from sandbox_kernel.runtime.cgroups import delegation, mounted  # noqa: E402
 COLUMNS = ("root-v1", "user-v1", "root-v2", "user-v2")
 SECONDS, SECONDS_IN_MACHINE = 1800.0, 3600.0
 OF_MACHINE = mounted.Mounts(v1={}, v2=mounted.Mount("/sys/fs/cgroup", "/", read_only=False))
-WITH_THE_ORDINARY_USER = ("tests/hostile/test_h_network.py",)
-"""Files whose tests root starts for the ordinary user too, since it makes their networks."""
+WITH_THE_ORDINARY_USER = (
+    "tests/hostile/test_h_network.py",
+    "tests/integration/test_ordinary_user_environment.py",
+)
+"""Files whose tests root starts for the ordinary user too, since it makes what is around them."""
 QUIET = ("-q", "-p", "no:cacheprovider", "--tb=short")
 ROOTS_ALONE = "looks at it with root's eyes: it has no test marked `everybody`"
-LEFT_OUT = (
-    ("", "/unit/", ("user-v1", "root-v2", "user-v2"), "no part of it depends on who runs it"),
+ONLY_ROOT = {
+    6: "only root mounts a file system of few inodes, or sets its own number of them",
+    8: "only root mounts the poor file systems",
+    10: "only root chooses the number of the next process",
+    12: "only root sets the clock",
+    21: "a traced program of a user can't use newuidmap, so it fails before that",
+}
+"""Faults that an ordinary user can't bring about: the reason."""
+NOT_NEEDED = (
     ("", "/browser/", ("user-v1", "root-v2", "user-v2"), "the page is the same whoever runs it"),
     ("test_c_", "", ("root-v2", "user-v2"), "images know nothing of control groups"),
     ("test_d_", "", ("root-v2", "user-v2"), "registries know nothing of control groups"),
     ("test_registry", "", ("root-v2", "user-v2"), "registries know nothing of control groups"),
-    ("test_e_", "", ("root-v2", "user-v2"), "builds know nothing of control groups"),
+    ("test_e_", "", ("root-v2", "user-v2"), "but for entry 68 builds know nothing of them"),
     ("test_h_network", "", ("root-v2", "user-v2"), "its networks are rules outside of the groups"),
 )
-"""Which files are not run in which columns, and why."""
+"""Which files are the same code in which columns as in one where they are run."""
+DO_KNOW_OF_GROUPS = ("test_e68_", "test_99_")
+"""Beginnings of tests in those files that are run all the same: steps of builds are containers."""
+FAULTS_OF_MACHINE = "tests/cgroup2/inside/"
+"""Where faults are brought about on v2; what they do elsewhere knows nothing of control groups."""
 
 
-def left_out(file: str, column: str) -> str:
-    """Why a file is not run in a column; empty if it is."""
-    for name, folder, columns, why in LEFT_OUT:
-        if column in columns and name in Path(file).name and folder in file:
+def not_needed(test: corpus.Test, column: str) -> str:
+    """Why a test is not run in a column, though it could be; empty if it is."""
+    if column.endswith("v2") and not test.entries and "/unit/" not in test.file:
+        if not test.file.startswith(FAULTS_OF_MACHINE):
+            return "it is no fault of control groups: those are brought about inside the machine"
+        return ""
+    if test.name.startswith(DO_KNOW_OF_GROUPS):
+        return ""
+    for name, folder, columns, why in NOT_NEEDED:
+        if column in columns and name in Path(test.file).name and folder in test.file:
             return why
     return ""
 
 
 def chosen(column: str) -> list[str]:
     """The tests of the corpus that are run in a column, as pytest names them."""
-    found = [test for test in corpus.all_tests() if test.entries]
-    return [f"{test.file}::{test.name}" for test in found if not left_out(test.file, column)]
+    found = [test for test in corpus.all_tests() if test.entries or test.faults]
+    if column.endswith("v1"):
+        found = [test for test in found if not test.file.startswith(FAULTS_OF_MACHINE)]
+    return [f"{test.file}::{test.name}" for test in found if not not_needed(test, column)]
 
 
 def failed(column: str, report: Path) -> list[str]:
@@ -201,8 +226,19 @@ class Cell(NamedTuple):
     reason: str = ""
     in_part: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> int:
+        """Passed, failed, not judged, not needed."""
+        return 1 if self.failed else 0 if not self.reason else 3 if self.text == SAME else 2
 
-def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) -> Cell:
+
+SAME = "same"
+KINDS = ("passed", "failed", "not judged", "not needed")
+
+
+def cell(
+    tests: list[corpus.Test], column: str, found: Mapping[str, Outcome], fault: int = 0
+) -> Cell:
     """What an entry's tests did in a column."""
     ran = [found[test.name] for test in tests if test.name in found]
     failed = [name for one in ran for name in one.failed]
@@ -216,37 +252,49 @@ def cell(tests: list[corpus.Test], column: str, found: Mapping[str, Outcome]) ->
         return Cell(f"ok {passed}", in_part=tuple(skipped))
     if skipped:
         return Cell("-", reason=skipped[0])
-    reasons = [left_out(test.file, column) for test in tests]
-    if all(reasons):
-        return Cell("-", reason=reasons[0])
+    here = [test for test in tests if column.endswith("v2") or not _is_of_machine(test)]
+    reasons = [not_needed(test, column) for test in here]
+    if all(reasons) and reasons:
+        return Cell(SAME, reason=reasons[0])
+    if not here:
+        return Cell("-", reason="it is judged in the machine with v2, which has a clock of its own")
     if column.startswith("user"):
-        return Cell("-", reason=ROOTS_ALONE)
+        return Cell("-", reason=ONLY_ROOT.get(fault, ROOTS_ALONE))
     return Cell("NOT RUN", failed=True)
+
+
+def _is_of_machine(test: corpus.Test) -> bool:
+    return test.file.startswith(FAULTS_OF_MACHINE)
 
 
 def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tuple[str, bool]:
     """The lines to print, and whether something failed."""
     by_entry = corpus.by_entry()
     lines = ["", "entry  " + "".join(name.ljust(12) for name in columns)]
-    reasons: dict[tuple[str, str], dict[int, None]] = {}
-    counts = {name: [0, 0, 0] for name in columns}  # passed, failed, not judged
-    for group, entries in corpus.GROUPS.items():
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    counts = {name: [0] * len(KINDS) for name in columns}
+    rows = {group: [(str(n), by_entry[n], 0) for n in span] for group, span in GROUPS.items()}
+    by_fault = corpus.by_fault()
+    rows["Faults to survive"] = [(f"f{number}", by_fault[number], number) for number in by_fault]
+    for group, entries in rows.items():
         lines.append(group)
-        for entry in entries:
-            cells = [cell(by_entry[entry], name, found[name]) for name in columns]
+        for entry, tests, fault in entries:
+            cells = [cell(tests, name, found[name], fault) for name in columns]
             for name, one in zip(columns, cells, strict=True):
-                counts[name][1 if one.failed else 2 if one.reason else 0] += 1
+                counts[name][one.kind] += 1
                 for why in (one.reason, *one.in_part):
                     if why:
                         part = "in part " if one.in_part else ""
-                        at = reasons.setdefault((f"{part}not judged in {name}", why), {})
+                        kind = KINDS[one.kind if one.reason else 2]
+                        at = reasons.setdefault((f"{part}{kind} in {name}", why), {})
                         at[entry] = None  # once, in this order
             lines.append(f"{entry:>5}  " + "".join(one.text.ljust(12) for one in cells).rstrip())
-    lines += [
-        f"{name}: {p} passed, {f} failed, {n} not judged" for name, (p, f, n) in counts.items()
-    ]
-    for (where, reason), entries in reasons.items():
-        lines.append(f"{where}: {', '.join(map(str, entries))}: {reason}")
+    for name, counted in counts.items():
+        named = [f"{count} {kind}" for count, kind in zip(counted, KINDS, strict=True)]
+        lines.append(f"{name}: {', '.join(named)}")
+    for (where, reason), named_there in reasons.items():
+        lines.append(f"{where}: {', '.join(named_there)}: {reason}")
+    lines += [f"judged nowhere: {what}: {why}" for what, why in faults.NOT_HAD.items()]
     for name in columns:
         for one in found[name].values():
             lines += [
@@ -256,7 +304,7 @@ def table(columns: list[str], found: Mapping[str, Mapping[str, Outcome]]) -> tup
     for name in columns:
         for one in found[name].values():
             lines += [f"passed in {name} when it was run again: {case}" for case in one.again]
-    return "\n".join(lines), any(failed for _, failed, _ in counts.values())
+    return "\n".join(lines), any(counted[1] for counted in counts.values())
 
 
 def main(words: list[str]) -> int:

@@ -711,6 +711,10 @@ def test_e68_a_step_that_fills_the_disk_ends_at_its_limit(store: Store, context:
     assert caught.value.line == 2
 
 
+@pytest.mark.skipif(
+    "SANDBOX_KERNEL_TEST_MACHINE" in os.environ,
+    reason="the machine's Linux 6.1 can't show a tmpfs, where secrets lie, under other ids",
+)
 @pytest.mark.everybody
 def test_e68_a_secret_is_in_no_layer_history_configuration_or_output(
     store: Store, context: Path

@@ -28,6 +28,8 @@ MS_REMOUNT = 32
 RUNTIME = "/run/sandbox-kernel"
 SECONDS = injected.SECONDS
 
+everybody = pytest.mark.everybody
+
 
 @pytest.fixture
 def archive(store: Store, tmp_path: Path) -> Path:
@@ -57,6 +59,7 @@ def resize(place: Path, flags: int, size: str) -> None:
 # -- 5: a full disk --------------------------------------------------------------------------------
 
 
+@pytest.mark.root
 @pytest.mark.fault(5)
 def test_a_commit_to_a_full_disk_is_one_line_and_goes_on_with_free_space(
     archive: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +89,7 @@ def big(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.root
 @pytest.mark.fault(5)
 def test_a_runtime_folder_that_is_full_at_any_write_of_state_is_told_and_nothing_is_left() -> None:
     """Its files are small: it is their number that is out, before each of them in turn."""
@@ -111,6 +115,7 @@ def test_a_runtime_folder_that_is_full_at_any_write_of_state_is_told_and_nothing
         assert re.fullmatch(r"sandbox-kernel: run: .* `.+`: No space left on device", line), line
 
 
+@pytest.mark.root
 @pytest.mark.fault(5)
 def test_a_record_on_a_full_disk_starts_nothing_and_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +173,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off_t at) {
 """
 
 
+@pytest.mark.root
 @pytest.mark.fault(7)
 def test_writes_that_take_half_of_what_they_are_given_leave_nothing_out(
     store: Store, archive: Path, tmp_path: Path
@@ -215,6 +221,7 @@ def as_left(path: Path, kind: str) -> None:
     path.write_bytes(bytes(len(data)) if kind == "zeros" else data[: AS_LEFT[kind]])
 
 
+@everybody
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("kind", AS_LEFT)
 def test_what_a_power_cut_left_of_blobs_and_of_the_list_is_found_and_mended(
@@ -245,6 +252,7 @@ def test_what_a_power_cut_left_of_blobs_and_of_the_list_is_found_and_mended(
         assert store.find(other.digest).digest == other.digest
 
 
+@everybody
 @pytest.mark.fault(18)
 def test_the_rest_of_a_blob_is_not_added_to_a_beginning_that_the_power_cut_spoilt(
     store: Store, archive: Path
@@ -267,6 +275,7 @@ def test_the_rest_of_a_blob_is_not_added_to_a_beginning_that_the_power_cut_spoil
     assert store.read(digest) == data
 
 
+@everybody
 @pytest.mark.fault(18)
 def test_a_name_is_given_to_what_has_reached_the_disk_and_then_flushed_itself(
     store: Store, archive: Path, tmp_path: Path
@@ -303,6 +312,7 @@ def test_a_name_is_given_to_what_has_reached_the_disk_and_then_flushed_itself(
 # -- 22: what can't be removed ---------------------------------------------------------------------
 
 
+@pytest.mark.root
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("what", ["a file of a layer", "a folder of a layer", "a blob"])
 def test_what_can_t_be_removed_is_named_the_rest_goes_and_a_later_try_does_it(

@@ -32,6 +32,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.root  # to trace a program is to take the rights of its helpers for ids
 @pytest.mark.fault(21)
 def test_a_program_for_which_a_wall_is_refused_never_starts(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", FIRST_AND_FURTHER]

@@ -168,6 +168,7 @@ def test_two_hundred_images_take_little_more_than_one(store: Store) -> None:
 # -- faults ---------------------------------------------------------------------------------------
 
 
+@everybody
 @pytest.mark.fault(13)
 def test_the_beginning_of_a_blob_is_kept_and_gone_on_with(store: Store) -> None:
     data = random.Random(1).randbytes(100_000)
@@ -285,6 +286,7 @@ def test_whoever_is_killed_leaves_the_store_whole(store: Store, tmp_path: Path) 
     assert set(os.listdir(f"{store.root}/partial")) <= {"index.previous"}
 
 
+@pytest.mark.root
 @pytest.mark.fault(5)
 def test_a_full_disk_is_said_and_free_space_is_enough_to_go_on(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -392,6 +394,7 @@ def test_without_any_list_the_images_are_found_again_by_digest(store: Store) -> 
     assert store.find(made.digest).names == ()
 
 
+@everybody
 @pytest.mark.fault(9)
 @pytest.mark.fault(18)
 def test_a_layer_made_before_the_power_went_is_made_again(

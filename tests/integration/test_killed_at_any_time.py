@@ -27,6 +27,7 @@ from sandbox_kernel import engine, errors, policy
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.runtime import client, state
 
+pytestmark = pytest.mark.root  # makes groups and processes of a stranger
 SERVERS = 8
 CELLS = 52
 GONE_SECONDS = 10.0

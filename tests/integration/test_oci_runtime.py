@@ -365,6 +365,7 @@ def test_errors_go_to_the_log_that_the_caller_named(bundle: Bundle, tmp_path: Pa
     assert entry["level"] == "error" and "does not exist" in entry["msg"]
 
 
+@pytest.mark.root
 @pytest.mark.fault(1)
 def test_whoever_is_killed_while_it_is_made_delete_takes_it_away(bundle: Bundle) -> None:
     config = bundle.config("sleep", "1000")
@@ -379,6 +380,7 @@ def test_whoever_is_killed_while_it_is_made_delete_takes_it_away(bundle: Bundle)
     bundle.ok("delete", "--force", "killed")
 
 
+@pytest.mark.root
 @pytest.mark.fault(1)
 def test_of_a_run_that_is_killed_delete_takes_the_container_away(bundle: Bundle) -> None:
     bundle.write(bundle.config("sleep", "1000"))

@@ -204,6 +204,7 @@ def test_a_layer_that_its_registry_has_lost_a_part_of(store: Store, tmp_path: Pa
     assert store.check() == []
 
 
+@pytest.mark.root
 @pytest.mark.fault(5)
 def test_a_full_disk(server: Server, tmp_path: Path) -> None:
     """For the blob, and then for the tree of it."""

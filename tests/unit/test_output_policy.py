@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import time
 from html import unescape
@@ -18,6 +19,8 @@ from sandbox_kernel.errors import NotAllowed
 from sandbox_kernel.output_policy import OutputPolicy, drawings, frames, markup, terminal
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+MOST_SECONDS = 20 if "SANDBOX_KERNEL_TEST_MACHINE" in os.environ else 5
 
 
 def shown(data: dict[str, Any], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def test_76_no_html_takes_long_to_be_cleaned(bomb: str) -> None:
     for mime in ("text/html", "image/svg+xml", "text/markdown"):
         shown({mime: bomb})
     markup.cleaned(bomb)
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < MOST_SECONDS
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
