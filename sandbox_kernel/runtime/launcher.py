@@ -1107,8 +1107,10 @@ def main() -> None:
     processes.set_name("sandbox-launch")
     # What a maker leaves when it ends stays below the launcher, which reaps it.
     processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
+    runtime = ""
     try:
-        # Before the user namespace is entered: the driver looks at who we are.
+        # Before the user namespace is entered: folder and driver look at who we are.
+        runtime = state.runtime_folder()
         processes.argument_area()  # asked here, where /proc is the host's, for every fork to know
         driver = _scope_driver(channel) if "scope" in words else choose()
         launcher = Launcher(channel, name, driver, stays="stays" in words, holds="holder" in words)
@@ -1117,7 +1119,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         why = error.strerror or str(error)
-        place = error.filename or state.runtime_folder()
+        place = error.filename or runtime
         failed = StepFailed("start a launcher in", str(place), why, error.errno or 0)
         messages.send(channel, wiring.as_message(failed))
         sys.exit(1)

@@ -209,6 +209,7 @@ def test_76_no_attack_reaches_the_page_and_plots_are_shown(page: LabPage, canary
 
     assert "red" in shown
     assert hits(page, canary) == []
+    page.picture("outputs-attacks")
 
     cell = page.start(WIDGETS.replace("CANARY", canary.url))
     expect(cell.locator(".widget-html-content")).to_have_text("keptchanged")
