@@ -23,6 +23,7 @@ from sandbox_kernel.errors import ImageError, SandboxError
 from sandbox_kernel.image import archives
 from sandbox_kernel.image.store import Store
 from sandbox_kernel.linux import mounts
+from sandbox_kernel.runtime import client
 
 MS_REMOUNT = 32
 RUNTIME = "/run/sandbox-kernel"
@@ -46,6 +47,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     resize(place, 0, "3m")
+    client.end_shared()  # one that runs has the mounts of its beginning
     try:
         yield place
     finally:
