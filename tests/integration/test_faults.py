@@ -517,7 +517,7 @@ def test_a_stranger_with_the_number_of_a_dead_process_is_left_alone() -> None:
 
 
 EATS = """
-import pathlib, sys
+import pathlib, sys, time
 import sandbox_kernel
 from sandbox_kernel import errors
 from sandbox_kernel.runtime import client, state
@@ -534,13 +534,13 @@ def ended(end):
             print("for want of memory" in str(error))
     print(sandbox_kernel.run("6 * 7").check().text)
 def eat(launcher):
-    pathlib.Path("/proc/self/oom_score_adj").write_text("-1000")
     pathlib.Path(f"/proc/{launcher.pid}/oom_score_adj").write_text("1000")
     used = int((group / "memory.usage_in_bytes").read_text())
     (group / "memory.limit_in_bytes").write_text(str(used + (8 << 20)))
     kept = []
     while launcher.poll() is None:
         kept.append(bytearray(1 << 20))
+        time.sleep(0.05)  # whom the kernel chose has to be gone, or it chooses once more
 ended(eat)
 ended(lambda launcher: launcher.kill())
 """
