@@ -122,8 +122,8 @@ def test_a_kernel_takes_it_when_the_user_lets_it(
     with started(runtime=runtime) as running:
         reply, outputs = running.run("x = 20; print(open('/proc/self/uid_map').read())\nx + 1")
         assert reply["content"]["status"] == "ok" and "'21'" in str(outputs)
-        interrupted = running.client.execute("while True: pass")
-        running.wait_for("execute_input")
+        interrupted = running.client.execute("print('on', flush=True)\nwhile True: pass")
+        running.wait_for("stream", "on")
         running.control("interrupt_request", {})
         assert running.finish(interrupted)[0]["content"]["ename"] == "KeyboardInterrupt"
         assert running.run("x")[0]["content"]["status"] == "ok"
