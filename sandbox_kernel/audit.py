@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors, policy, settings
 from .grammar import AUDIT_CONTENT, AUDIT_OFF
+from .linux import writing
 
 if TYPE_CHECKING:
     from .policy import ContainerPlan
@@ -260,9 +261,7 @@ def _write(file: int, data: bytes) -> None:
     size = os.fstat(file).st_size
     ended = not size or os.pread(file, 1, size - 1) == b"\n"
     try:
-        view = memoryview(data if ended else b"\n" + data)
-        while view:
-            view = view[os.write(file, view) :]
+        writing.whole(file, data if ended else b"\n" + data)
     except OSError:
         with suppress(OSError):
             os.ftruncate(file, size)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,7 @@ from sandbox_kernel import policy, settings
 from sandbox_kernel.building.build import build
 from sandbox_kernel.building.events import Event
 from sandbox_kernel.building.request import BuildRequest, read_epoch
+from sandbox_kernel.image.layers import remove_tree
 from sandbox_kernel.image.store import Store, Stored
 
 BUSYBOX = "/usr/bin/busybox" if Path("/usr/bin/busybox").exists() else "/bin/busybox"
@@ -42,6 +46,17 @@ class Node(NamedTuple):
     attributes: tuple[tuple[str, str], ...] = ()
     time: int = 0
     names: tuple[str, ...] = ()
+
+
+@contextmanager
+def store_with(base: str, folder: Path) -> Iterator[Store]:
+    """A store with one image of that name, of a root which is made in the folder."""
+    place = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
+    made = Store.open(f"{place}/images")
+    built(made, make_root(folder), "FROM scratch\nCOPY . /\n", name=base)
+    yield made
+    remove_tree(f"{place}/images")
+    os.rmdir(place)
 
 
 def make_root(folder: Path) -> Path:

@@ -28,6 +28,15 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def made(folder: Path) -> Iterator[Bundle]:
+    """A bundle in a folder, whose containers are gone at the end."""
+    folder.chmod(0o755)
+    bundle = Bundle(folder)
+    yield bundle
+    assert bundle.left() == []
+
+
 class Bundle:
     """A bundle and the containers of it that a test makes; all are gone with `close`."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sandbox_kernel import errors
 from sandbox_kernel.cli.verb import FAILED
 from sandbox_kernel.container import Exit, Process
+from sandbox_kernel.linux import writing
 
 if TYPE_CHECKING:
     from sandbox_kernel.output_policy.terminal import Stream
@@ -89,9 +90,7 @@ class Pipes:
         if not data:
             self._poll.unregister(source)
         cleaner = self._cleaners.get(sink)
-        view = memoryview(cleaner.clean(data) if cleaner else data)
-        while view:
-            view = view[os.write(sink, view) :]
+        writing.whole(sink, cleaner.clean(data) if cleaner else data)
         return bool(data)
 
     def _pass_in(self, number: int) -> None:

@@ -28,6 +28,7 @@ from typing import NamedTuple, Protocol
 
 from .. import errors
 from ..grammar import shown_size
+from ..linux import writing
 from . import events as e
 from .process import Exit
 from .program import START, program
@@ -472,9 +473,7 @@ class _Text:
 def _memory(data: bytes) -> int:
     """A memory file with this content, read from its start."""
     descriptor = os.memfd_create("cell", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    writing.whole(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

@@ -11,6 +11,7 @@ import os
 import struct
 
 from sandbox_kernel import plain_json
+from sandbox_kernel.linux import writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[
         return
     memory = os.memfd_create("message", os.MFD_CLOEXEC)
     try:
-        view = memoryview(body)
-        while view:
-            view = view[os.write(memory, view) :]
+        writing.whole(memory, body)
         _send(channel, _IN_MEMORY, [*descriptors, memory])
     finally:
         os.close(memory)

@@ -169,7 +169,7 @@ def _device_tree(path: str) -> int:
         return _copied(path, deep=False, propagation=MS_PRIVATE)
 
 
-def _copied(path: str, flags: int = 0, *, deep: bool = True, propagation: int) -> int:
+def _copied(path: str, flags: int = 0, *, deep: bool = True, propagation: int = MS_SLAVE) -> int:
     place = os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
     try:
         tree = mounts.clone_tree(place, recursive=deep)
@@ -316,7 +316,11 @@ class Root:
         own = any(n["type"] == "cgroup" for n in self.config["linux"].get("namespaces") or ())
         options.data = []
         if "" in cgroups:
-            tree = mounts.new_filesystem("cgroup2", (), 0) if own else _opened_tree(cgroups[""])
+            tree = (
+                mounts.new_filesystem("cgroup2", (), 0)
+                if own
+                else _copied(cgroups[""], os.O_DIRECTORY)
+            )
             options.apply(tree)
             self.put(destination, tree, directory=True)
             os.close(tree)
@@ -332,7 +336,11 @@ class Root:
                 ("name", each[5:]) if each.startswith("name=") else (each, None)
                 for each in controllers
             )
-            tree = mounts.new_filesystem("cgroup", data, 0) if own else _opened_tree(directory)
+            tree = (
+                mounts.new_filesystem("cgroup", data, 0)
+                if own
+                else _copied(directory, os.O_DIRECTORY)
+            )
             options.apply(tree)
             # The folder is new and nobody's but ours, so there is no link to beware of.
             os.mkdir(name, 0o755, dir_fd=base)
@@ -465,14 +473,6 @@ def bind_console(slave: int, place: int) -> None:
         tree = mounts.clone_tree(slave, recursive=False)
         mounts.place(tree, place)
         os.close(tree)
-
-
-def _opened_tree(path: str) -> int:
-    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return mounts.clone_tree(place)
-    finally:
-        os.close(place)
 
 
 def _mask(path: str, place: int, null: int, *, attached: bool) -> bool:

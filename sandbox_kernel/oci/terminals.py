@@ -14,6 +14,7 @@ import tempfile
 import termios
 import tty
 
+from sandbox_kernel.linux import writing
 from sandbox_kernel.oci.foreground import Foreground
 
 TYPE_CHECKING = False
@@ -64,13 +65,13 @@ class Terminal(Foreground):
                         data = b""
                     if not data:
                         return
-                    _write_all(1, data)
+                    writing.whole(1, data)
                 elif over:
                     return
                 if 0 in ready:
                     data = os.read(0, CHUNK)
                     if data:
-                        _write_all(self._master, data)
+                        writing.whole(self._master, data)
                     else:
                         poll.unregister(0)
                 over = over or pidfd in ready
@@ -106,9 +107,3 @@ def _raw(descriptor: int) -> Iterator[None]:
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         sys.stdout.flush()
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -105,10 +105,17 @@ class Launcher:
     """The loop and its tables. Each descriptor that is waited for has a function to call."""
 
     def __init__(
-        self, main: socket.socket, name: str, driver: Driver, *, stays: bool, holds: bool = False
+        self,
+        main: socket.socket,
+        runtime: str,
+        name: str,
+        driver: Driver,
+        *,
+        stays: bool,
+        holds: bool = False,
     ) -> None:
         self._ordinary = os.getuid() != 0
-        self._runtime = runtime = state.runtime_folder()
+        self._runtime = runtime
         self._main = main
         self._stays = stays
         self._epoll = select.epoll()
@@ -1113,7 +1120,9 @@ def main() -> None:
         runtime = state.runtime_folder()
         processes.argument_area()  # asked here, where /proc is the host's, for every fork to know
         driver = _scope_driver(channel) if "scope" in words else choose()
-        launcher = Launcher(channel, name, driver, stays="stays" in words, holds="holder" in words)
+        launcher = Launcher(
+            channel, runtime, name, driver, stays="stays" in words, holds="holder" in words
+        )
     except SandboxError as error:
         messages.send(channel, wiring.as_message(error))
         sys.exit(1)

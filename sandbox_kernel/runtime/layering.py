@@ -17,7 +17,7 @@ import signal
 import stat
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import paths
+from sandbox_kernel.linux import paths, writing
 from sandbox_kernel.runtime.gathering import is_kept
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ class _Layer:
     def write(self, root: int) -> None:
         self._folder(root, b"", 0)
         if self._wrote:  # no entries, no layer: not even the end of a tar
-            _write(bytes(2 * BLOCK))
+            writing.whole(1, bytes(2 * BLOCK))
 
     def _folder(self, folder: int, prefix: bytes, depth: int) -> None:
         if depth > DEEPEST:
@@ -171,9 +171,9 @@ class _Layer:
                 data = os.read(file, min(left, PIECE))
                 if not data:
                     raise StepFailed("read", os.fsdecode(path), "it became shorter meanwhile")
-                _write(data)
+                writing.whole(1, data)
                 left -= len(data)
-            _write(bytes(-found.st_size % BLOCK))
+            writing.whole(1, bytes(-found.st_size % BLOCK))
         finally:
             os.close(file)
 
@@ -183,10 +183,10 @@ class _Layer:
     def _emit(self, header: bytes) -> None:
         for waiting in self._waiting:
             if waiting:
-                _write(waiting)
+                writing.whole(1, waiting)
         # What was written keeps its place: the folder still waits for its own end.
         self._waiting[:] = [b""] * len(self._waiting)
-        _write(header)
+        writing.whole(1, header)
         self._wrote = True
 
     def _made_header(
@@ -269,9 +269,3 @@ def _block(
         )
     )
     return header[:148] + b"%06o\0 " % sum(header) + header[156:]
-
-
-def _write(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(1, view) :]

@@ -16,7 +16,7 @@ import stat
 
 from sandbox_kernel.containerfile import modes
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import paths
+from sandbox_kernel.linux import paths, writing
 from sandbox_kernel.runtime import accounts, gathering, transfer
 
 TYPE_CHECKING = False
@@ -182,9 +182,7 @@ class Placing(transfer.Unpacking):
         file = os.open(name, flags, 0o600, dir_fd=folder)
         try:
             for data in self._content(name):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(file, view) :]
+                writing.whole(file, data)
             _give(file, self._ids(record))
             os.fchmod(file, self._mode(record))
             _set_attributes(file, record)

@@ -18,7 +18,7 @@ import os
 import stat
 
 from sandbox_kernel.errors import CopyRefused, StepFailed
-from sandbox_kernel.linux import paths
+from sandbox_kernel.linux import paths, writing
 from sandbox_kernel.runtime import keeping
 from sandbox_kernel.runtime.patterns import Patterns
 
@@ -310,9 +310,7 @@ class Unpacking:
         file = os.open(name, flags, 0o600, dir_fd=folder)
         try:
             for data in self._content(shown):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(file, view) :]
+                writing.whole(file, data)
             os.fchmod(file, mode)
         except BaseException:
             os.unlink(name, dir_fd=folder)
@@ -399,9 +397,7 @@ def write_file(folder: int, name: str, content: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(new, flags, 0o666, dir_fd=folder)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(file, view) :]
+            writing.whole(file, content)
         except BaseException:
             os.unlink(new, dir_fd=folder)
             raise
@@ -437,9 +433,7 @@ def write_record(sink: int, record: Mapping[str, Any]) -> None:
 
 def write_piece(sink: int, data: bytes) -> None:
     """Bytes with their length before them. OSError."""
-    view = memoryview(len(data).to_bytes(4, "big") + data)
-    while view:
-        view = view[os.write(sink, view) :]
+    writing.whole(sink, len(data).to_bytes(4, "big") + data)
 
 
 def serve(order: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 
 from sandbox_kernel.linux import libc as c
+from sandbox_kernel.linux import writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def serve(order: Mapping[str, Any]) -> None:
     that the call may read and write. The answer has `result` and `errno`.
     """
     answer = _call(order) if order["do"] == "call" else look()
-    view = memoryview(json.dumps(answer).encode())
-    while view:
-        view = view[os.write(1, view) :]
+    writing.whole(1, json.dumps(answer).encode())
 
 
 def look() -> dict[str, Any]:

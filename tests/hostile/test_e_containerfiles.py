@@ -15,7 +15,6 @@ import os
 import resource
 import subprocess
 import tarfile
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ from sandbox_kernel.errors import (
     NotAllowed,
     SandboxError,
 )
-from sandbox_kernel.image.layers import limits, remove_tree
+from sandbox_kernel.image.layers import limits
 from sandbox_kernel.image.store import Store
 
 CANARY = "canary-3f9c1e"
@@ -53,13 +52,8 @@ SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
-    made = Store.open(f"{folder}/images")
-    root = built_images.make_root(tmp_path_factory.mktemp("root"))
-    built(made, root, "FROM scratch\nCOPY . /\n", name=BASE)
-    yield made
-    remove_tree(f"{folder}/images")
-    os.rmdir(folder)
+    with built_images.store_with(BASE, tmp_path_factory.mktemp("root")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import oci_bundles
 import pytest
 from oci_bundles import Bundle
 
@@ -11,8 +12,5 @@ from oci_bundles import Bundle
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     """A bundle whose containers are gone at the end."""
-    folder = tmp_path_factory.mktemp("bundle")
-    folder.chmod(0o755)
-    made = Bundle(folder)
-    yield made
-    assert made.left() == []
+    with oci_bundles.made(tmp_path_factory.mktemp("bundle")) as made:
+        yield made

@@ -5,34 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import registries
 from made_images import layer, program, put, small
-from nbclient import NotebookClient
 
+from notebooks import error, executed, text
 from sandbox_kernel.image import archives
 from sandbox_kernel.image.store import Store
 
 DPKG = b"Package: words\nStatus: install ok installed\nVersion: 1.0-1\nArchitecture: amd64\n"
-
-
-def executed(*cells: str) -> list[Any]:
-    """The outputs of each cell after the extension was loaded."""
-    notebook = nbformat.v4.new_notebook()
-    first = nbformat.v4.new_code_cell("%load_ext sandbox_kernel")
-    notebook.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
-    NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=True).execute()
-    return [cell.outputs for cell in notebook.cells[1:]]
-
-
-def text(outputs: list[Any]) -> str:
-    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
-
-
-def error(outputs: list[Any]) -> Any:
-    (found,) = [o for o in outputs if o.output_type == "error"]
-    return found
 
 
 def table(outputs: list[Any]) -> str:

@@ -11,7 +11,6 @@ import io
 import os
 import subprocess
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from sandbox_kernel.building import mounting, referenced
 from sandbox_kernel.building.events import Event, StepOutput
 from sandbox_kernel.errors import BuildFailed, ContainerfileError, NotAllowed, OutOfMemory
 from sandbox_kernel.image import reference
-from sandbox_kernel.image.layers import limits, remove_tree
+from sandbox_kernel.image.layers import limits
 from sandbox_kernel.image.store import Store, Stored
 
 BASE = "localhost/base:1"
@@ -37,13 +36,8 @@ PLATFORM = f"linux/{MACHINE}"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tempfile.mkdtemp(prefix="sandbox-kernel-images-", dir="/var/tmp")
-    made = Store.open(f"{folder}/images")
-    root = built_images.make_root(tmp_path_factory.mktemp("root"))
-    built(made, root, "FROM scratch\nCOPY . /\n", name=BASE)
-    yield made
-    remove_tree(f"{folder}/images")
-    os.rmdir(folder)
+    with built_images.store_with(BASE, tmp_path_factory.mktemp("root")) as made:
+        yield made
 
 
 @pytest.fixture

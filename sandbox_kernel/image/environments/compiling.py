@@ -18,7 +18,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from sandbox_kernel.linux import seccomp, seccomp_cache, seccomp_install, waiting
+from sandbox_kernel.linux import seccomp, seccomp_cache, seccomp_install, waiting, writing
 
 MOST_SOURCE = 4 << 20
 MOST_CODE = 64 << 20
@@ -59,7 +59,7 @@ class Compiler:
             self._start()
         try:
             encoded = name.encode()
-            _write(self._to, _SIZES.pack(len(encoded), len(text)) + encoded + text)
+            writing.whole(self._to, _SIZES.pack(len(encoded), len(text)) + encoded + text)
             (size, _) = _SIZES.unpack(_read(self._from, _SIZES.size, SECONDS))
             if size > MOST_CODE:
                 raise EOFError
@@ -103,7 +103,7 @@ def _be_child(source: int, answers: int, program: bytes) -> NoReturn:
             name_size, size = _SIZES.unpack(_read(0, _SIZES.size))
             name = _read(0, name_size).decode()
             code = _compiled(_read(0, size), name)
-            _write(1, _SIZES.pack(len(code), 0) + code)
+            writing.whole(1, _SIZES.pack(len(code), 0) + code)
     except EOFError:
         status = 0
     finally:
@@ -131,9 +131,3 @@ def _read(descriptor: int, size: int, seconds: float | None = None) -> bytes:
             raise EOFError
         found += data
     return bytes(found)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -11,6 +11,7 @@ from sandbox_kernel.image.layers import limits as _limits
 from sandbox_kernel.image.layers import process
 from sandbox_kernel.image.layers.compression import PIECE, Compression
 from sandbox_kernel.image.layers.facts import LayerFacts
+from sandbox_kernel.linux import writing
 
 
 class Readable(Protocol):
@@ -54,9 +55,9 @@ def apply(
         with process.start("apply", order, (source,)) as worker:
             answer = worker.answer(what)
     else:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
+        reading, sink = os.pipe2(os.O_CLOEXEC)
         with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(contextlib.closing(_Feed(writing)))
+            feed = stack.enter_context(contextlib.closing(_Feed(sink)))
             try:
                 worker = stack.enter_context(process.start("apply", order, (reading,)))
             finally:
@@ -76,9 +77,7 @@ class _Feed:
         """All of a source; a reader that went away has said why."""
         try:
             while data := source.read(PIECE):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(self._descriptor, view) :]
+                writing.whole(self._descriptor, data)
         except BrokenPipeError:
             return
         self.close()

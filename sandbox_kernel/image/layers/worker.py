@@ -24,7 +24,7 @@ from sandbox_kernel.errors import HostLacks, ImageError, SandboxError
 from sandbox_kernel.image.layers import confinement, names, placing, removing, tar
 from sandbox_kernel.image.layers.compression import PIECE, Plain
 from sandbox_kernel.image.layers.limits import Limits
-from sandbox_kernel.linux import messages, processes
+from sandbox_kernel.linux import messages, processes, writing
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def _pack(channel: socket.socket, order: dict[str, Any], descriptors: list[int])
 
     out, *open_tree = descriptors
     root, _, _ = _confine(channel, order, descriptors)
-    packed = Gzip(lambda data: _write_all(out, data))
+    packed = Gzip(lambda data: writing.whole(out, data))
     owner = order["owner"]
     gatherer = gathering.Gatherer(
         packed.write,
@@ -146,12 +146,6 @@ def _walk(channel: socket.socket, order: dict[str, Any], descriptors: list[int])
         walk = Walk(lines.write, contents=order["contents"])
         walk.folder(open_tree[0] if open_tree else root, "")
     return {}
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 _VERBS: dict[str, Callable[[socket.socket, dict[str, Any], list[int]], dict[str, Any]]] = {

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import oci_bundles
 import pytest
 from oci_bundles import Bundle
 
@@ -18,11 +19,8 @@ COUNTING = "n=0; while :; do n=$((n + 1)); echo $n >/tmp/n; done"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    folder = tmp_path_factory.mktemp("bundle")
-    folder.chmod(0o755)
-    made = Bundle(folder)
-    yield made
-    assert made.left() == []
+    with oci_bundles.made(tmp_path_factory.mktemp("bundle")) as made:
+        yield made
     assert not FOLDER.parent.exists()
 
 
