@@ -6,12 +6,15 @@ configuration, with the key of this inner connection, comes on a descriptor that
 
 import json
 import os
+import signal
 import sys
 from contextlib import nullcontext
+from threading import current_thread, main_thread
 from typing import Any
 
 PROGRAM, CONFIGURATION = 3, 4
 OURS = ("<sandbox ", "<string>")  # names of the code that comes with this file, and of its start
+INTERRUPTED = compile("raise KeyboardInterrupt", "<interrupted before its code began>", "exec")
 AGAIN = (
     "import os;data=os.pread(3,os.fstat(3).st_size,0);"
     "exec(data[:data.index(0)]);boot(data,'sandbox_inside.kernel')"
@@ -39,10 +42,49 @@ def main() -> None:
     # IPython keeps a copy of all that is printed, for `%notebook`: a flood would fill the memory.
     app.kernel.shell._tee = lambda channel: nullcontext()
     app.kernel.do_history = numbered(app.kernel)
+    hold_interrupts(app.kernel)
     handlers = getattr(getattr(app.kernel, "debugger", None), "started_debug_handlers", {})
     if "stackTrace" in handlers:
         handlers["stackTrace"] = without_ours(handlers["stackTrace"])
     app.start()
+
+
+def hold_interrupts(kernel: Any) -> None:
+    """An interrupt of a cell that has not come to its code waits for it, and is raised there.
+
+    On the way to it, IPython and the interpreter catch a KeyboardInterrupt in some places, so that
+    nothing is interrupted, and in others it costs the cell its reply. The second is raised wherever
+    it comes, for the sake of hooks that hang.
+    """
+    before, run_code = kernel.pre_handler_hook, kernel.shell.run_code
+    held: Any = None  # how many have come, while a cell is on the way to its code
+
+    def hold(number: int, frame: Any) -> None:
+        nonlocal held
+        if held != 0:
+            raise KeyboardInterrupt
+        held = 1
+
+    def pre_handler_hook() -> None:
+        nonlocal held
+        before()
+        held = None
+        if kernel.get_parent("shell").get("header", {}).get("msg_type") == "execute_request":
+            held = 0
+            signal.signal(signal.SIGINT, hold)
+
+    def run_held_code(code: Any, result: Any = None, *, async_: bool = False) -> Any:
+        nonlocal held
+        if current_thread() is main_thread():  # no subshell: a signal is not for these
+            if signal.getsignal(signal.SIGINT) is hold:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            if held:
+                code, async_ = INTERRUPTED, False
+            held = None
+        return run_code(code, result, async_=async_)
+
+    kernel.pre_handler_hook = pre_handler_hook
+    kernel.shell.run_code = run_held_code
 
 
 def without_ours(original: Any) -> Any:

@@ -14,7 +14,8 @@ from .requests import Ledger, Request
 from .voice import failure
 
 AGAIN_SECONDS = 0.25
-"""Until a cell that was signalled while it began is signalled once more."""
+"""Until a cell that was signalled while it began is signalled once more. From its `execute_input`
+on, the inside keeps a signal for its code (`inside/kernel.py`); before, ipykernel ignores it."""
 
 
 class Signalled(Protocol):
@@ -44,6 +45,8 @@ class Interrupts:
         running = self._ledger.on_main()
         if running is not None:
             self._stop(running, timed_out=False)
+            if running.is_cell and not running.entered:
+                self._again_at = time.monotonic() + AGAIN_SECONDS
         elif (cell := self._ledger.head_cell()) is not None:
             # It is on its way, and ipykernel ignores the signal until it runs: then it comes again.
             # Or it runs and holds the interpreter's lock since before its `busy` was sent.

@@ -221,6 +221,8 @@ class Outgoing:
                 request.synthesise_at = time.monotonic() + REPLY_SECONDS
 
     def _input(self, _: str, message: Message, request: Request | None) -> None:
+        if request is not None:
+            request.entered = True
         if (
             request is None
             or not request.is_cell

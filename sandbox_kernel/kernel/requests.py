@@ -26,6 +26,7 @@ class Request:
         "code",
         "comm_target",
         "cut",
+        "entered",
         "entry",
         "failed",
         "header",
@@ -51,6 +52,7 @@ class Request:
         self.header = message.raw_header
         self.channel = channel
         self.busy = self.replied = self.idle = False
+        self.entered = False  # from now on an interrupt reaches its code
         self.code: str | None = None
         self.comm_target: str | None = None  # which comms a client asks about; None: all
         self.silent = self.allow_stdin = self.asking = self.input_seen = False

@@ -80,6 +80,35 @@ def test_a_hung_call_is_ended_after_the_grace_and_jupyter_restarts_the_kernel() 
         assert text_of(kernel.run("print('again')")[1]) == "again\n"
 
 
+BEFORE_ITS_CODE = """
+import os, signal
+def interrupt():
+    get_ipython().events.unregister('pre_execute', interrupt)
+    os.kill(os.getpid(), signal.SIGINT)
+get_ipython().events.register('pre_execute', interrupt)
+"""
+DAWDLES = """
+import asyncio
+async def late(*_):
+    await asyncio.sleep(0.2)
+    return True
+get_ipython().kernel.should_handle = late
+"""
+
+
+def test_an_interrupt_before_the_code_of_a_cell_stops_it() -> None:
+    with kernels.started() as kernel:
+        kernel.run(BEFORE_ITS_CODE)
+        reply, outputs = kernel.run("print('runs')\nwhile True: pass")
+        assert (reply["content"]["ename"], text_of(outputs)) == ("KeyboardInterrupt", "")
+        kernel.run(DAWDLES)  # ipykernel ignores a signal until it has looked at the request
+        cell = kernel.client.execute("while True: pass")
+        kernel.wait_for("status", "busy")
+        kernel.control("interrupt_request", {})
+        assert kernel.finish(cell)[0]["content"]["ename"] == "KeyboardInterrupt"
+        assert text_of(kernel.run("print('next')")[1]) == "next\n"
+
+
 def test_a_cell_over_its_time_is_told_so() -> None:
     with kernels.started(timeout="1s") as kernel:
         reply, outputs = kernel.run("while True: pass")
