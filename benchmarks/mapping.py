@@ -33,7 +33,7 @@ def busy(steps: int) -> int:
 def pairs(rounds: int) -> Iterator[Pair]:
     """One pair: a thousand items of about 20 ms."""
     workers = len(os.sched_getaffinity(0))
-    steps = calibrated()
+    steps = calibrated(workers)
     items = [steps + number for number in range(ITEMS)]
     expected: list[int] = []
 
@@ -62,12 +62,21 @@ def mapped(items: list[int], workers: int) -> sandbox_kernel.Results:
     )
 
 
-def calibrated() -> int:
-    """How many steps of `busy` take the wanted time here."""
+def calibrated(workers: int) -> int:
+    """How many steps of `busy` take the wanted time in a pool of so many, all of them at it.
+
+    A processor that has just woken, or is alone at work, has another speed.
+    """
     steps = 100_000
-    took = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        busy(steps)
-        took.append(time.perf_counter() - begin)
-    return round(steps * SECONDS_EACH / statistics.median(took))
+    with multiprocessing.Pool(workers) as pool:
+        for _ in range(3):
+            took = pool.map(seconds_of, [steps] * 20 * workers)
+            steps = round(steps * SECONDS_EACH / statistics.median(took))
+    return steps
+
+
+def seconds_of(steps: int) -> float:
+    """How long that work takes."""
+    begin = time.perf_counter()
+    busy(steps)
+    return time.perf_counter() - begin
