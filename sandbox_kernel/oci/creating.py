@@ -201,6 +201,10 @@ def wait_executed(
             listeners.hand_over(config["linux"]["seccomp"], shown, pid, listener)
         finally:
             os.close(listener)
+        try:
+            channel.send(payload.TAKEN)
+        except OSError:
+            pass  # it has ended, which is heard next
         received = heard(channel)
     if received is not None:
         failed = received[0]

@@ -36,6 +36,8 @@ SCHED_FLAGS = {
 MULTIPLEXER = (5, 2)
 """Of terminals, Documentation/admin-guide/devices.txt."""
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+TAKEN = b"taken"
+"""What a process hears when its listener is with who answers; before, it executes nothing."""
 PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 _NUMBERS = {
     "x86_64": {"sched_setattr": 314, "ioprio_set": 251},
@@ -53,7 +55,8 @@ class Filter:
         self.flags = flags
 
     def install(self, channel: int, *, no_new_privs: bool) -> None:
-        """Put it on this process; if it asks somebody, its listener is sent over `channel`.
+        """Put it on this process; if it asks somebody, its listener is sent over `channel`, and
+        `TAKEN` is waited for.
 
         Raises StepFailed.
         """
@@ -65,6 +68,11 @@ class Filter:
 
         text = b'{"at":"asks"}'
         seccomp_notify.install(self.program, channel, text, no_new_privs=quiet, flags=flags)
+        subject = "the listener of system calls"
+        with doing("wait for who takes", subject):
+            taken = os.read(channel, len(TAKEN))
+        if taken != TAKEN:
+            raise StepFailed("hand over", subject, "nobody took it")
 
 
 def filter_of(linux: Mapping[str, Any]) -> Filter | None:
