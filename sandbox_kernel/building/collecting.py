@@ -27,7 +27,10 @@ def _remove(folder: str) -> bool:
     """One cache, unless a step holds its lock. Its files have many owners."""
     from sandbox_kernel.image.layers import remove_tree
 
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # another `prune` was quicker
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove_tree(folder)

@@ -18,7 +18,7 @@ from sandbox_kernel.containerfile import instructions as i
 from sandbox_kernel.containerfile import words
 from sandbox_kernel.containerfile.parse import parse_trigger
 from sandbox_kernel.containerfile.source import Piece
-from sandbox_kernel.errors import BuildFailed, ContainerfileError, Killed, SandboxError, shown
+from sandbox_kernel.errors import BuildFailed, ContainerfileError, SandboxError, shown
 
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?$", re.IGNORECASE)
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?)?$")
@@ -59,8 +59,7 @@ class Stage:
         self._total = len(whole)
         for instruction in whole:
             self._number += 1
-            if self.work.stopped:
-                raise Killed("the build was stopped: another stage of it failed")
+            self.work.check()
             self._one(instruction)
         return self.state
 

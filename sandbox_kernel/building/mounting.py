@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from sandbox_kernel.building import copying, layers, workshop
+from sandbox_kernel.building.events import Notice
 from sandbox_kernel.building.state import State
 from sandbox_kernel.building.work import Work
 from sandbox_kernel.containerfile.mounts import RunMount
@@ -23,6 +24,10 @@ from sandbox_kernel.runtime.held import IMAGE_IDS
 Origins = Callable[[str], State]
 STRICTEST = ("locked", "private", "shared")
 """Ways to share a cache; a step that mounts one cache twice gets the strictest that it asks for."""
+
+
+AGAIN_SECONDS = 0.05
+"""Between two looks whether a cache that others have is free."""
 
 
 class Mounted(Struct):
@@ -134,7 +139,7 @@ def _hold_cache(work: Work, stack: ExitStack, id_: str, sharing: str) -> str:
     name = hashlib.sha256(f"{os.path.realpath(context)}\0{id_}".encode()).hexdigest()
     first = folder = f"{work.store.root}/builds/caches/{name}"
     number = 1
-    while (lock := _lock(folder, sharing)) is None:  # `private`, and another step has it
+    while (lock := _lock(work, id_, folder, sharing)) is None:  # `private`, and another step has it
         number += 1  # not a random name: that one would stay, and nobody would find it again
         folder = f"{first}-{number}"
     stack.callback(os.close, lock)
@@ -151,23 +156,32 @@ def _add_cache(folder: str, mounted: Mounted, mount: RunMount) -> None:
     mounted.binds.append(_bind(mount.target, tree, "ro" if mount.read_only else "rw"))
 
 
-def _lock(folder: str, sharing: str) -> int | None:
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if sharing == "private":
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                return None
-        else:
-            fcntl.flock(lock, fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX)
-    except BaseException:
-        os.close(lock)
-        raise
+def _lock(work: Work, id_: str, folder: str, sharing: str) -> int | None:
+    """The folder of a cache, locked; None for a `private` one that another step has.
 
-    return lock
+    Waits for others as long as the build is not stopped. Raises Killed.
+    """
+    kind = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
+    told = False
+    while True:
+        work.check()
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if sharing == "private":
+                    return None
+                if not told:
+                    work.tell(Notice(f"waits for the cache `{id_}`, which another step has"))
+                told = True
+                work.pause(AGAIN_SECONDS)
+                continue
+            if os.path.samestat(os.stat(folder), os.fstat(lock)):  # else `prune` removed it
+                stack.pop_all()
+                return lock
 
 
 def prepare(work: Work, bench: workshop.Bench, mounted: Mounted) -> None:

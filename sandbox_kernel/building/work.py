@@ -10,7 +10,7 @@ from sandbox_kernel.building.context import Context
 from sandbox_kernel.building.events import Event, Listener, Notice
 from sandbox_kernel.building.request import BuildRequest
 from sandbox_kernel.building.state import State, timestamp
-from sandbox_kernel.errors import ImageError
+from sandbox_kernel.errors import ImageError, Killed
 from sandbox_kernel.image.store import Store
 
 
@@ -87,6 +87,15 @@ class Work:
     @property
     def stopped(self) -> bool:
         return self._stopped.is_set()
+
+    def check(self) -> None:
+        """Raises Killed when the build was stopped."""
+        if self.stopped:
+            raise Killed("the build was stopped: another stage of it failed")
+
+    def pause(self, seconds: float) -> None:
+        """Let the seconds pass, or fewer when the build is stopped."""
+        self._stopped.wait(seconds)
 
     def on_stop(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Call this when the build is stopped; gives the function that takes it back."""

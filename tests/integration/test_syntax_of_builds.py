@@ -5,14 +5,19 @@ Most need no RUN. The base is an image of the store, so that nothing is fetched.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.server
 import io
 import os
+import signal
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -316,11 +321,63 @@ def test_e66_no_step_waits_for_ever_for_a_cache(
         assert f"{more}\n" in done.stderr
     locked: list[str] = []
     lock = mounting._lock
-    monkeypatch.setattr(
-        mounting, "_lock", lambda folder, how: locked.append(folder) or lock(folder, how)
-    )
+    monkeypatch.setattr(mounting, "_lock", lambda *given: locked.append(given[2]) or lock(*given))
     built(store, context, f"FROM {BASE}\nRUN {mounts('x', 'y')} true\nRUN {mounts('y', 'x')} true")
     assert len(set(locked)) == 2 and locked[:2] == locked[2:]
+
+
+WAITS = f"""FROM {BASE} AS a
+RUN --mount=type=cache,id=had,target=/c,sharing=locked true
+FROM scratch
+COPY --from=a /etc/passwd /a
+"""
+
+
+def cache_of(store: Store, context: Path) -> Path:
+    """Builds `WAITS`; the folder of its cache."""
+    caches = Path(store.root, "builds/caches")
+    before = set(caches.iterdir()) if caches.exists() else set()
+    built(store, context, WAITS, use_cache=False, **QUICK)
+    (folder,) = set(caches.iterdir()) - before
+    return folder
+
+
+def test_a_build_that_waits_for_a_cache_can_be_interrupted(store: Store, context: Path) -> None:
+    (context / "Containerfile").write_text(WAITS)
+    words = [*COMMAND, "build", "--no-cache", str(context)]
+    environment = {**os.environ, "SANDBOX_KERNEL_IMAGES": store.root}
+    with locked_by_us(cache_of(store, context)):
+        waiting = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        assert any("waits for the cache `had`" in line for line in waiting.stderr)
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=2)
+    assert waiting.returncode == 130 and "Traceback" not in said
+
+
+def test_a_step_that_waits_for_a_cache_that_is_pruned_makes_another(
+    store: Store, context: Path
+) -> None:
+    folder = cache_of(store, context)
+    with ThreadPoolExecutor(1) as threads:
+        with locked_by_us(folder):
+            building = threads.submit(built, store, context, WAITS, use_cache=False, **QUICK)
+            time.sleep(0.5)
+            assert not building.done()
+            folder.rename(folder.with_name("gone"))
+        assert building.result(20)
+    assert (folder / "tree").is_dir()
+
+
+@contextmanager
+def locked_by_us(folder: Path) -> Iterator[None]:
+    """The lock of a cache is had by us."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
 
 
 def test_a_step_may_have_no_network_in_a_build_that_has_one(store: Store) -> None:
