@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import secrets
 import stat
 import sys
@@ -295,11 +296,15 @@ def _refuse_foreign(seen: os.stat_result, path: str) -> None:
 
 
 def _put_aside(folder: int) -> None:
-    """The full file under the time of now, and no more than so many of them."""
-    name = f"audit-{time.time_ns():020d}.jsonl"
-    os.rename(NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
+    """The full file under the time of now, and no more than so many of them.
+
+    The newest is always the last by its name, or a clock that went back would have it removed.
+    """
     kept = sorted(name for name in os.listdir(folder) if _is_aside(name))
-    for old in kept[: -(MOST_FILES - 1)]:
+    last = re.search("[0-9]+", kept[-1]) if kept else None
+    name = f"audit-{max(time.time_ns(), int(last[0]) + 1 if last else 0):020d}.jsonl"
+    os.rename(NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
+    for old in [*kept, name][: -(MOST_FILES - 1)]:
         os.unlink(old, dir_fd=folder)
 
 

@@ -191,3 +191,33 @@ def test_a_full_file_is_put_aside_and_half_a_line_spoils_no_other(
     last = list(audit.runs())[-1]
     assert last["cell"] == digest_of("29")
     assert last["ended"]["status"] == 0
+
+
+@pytest.mark.fault(12)
+def test_the_oldest_lines_go_first_although_the_clock_went_back_by_a_year(
+    configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that are there then have names of a time to come."""
+    monkeypatch.setattr(audit, "MOST_BYTES", 4000)
+    monkeypatch.setattr(audit, "MOST_FILES", 3)
+    plan = policy.plan("program")
+
+    def write(number: int) -> None:
+        entry = audit.begin(plan, by="program", code=str(number))
+        assert entry is not None
+        entry.end(status=0)
+
+    for number in range(30):
+        write(number)
+    folder = Path(audit.place()).parent
+    for aside in folder.glob("audit-*.jsonl"):
+        moment = int(aside.stem.removeprefix("audit-")) + 365 * 86400 * 10**9
+        aside.rename(folder / f"audit-{moment:020d}.jsonl")
+    before = [run["cell"] for run in audit.runs()]
+    for number in range(30, 60):
+        write(number)
+
+    cells = [run["cell"] for run in audit.runs()]
+    newest = [digest_of(str(number)) for number in range(60)]
+    assert cells == newest[-len(cells) :]
+    assert len(cells) >= len(before) - 5, "as many are kept as before"

@@ -417,6 +417,23 @@ def test_a_layer_made_before_the_power_went_is_made_again(
     assert store.layer(made.diff_ids[1]) is not None
 
 
+@pytest.mark.fault(12)
+@pytest.mark.parametrize(("years", "flushed"), [(-1, True), (0, False), (1, True)])
+def test_a_layer_made_at_a_time_a_year_off_is_flushed_all_the_same(
+    store: Store, years: int, flushed: bool
+) -> None:
+    """Or it would be made again at each start of the machine, until that year is over."""
+    small(store, "app:1")
+    (*_, upper) = (Path(path) for path in image.resolve("app:1").layers)
+    facts = Path(upper.parent, "facts")
+    made = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**made, "made": made["made"] + years * 365 * 86400}))
+
+    store.settle([str(upper)])
+
+    assert json.loads(facts.read_text())["flushed"] is flushed
+
+
 # -- garbage --------------------------------------------------------------------------------------
 
 

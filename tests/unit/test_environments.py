@@ -6,6 +6,7 @@ Wheels are made by hand and found by uv in a folder; no network is asked.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import struct
@@ -560,6 +561,30 @@ def test_what_nobody_used_for_a_while_goes_and_what_a_container_stands_on_stays(
     assert {"words", "large"} <= _files(_image("packages: words, large"))
 
 
+@pytest.mark.fault(12)
+def test_what_was_used_in_a_time_to_come_counts_as_used_now(index: Path) -> None:
+    """So it is neither thrown away after the clock went back by a year, nor kept for that year."""
+    by_hand.make(index, "words", "1.0")
+    _image("packages: words")
+    bytecode.wait()
+    caches = Path(os.environ[places.VARIABLE])
+    (tree,) = (caches / "wheels").glob("words-*")
+    note = caches / "channels/0123abcd.json"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("what is known of a channel")
+    for path in (tree, note):
+        os.utime(path, (time.time() + 365 * 86400,) * 2)
+
+    collecting.prune(older_than=0)
+
+    for path in (tree, note):
+        assert 0 <= time.time() - path.stat().st_mtime < 60
+        os.utime(path, (time.time() - 365 * 86400,) * 2)
+    collecting.prune()
+    assert (tree.exists(), note.exists()) == (False, False)
+    assert "words" in _files(_image("packages: words")), "it is made again"
+
+
 def test_uv_is_never_looked_for_on_the_path_or_in_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -687,6 +712,26 @@ def test_after_a_week_the_index_is_asked_for_a_layer_again(
     now = time.time()
     monkeypatch.setattr(kept_kernels.time, "time", lambda: now + passed)
     assert versions("later") == ["ipykernel-8.0.dist-info"]
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_layer_that_was_chosen_a_year_off_is_not_trusted_and_the_index_is_asked_again(
+    index: Path, tmp_path: Path, years: int
+) -> None:
+    """As the record looks after the clock went on by a year, or back by one."""
+    by_hand.make(index, "ipykernel", "7.0", requires=["traitlets>=5"])
+    by_hand.make(index, "traitlets", "5.0")
+    kernel_layer.added(_with_packages(tmp_path / "before"))
+    by_hand.make(index, "ipykernel", "8.0", requires=["traitlets>=5"])
+    (record,) = Path(os.environ[places.VARIABLE], "locks").glob("layers-*.json")
+    (kept,) = json.loads(record.read_text())
+    record.write_text(json.dumps([{**kept, "chosen": kept["chosen"] + years * 365 * 86400}]))
+
+    (mount,) = kernel_layer.added(_with_packages(tmp_path / "after", "after-1")).mounts
+
+    assert "ipykernel-8.0.dist-info" in os.listdir(mount["source"])
+    assert 0 <= time.time() - json.loads(record.read_text())[0]["chosen"] < 60
 
 
 def test_an_image_with_ipykernel_gets_no_layer(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def _drop_files(folder: str, before: float) -> int:
     with os.scandir(folder) as entries:
         for entry in entries:
             seen = entry.stat(follow_symlinks=False)
-            if entry.is_file(follow_symlinks=False) and seen.st_mtime < before:
+            if entry.is_file(follow_symlinks=False) and _is_old(entry.path, seen, before):
                 os.unlink(entry.path)
                 freed += seen.st_blocks * 512
     return freed
@@ -63,8 +63,16 @@ def _drop_files(folder: str, before: float) -> int:
 def _old(folder: str, before: float) -> Iterator[str]:
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if os.path.isdir(path) and os.stat(path).st_mtime < before:
+        if os.path.isdir(path) and _is_old(path, os.stat(path), before):
             yield path
+
+
+def _is_old(path: str, seen: os.stat_result, before: float) -> bool:
+    """Whether nothing used it since then. A time to come is that of a wrong clock: from now on it
+    counts as used now, or it would be kept until that time."""
+    if seen.st_mtime > time.time():
+        os.utime(path)
+    return seen.st_mtime < before
 
 
 def _size(folder: str) -> int:

@@ -22,7 +22,8 @@ from sandbox_kernel.image.environments.lock import Lock, Wheel
 from sandbox_kernel.image.environments.python import Python
 
 SECONDS = 7 * 24 * 3600.0
-"""For so long; then the index is asked again, which may have newer ones."""
+"""For so long; then the index is asked again, which may have newer ones. It is asked too where a
+layer was chosen at a time that is to come, by a clock that was wrong."""
 MOST = 8
 MOST_BYTES = 1 << 20
 _HEADER = "Requires-Dist:"
@@ -39,7 +40,7 @@ class _Kept(msgspec.Struct, frozen=True):
 def find(declared: Declared, python: Python, has: Mapping[str, str]) -> tuple[Wheel, ...] | None:
     """The wheels of a layer for the same request that goes with what an image `has`, by version."""
     for kept in _all(declared, python):
-        if time.time() - kept.chosen < SECONDS:
+        if 0 <= time.time() - kept.chosen < SECONDS:
             found = locks.find(kept.lock, declared.reference)
             if _goes_with(kept.needs, found.wheels, has):
                 return found.wheels
