@@ -18,7 +18,7 @@ FAULTS: dict[int, str] = {
     11: "the kernel kills launcher, relay or payload for want of memory",
     12: "the clock jumps by a year",
     13: "a layer was fetched by half when the program ended",
-    14: "a registry drops, resets or stalls",
+    14: "a registry, a proxy before it or who answers names drops, resets or stalls",
     15: "several programs do the same with one store, one network or one name",
     16: "who holds a lock is killed, or its file is removed by hand",
     17: "a file of state or a blob is cut, empty, or has a flipped bit",

@@ -314,7 +314,10 @@ class Networks:
         if found is None:
             named = [each for each in self.plugged.values() if each.name == container]
             if len(named) != 1:
-                raise NoSuchContainer(f"find container `{container}`: it is in no network")
+                raise NoSuchContainer(
+                    f"find container `{container}`: it is in no network: if it was in one, the "
+                    "holder of networks has ended since: start it anew"
+                )
             found = named[0]
         return found
 

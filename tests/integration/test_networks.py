@@ -6,11 +6,14 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 import sandbox_kernel
@@ -270,6 +273,63 @@ def test_without_its_holder_a_container_has_no_network_and_the_next_one_has() ->
         else:
             pytest.fail(f"it still has a link: {said!r}")
         assert found(code, network="class") == ["eth0", "lo"]
+
+
+LOOK_UP = """
+import socket, sys, time
+begun = time.monotonic()
+try:
+    found = socket.gethostbyname(sys.argv[1])
+except OSError as error:
+    found = error.strerror
+print(found, "late" if time.monotonic() - begun > 5 else "in time")
+"""
+
+
+def looked_up(container: Container, name: str) -> str:
+    """What a program in a container that lives finds for a name, and whether it had to wait."""
+    process = container.run(ProcessSpec(argv=("python", "-c", LOOK_UP, name), logged=True))
+    assert process.wait(30).status == 0
+    return b"".join(data for _, data in container.logs()).decode().splitlines()[-1]
+
+
+def has_the_socket_for_names(pid: int) -> bool:
+    """Whether it is this process that answers at the address that containers ask."""
+    address = int.from_bytes(socket.inet_aton(protocol.RESOLVER), sys.byteorder)
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()]
+    (inode,) = [row[9] for row in rows if row[1] == f"{address:08X}:0035"]
+    return f"socket:[{inode}]" in [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+@pytest.mark.fault(14)
+def test_names_are_answered_by_the_holder_itself_and_after_it_is_killed_by_the_next_one() -> None:
+    """No process by itself answers them, which could die alone and leave networks without names."""
+    first, second = (
+        policy.plan(settings.PROGRAM, name=name, network="class") for name in ("web", "asker")
+    )
+    with Container.create(first) as web, Container.create(second) as asker:
+        assert web.connected is not None
+        assert looked_up(asker, "web") == f"{web.connected['address']} in time"
+        with holder() as there:
+            killed = psutil.Process(there.about["pid"])
+            if os.getuid() == 0:  # others may not look
+                assert has_the_socket_for_names(killed.pid)
+                assert killed.children() == []
+            killed.kill()
+        deadline = time.monotonic() + 40
+        while (answer := looked_up(asker, "web")) != "Temporary failure in name resolution in time":
+            assert time.monotonic() < deadline, answer
+
+        third = policy.plan(settings.PROGRAM, name="later", network="class")
+        with Container.create(third) as later, holder() as there:
+            assert there.about["pid"] != killed.pid
+            assert later.connected is not None
+            assert looked_up(later, "later") == f"{later.connected['address']} in time"
+            assert looked_up(later, "web") == "Name or service not known in time"
+            with pytest.raises(errors.NoSuchContainer, match="start it anew"):
+                there.ask(protocol.Connect(container=asker.id, network="class"))
+    client.stop()
+    assert Holder.find() is None
 
 
 def test_a_killed_launcher_leaves_nothing_in_the_holder() -> None:
