@@ -221,14 +221,21 @@ class Server:
             handler.reply(404)
 
 
-def in_own_network(do: Callable[[], None], folder: Path, *, addresses: Mapping[str, str]) -> None:
+def in_own_network(
+    do: Callable[[], None],
+    folder: Path,
+    *,
+    addresses: Mapping[str, str],
+    name_server: str | None = None,
+) -> None:
     """`do` in a thread with a network of its own, where these addresses are on loopback.
 
-    `addresses`: name -> address, for the names that this machine's resolver is to know there. As
-    root. Raises what `do` raises.
+    `addresses`: name -> address, for the names that this machine's resolver is to know there;
+    `name_server`: whom it asks for all others. As root. Raises what `do` raises.
     """
-    hosts = folder / "hosts"
+    hosts, resolv = folder / "hosts", folder / "resolv.conf"
     hosts.write_text("".join(f"{address} {name}\n" for name, address in addresses.items()))
+    resolv.write_text(f"nameserver {name_server}\n" if name_server else "")
     libc = ctypes.CDLL(None, use_errno=True)
     failed: list[BaseException] = []
 
@@ -239,6 +246,7 @@ def in_own_network(do: Callable[[], None], folder: Path, *, addresses: Mapping[s
             for words in (
                 ["mount", "--make-rprivate", "/"],
                 ["mount", "--bind", str(hosts), "/etc/hosts"],
+                *([["mount", "--bind", str(resolv), "/etc/resolv.conf"]] if name_server else []),
                 ["ip", "link", "set", "lo", "up"],
                 *(["ip", "address", "add", f"{a}/32", "dev", "lo"]
                   for a in set(addresses.values()) if not a.startswith("127.")),

@@ -32,9 +32,16 @@ class Certificates(NamedTuple):
 
 
 def certificates(
-    folder: Path, *, names: str = "DNS:localhost,IP:127.0.0.1", days: float = 2
+    folder: Path,
+    *,
+    names: str = "DNS:localhost,IP:127.0.0.1",
+    begin: float = -3,
+    days: float = 2,
 ) -> Certificates:
-    """An authority, and a certificate of it for these names; `days` below 0: expired since."""
+    """An authority, and a certificate of it for these names.
+
+    It is valid from `begin` to `days`, in days from now: both below 0, and it has expired.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = folder / "ca.pem", folder / "ca.key"
     key, request, made = folder / "key.pem", folder / "request.pem", folder / "certificate.pem"
@@ -55,9 +62,8 @@ def certificates(
         f"[ca]\ndefault_ca=own\n[own]\ndatabase={folder}/index\nnew_certs_dir={folder}\n"
         "default_md=sha256\npolicy=any\nrand_serial=yes\n[any]\ncommonName=supplied\n"
     )
-    now = time.time()
-    begin, end = sorted((now - 86400 * 3, now + 86400 * days))
-    dates = [time.strftime("%Y%m%d%H%M%SZ", time.gmtime(at)) for at in (begin, end)]
+    moments = [time.gmtime(time.time() + 86400 * at) for at in (begin, days)]
+    dates = [time.strftime("%Y%m%d%H%M%SZ", moment) for moment in moments]
     _quietly(
         ["openssl", "ca", "-batch", "-notext", "-config", table, "-cert", ca, "-keyfile", ca_key,
          "-in", request, "-out", made, "-extfile", extensions, "-startdate", dates[0],
@@ -79,9 +85,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def registry(
-    folder: Path, *, tls: bool = False, users: dict[str, str] | None = None
+    folder: Path, *, tls: bool | Certificates = False, users: dict[str, str] | None = None
 ) -> Iterator[Served]:
-    """A `docker-registry` that serves from a folder; with TLS, and for users with a password."""
+    """A `docker-registry` that serves from a folder; with TLS, and for users with a password.
+
+    `tls`: with what certificate; True: with a good one that is made for it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     lines = [
@@ -91,7 +100,7 @@ def registry(
     ]  # fmt: skip
     ca = None
     if tls:
-        made = certificates(folder / "certificates")
+        made = tls if isinstance(tls, Certificates) else certificates(folder / "certificates")
         ca = made.ca
         lines.append(f"  tls: {{certificate: {made.certificate}, key: {made.key}}}")
     if users:

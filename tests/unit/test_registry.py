@@ -364,6 +364,16 @@ def test_how_long_a_registry_says_to_wait() -> None:
         assert failures.retry_after(odd) is None
 
 
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_wait_until_a_date_is_counted_from_the_date_of_the_answer(years: int) -> None:
+    """Whoever's clock is wrong by a year, that of the registry or ours."""
+    said = time.time() + years * 365 * 86400
+    until, date = formatdate(said + 7, usegmt=True), formatdate(said, usegmt=True)
+    assert failures.retry_after(until, date) == 7
+    assert failures.retry_after(until, "no date") in (0, pytest.approx(365 * 86400 + 7, abs=5))
+
+
 # -- many at once ----------------------------------------------------------------------------------
 
 

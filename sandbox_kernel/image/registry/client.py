@@ -24,6 +24,7 @@ from sandbox_kernel.image.registry.failures import (
     TRANSIENT,
     is_certificate,
     reason,
+    remedy,
     retry_after,
     said,
     speaks_no_tls,
@@ -105,7 +106,7 @@ class Client:
         try:
             yield answer
         except TRANSIENT as error:
-            problem = RegistryError(what, self.address(path), reason(error))
+            problem = RegistryError(what, self.address(path), reason(error), remedy(error))
             problem.passes = True
             raise problem from None
         finally:
@@ -124,7 +125,9 @@ class Client:
                     return self._body(answer, most, what, path), answer.headers
                 except TRANSIENT as error:
                     if attempt == self.limits.tries:
-                        raise RegistryError(what, self.address(path), reason(error)) from None
+                        raise RegistryError(
+                            what, self.address(path), reason(error), remedy(error)
+                        ) from None
                 finally:
                     with contextlib.suppress(*TRANSIENT):
                         answer.close()
@@ -300,7 +303,9 @@ class Client:
                 return authentication.read_token(body, self.endpoint, self.limits.token)
             except TRANSIENT as error:
                 where = url.copy_with(query=None)
-                problem = RegistryError("ask for a token", where, reason(error))
+                problem = RegistryError("ask for a token", where, reason(error), remedy(error))
+                if is_certificate(error):
+                    raise problem from None
             except RegistryError as error:
                 if error.status not in MAY_PASS:
                     raise
@@ -342,7 +347,7 @@ class Client:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
 
     def _retry_after(self, answer: httpx.Response, what: str, path: str, attempt: int) -> float:
-        asked = retry_after(answer.headers.get("retry-after", ""))
+        asked = retry_after(answer.headers.get("retry-after", ""), answer.headers.get("date", ""))
         if asked is None:
             return self.pause(attempt)
         if asked > self.limits.wait:
@@ -367,11 +372,9 @@ class Client:
         return "look at the name, tag and digest" if status == 404 else "try again later"
 
     def _unreachable(self, what: str, path: str, error: Exception, tries: int) -> RegistryError:
-        remedy = "see whether the registry runs and the name is right"
-        if is_certificate(error):
-            remedy = "if you trust who made the certificate, name its file in `ca_files`"
         why = reason(error) + (f", {tries} times" if tries > 1 else "")
-        return RegistryError(what, self.address(path), why, remedy)
+        helps = remedy(error, "see whether the registry runs and the name is right")
+        return RegistryError(what, self.address(path), why, helps)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -25,10 +26,16 @@ from sandbox_kernel.image.registry.endpoints import Address, literal
 
 _UNTIL: ContextVar[float | None] = ContextVar("until", default=None)
 Admit = Callable[[str, Address], None]
+_Lookup = queue.SimpleQueue[list[str] | httpcore.ConnectError | None]
+"""Where one look-up of a name tells its end; None: it is not wanted any more."""
 
 
 class Cancelled(Exception):
     """What was being done is not wanted any more."""
+
+
+class NoNameServer(httpcore.ConnectError):
+    """No name server said what address a host has, nor that it has none."""
 
 
 @contextlib.contextmanager
@@ -52,6 +59,7 @@ class Cancellation:
         self._asked = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
+        self._lookups: set[_Lookup] = set()
 
     def cancel(self) -> None:
         """Every read and write fails from now on, those under way too."""
@@ -60,6 +68,8 @@ class Cancellation:
             for held in self._sockets:
                 with contextlib.suppress(OSError):
                     held.shutdown(socket.SHUT_RDWR)
+            for lookup in self._lookups:
+                lookup.put(None)
 
     def check(self) -> None:
         """Raises Cancelled when it was asked for."""
@@ -70,6 +80,19 @@ class Cancellation:
         """Lets time pass. Raises Cancelled as soon as that is asked for."""
         if self._asked.wait(seconds):
             raise Cancelled
+
+    @contextlib.contextmanager
+    def wakes(self, lookup: _Lookup) -> Iterator[None]:
+        """Whoever waits at that queue within the block gets None from `cancel`."""
+        with self._lock:
+            self._lookups.add(lookup)
+            if self._asked.is_set():
+                lookup.put(None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lookups.discard(lookup)
 
     def hold(self, connection: socket.socket) -> socket.socket:
         """A second descriptor of a connection, shut down by `cancel`; given back to `release`."""
@@ -105,7 +128,7 @@ class Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Tries the addresses of a host one after another; the first that answers is taken."""
         self._cancellation.check()
-        addresses = _resolve(host)
+        addresses = self._find(host, _within(timeout))
         for address in addresses:
             self._admit(host, ipaddress.ip_address(address.partition("%")[0]))
         for index, address in enumerate(addresses, 1):
@@ -118,6 +141,30 @@ class Backend(httpcore.NetworkBackend):
                 held = self._cancellation.hold(stream.get_extra_info("socket"))
                 return _Stream(stream, held, self._cancellation)
         raise httpcore.ConnectError(f"`{host}` has no address")
+
+    def _find(self, host: str, seconds: float | None) -> list[str]:
+        """The addresses of a host, asked for in a thread that is left alone when it takes too long.
+
+        The C library asks silent name servers for up to half a minute, and neither a signal nor a
+        deadline ends it.
+        """
+        if literal(host) is not None:
+            return [host.strip("[]")]
+        found: _Lookup = queue.SimpleQueue()
+        with self._cancellation.wakes(found):
+            threading.Thread(
+                target=lambda: found.put(_looked_up(host)), name=f"name {host[:19]}", daemon=True
+            ).start()
+            try:
+                answer = found.get(timeout=seconds)
+            except queue.Empty:
+                raise NoNameServer(
+                    f"no name server had an answer for `{host}` in {seconds:.2g} s"
+                ) from None
+        self._cancellation.check()
+        if isinstance(answer, list):
+            return answer
+        raise answer or Cancelled
 
 
 class _Stream(httpcore.NetworkStream):
@@ -174,11 +221,11 @@ def _within(
     return left if timeout is None else min(timeout, left)
 
 
-def _resolve(host: str) -> list[str]:
-    if literal(host) is not None:
-        return [host.strip("[]")]
+def _looked_up(host: str) -> list[str] | httpcore.ConnectError:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(f"`{host}` has no address: {error}") from None
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+            return NoNameServer(f"no name server had an answer for `{host}`")
+        return httpcore.ConnectError(f"`{host}` has no address: {error}")
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -11,7 +11,7 @@ import httpcore
 import httpx
 
 from sandbox_kernel.errors import shown
-from sandbox_kernel.image.registry.connections import deadline
+from sandbox_kernel.image.registry.connections import NoNameServer, deadline
 
 TRANSIENT = (
     httpcore.NetworkError,
@@ -20,6 +20,8 @@ TRANSIENT = (
     httpcore.ProxyError,
 )
 """What may go well when it is tried again, unless it is a certificate."""
+_OUT_OF_TIME = {9: "it is not valid yet", 10: "it has expired"}
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: X509_STORE_CTX_get_error(3)."""
 _SPEAKS_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF", "HTTP_REQUEST")
 
 
@@ -41,7 +43,43 @@ def is_certificate(error: BaseException) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Why there was no whole answer."""
+    """Why there was no whole answer, and through which proxy it would have come."""
+    return ", ".join((_why(error), *_notes(error)))
+
+
+def remedy(error: Exception, usual: str = "try again") -> str:
+    """What helps against it; `usual` where nothing is known that is more to the point."""
+    if _out_of_time(error):
+        return (
+            "look at this machine's clock (`date -u`); if it is right, the keeper of the registry "
+            "has to renew the certificate"
+        )
+    if is_certificate(error):
+        return "if you trust who made the certificate, name its file in `ca_files`"
+    if _notes(error):
+        return "see whether the proxy runs and lets us through; `NO_PROXY` names who needs none"
+    if isinstance(error, NoNameServer):
+        return "see whether this machine is on the network, and look at its `/etc/resolv.conf`"
+    return usual
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What `transport` noted: the proxy."""
+    return getattr(error, "__notes__", [])
+
+
+def _out_of_time(error: BaseException) -> str | None:
+    """What is wrong with the dates of a certificate, when they are why it is refused."""
+    problem = tls_problem(error)
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return _OUT_OF_TIME.get(problem.verify_code)
+    return None
+
+
+def _why(error: Exception) -> str:
+    if wrong := _out_of_time(error):
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"its certificate is not valid at this machine's time, {now}: {wrong}"
     problem = tls_problem(error)
     if isinstance(problem, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {shown(problem.verify_message)}"
@@ -52,16 +90,26 @@ def reason(error: Exception) -> str:
     return shown(error) or type(error).__name__
 
 
-def retry_after(text: str) -> float | None:
-    """`Retry-After`: seconds, or a date; None when it is neither."""
+def retry_after(text: str, date: str = "") -> float | None:
+    """`Retry-After`: seconds, or a date; None when it is neither.
+
+    `date`: that of the answer. A wait is the time between the two, whatever our own clock says.
+    """
     if text.isascii() and text.isdigit():
         return float(text[:12])
+    until = _moment(text)
+    if until is None:
+        return None
+    now = _moment(date) or datetime.datetime.now(datetime.UTC)
+    return max(0.0, (until - now).total_seconds())
+
+
+def _moment(text: str) -> datetime.datetime | None:
     try:
-        at = parsedate_to_datetime(text)
+        found = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
         return None
-    now = datetime.datetime.now(at.tzinfo)
-    return max(0.0, (at - now).total_seconds())
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def speaks_no_tls(error: Exception) -> bool:

@@ -23,6 +23,7 @@ class Limits:
     """How often one thing is asked for before its failure is told."""
     pages: int = 100
     connect: float = 10.0
+    """For the look-up of a name, and again for each connection."""
     headers: float = 60.0
     """From the request to the end of the answer's headers."""
     whole: float = 120.0

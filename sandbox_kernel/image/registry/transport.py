@@ -17,9 +17,10 @@ import httpcore
 import httpx
 
 from sandbox_kernel import settings_files
-from sandbox_kernel.errors import InvalidOption
+from sandbox_kernel.errors import InvalidOption, shown
 from sandbox_kernel.image.registry.connections import Admit, Backend, Cancellation
 from sandbox_kernel.image.registry.endpoints import is_loopback
+from sandbox_kernel.image.registry.failures import TRANSIENT
 
 MOST_CERTIFICATES = 4 << 20
 _KEPT_SECONDS = 30.0
@@ -57,13 +58,15 @@ class Transport(httpx.BaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        answer = self._pool(url).handle_request(asked)
+        proxy = proxy_of(url.scheme, url.host)
+        with _told_of(proxy):
+            answer = self._pool(proxy).handle_request(asked)
         if not isinstance(answer.stream, Iterable):
             raise TypeError("an answer of httpcore.AsyncConnectionPool")
         return httpx.Response(
             answer.status,
             headers=answer.headers,
-            stream=_Body(answer.stream),
+            stream=_Body(answer.stream, proxy),
             extensions=answer.extensions,
         )
 
@@ -72,8 +75,7 @@ class Transport(httpx.BaseTransport):
         for pool in self._pools.values():
             pool.close()
 
-    def _pool(self, url: httpx.URL) -> httpcore.ConnectionPool:
-        proxy = proxy_of(url.scheme, url.host)
+    def _pool(self, proxy: str | None) -> httpcore.ConnectionPool:
         with self._lock:
             if proxy not in self._pools:
                 self._pools[proxy] = self._made(proxy)
@@ -93,16 +95,31 @@ class Transport(httpx.BaseTransport):
 class _Body(httpx.SyncByteStream):
     """The body of an answer; closing it gives the connection back, or ends it."""
 
-    def __init__(self, stream: Iterable[bytes]) -> None:
+    def __init__(self, stream: Iterable[bytes], proxy: str | None) -> None:
         self._stream = stream
+        self._proxy = proxy
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
+        with _told_of(self._proxy):
+            yield from self._stream
 
     def close(self) -> None:
         close = getattr(self._stream, "close", None)
         if close is not None:
             close()
+
+
+@contextlib.contextmanager
+def _told_of(proxy: str | None) -> Iterator[None]:
+    """A failure on the way through a proxy has a note of it, without the password."""
+    try:
+        yield
+    except TRANSIENT as error:
+        if proxy is not None:
+            url = httpx.URL(proxy)
+            where = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
+            error.add_note(f"through the proxy `{shown(where)}`")
+        raise
 
 
 def proxy_of(scheme: str, host: str) -> str | None:
