@@ -62,6 +62,19 @@ def fetch(address: str, checksum: str | None, *, allow: frozenset[str]) -> Fetch
 def _fetch(address: str, file: int, allow: frozenset[str]) -> tuple[str, int]:
     import httpx
 
+    from sandbox_kernel.image.registry import failures
+
+    try:
+        return _followed(address, file, allow)
+    except httpx.HTTPError as error:
+        cause = error.__cause__  # httpcore's, which `failures` puts in words
+        why = failures.reason(cause if isinstance(cause, Exception) else error)
+        raise InvalidOption("ADD", address, f"a host that gives the file: {why}") from None
+
+
+def _followed(address: str, file: int, allow: frozenset[str]) -> tuple[str, int]:
+    import httpx
+
     deadline = time.monotonic() + SECONDS
     for _ in range(MOST_REDIRECTS + 1):
         target, headers, extensions = _judged(address, allow)

@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import built_images
+import certifi
 import hostile_archives
 import pytest
 import races
 from built_images import Node, built, files
+from hostile_registry import Handler, Server
 from layer_archives import snapshot
+from registries import certificates, free_port
 
 from sandbox_kernel import policy, settings
 from sandbox_kernel.building.addresses import begins_a_tar
@@ -208,6 +211,34 @@ def test_e64_a_checksum_that_is_wrong_is_refused(
     text = f"FROM scratch\nADD --checksum=sha256:{'0' * 64} http://127.0.0.1:{port}/file /got"
     said = refusal(store, text, context, allow_hosts=frozenset({f"127.0.0.1:{port}"}))
     assert "--checksum" in said and "sha256:" in said
+
+
+@pytest.mark.fault(12)
+@pytest.mark.fault(14)
+def test_an_address_that_is_down_breaks_off_or_has_an_old_certificate_is_told_of_in_one_line(
+    store: Store, context: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = certificates(tmp_path / "tls", begin=-4, days=-2)
+    monkeypatch.setattr(certifi, "where", lambda: str(old.ca))  # whom it trusts
+
+    def cut(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b"a part")
+        handler.close_connection = True
+
+    with Server() as plain, Server(tls=old) as guarded:
+        plain.answers["GET", "/file"] = cut
+        for scheme, authority, says in (
+            ("http", f"127.0.0.1:{free_port()}", "Connection refused"),
+            ("http", plain.authority, "peer closed connection"),
+            ("https", guarded.authority, "not valid at this machine's time"),
+        ):
+            text = f"FROM scratch\nADD {scheme}://{authority}/file /got"
+            said = refusal(store, text, context, allow_hosts=frozenset({authority}))
+            assert "line 2" in said
+            assert says in said
 
 
 @pytest.fixture
