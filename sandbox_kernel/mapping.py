@@ -13,10 +13,11 @@ room for, every one at its limit.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any, overload
 
 from sandbox_kernel import engine, errors, host, policy, settings
@@ -24,6 +25,7 @@ from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.engine import Code, Result
 from sandbox_kernel.grammar import shown_size
 from sandbox_kernel.policy import ContainerPlan
+from sandbox_kernel.workers import Outcome, Workers
 
 MOST_SHOWN = 60
 MEMORY_STEP = 1 << 20
@@ -139,28 +141,28 @@ def run_each(
     batch = _Batch(plan, request, name)
     results: dict[int, Result] = {}
     shown: list[str] = []
-    waiting: dict[Future[Result], int] = {}
+    told: SimpleQueue[Outcome[tuple[int, Result]]] = SimpleQueue()
 
     def collect() -> None:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            index = waiting.pop(future)
-            results[index] = future.result()
-            if on_result is not None:
-                on_result(index, results[index])
+        index, result = told.get().get()
+        results[index] = result
+        if on_result is not None:
+            on_result(index, result)
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="sandbox-map") as threads:
-        try:
-            for index, item in enumerate(items):
-                shown.append(in_short(item))
-                waiting[threads.submit(batch.run, index, item)] = index
-                while len(waiting) > workers:  # one is ready for the first that is free
-                    collect()
-            while waiting:
+    threads = Workers(workers, "sandbox-map")
+    try:
+        for index, item in enumerate(items):
+            shown.append(in_short(item))
+            threads.do(functools.partial(batch.run, index, item), told)
+            while index - len(results) >= workers:  # one is ready for the first that is free
                 collect()
-        except BaseException:
-            batch.stop()
-            threads.shutdown(wait=True, cancel_futures=True)
-            raise
+        while len(results) < len(shown):
+            collect()
+    except BaseException:
+        batch.stop()
+        raise
+    finally:
+        threads.close()
     return Results([results[index] for index in range(len(shown))], shown)
 
 
@@ -175,8 +177,8 @@ class _Batch:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, index: int, item: object) -> Result:
-        """One item in a fresh container."""
+    def run(self, index: int, item: object) -> tuple[int, Result]:
+        """One item in a fresh container; its index and its result."""
         request = with_item(self._request, self._name, item)
         try:
             running = engine.start(self._plan, request)
@@ -188,7 +190,7 @@ class _Batch:
             if self._stopped:
                 _end(running)
         try:
-            return engine.gather(running, self._plan)
+            return index, engine.gather(running, self._plan)
         finally:
             with self._lock:
                 self._running.discard(running)

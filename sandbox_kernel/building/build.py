@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Mapping
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,11 +21,12 @@ from sandbox_kernel.building.work import Work
 from sandbox_kernel.containerfile import lines, parse
 from sandbox_kernel.containerfile.parse import Containerfile
 from sandbox_kernel.containerfile.source import Piece
-from sandbox_kernel.errors import BuildFailed, ImageError, InvalidOption, Killed, SandboxError
+from sandbox_kernel.errors import BuildFailed, ImageError, InvalidOption, SandboxError
 from sandbox_kernel.image import bases, documents, reference
 from sandbox_kernel.image.documents import Execution, ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.resolve import stored as stored_image
 from sandbox_kernel.image.store import Store, Stored
+from sandbox_kernel.workers import Outcome, Workers
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -84,23 +87,33 @@ class _Stages:
         needed = self._order.needed
         if len(needed) == 1:
             return self._stage(needed[0])
-        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+        from concurrent.futures import Future
 
-        workers = self._work.request.workers or min(MOST_WORKERS, (os.cpu_count() or 1) + 1)
-        with ThreadPoolExecutor(workers, thread_name_prefix="build") as pool:
+        count = self._work.request.workers or min(MOST_WORKERS, (os.cpu_count() or 1) + 1)
+        told: SimpleQueue[Outcome[None]] = SimpleQueue()
+        for one in needed:
+            self._futures[one.stage.index] = Future()
+        threads = Workers(count, "build")
+        try:
             for one in needed:  # each after those it needs, so nobody waits for one not begun
-                self._futures[one.stage.index] = pool.submit(self._stage, one)
-            try:
-                done, _ = wait(self._futures.values(), return_when=FIRST_EXCEPTION)
-            except BaseException:
-                self._work.stop()
-                raise
-            problems = [e for future in done if (e := future.exception()) is not None]
-            if problems:
-                self._work.stop()
-                wait(self._futures.values())
-                raise next((e for e in problems if not isinstance(e, Killed)), problems[0])
+                threads.do(functools.partial(self._fulfil, one), told)
+            for _ in needed:
+                told.get().get()
+        except BaseException:
+            self._work.stop()
+            raise
+        finally:
+            threads.close()
         return self._futures[needed[-1].stage.index].result()
+
+    def _fulfil(self, needed: Needed) -> None:
+        """One stage, for those that wait for it; only other threads of ours do."""
+        future = self._futures[needed.stage.index]
+        try:
+            future.set_result(self._stage(needed))
+        except BaseException as error:
+            future.set_exception(error)
+            raise
 
     def _stage(self, needed: Needed) -> State:
         for index in needed.needs:

@@ -7,13 +7,16 @@ RFC 1951, RFC 1952; zlib manual, deflateSetDictionary and Z_SYNC_FLUSH.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import struct
 import zlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+from sandbox_kernel.workers import Outcome, Workers
 
 _BLOCK = 1 << 20
 _WINDOW = 1 << 15
@@ -37,8 +40,8 @@ class Gzip:
         self.size = 0
         self._buffer = bytearray()
         self._before = b""
-        self._jobs: deque[Future[bytes]] = deque()
-        self._pool: ThreadPoolExecutor | None = None
+        self._jobs: deque[SimpleQueue[Outcome[bytes]]] = deque()
+        self._threads: Workers | None = None
         """None as long as it fits into one block."""
         self._out(_HEADER)
 
@@ -51,18 +54,18 @@ class Gzip:
 
     def close(self) -> None:
         """Write what is left, and the end."""
-        if self._pool is None:
+        if self._threads is None:
             self._take(bytes(self._buffer))
             self._out(_compress(bytes(self._buffer), b""))
         elif self._buffer:
             self._start(bytes(self._buffer))
         self._buffer.clear()
         while self._jobs:
-            self._out(self._jobs.popleft().result())
+            self._out(self._jobs.popleft().get().get())
         last = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         self._out(last.flush() + struct.pack("<II", self._crc, self._count & 0xFFFFFFFF))
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._threads is not None:
+            self._threads.close()
 
     @property
     def diff_id(self) -> str:
@@ -80,11 +83,12 @@ class Gzip:
         return self._count
 
     def _start(self, block: bytes) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
+        if self._threads is None:
+            self._threads = Workers(min(os.cpu_count() or 1, _MOST_THREADS), "compress")
         if len(self._jobs) >= _WAITING:
-            self._out(self._jobs.popleft().result())
-        self._jobs.append(self._pool.submit(_compress, block, self._before))
+            self._out(self._jobs.popleft().get().get())
+        self._jobs.append(SimpleQueue())
+        self._threads.do(functools.partial(_compress, block, self._before), self._jobs[-1])
         self._take(block)
         self._before = block[-_WINDOW:]
 
