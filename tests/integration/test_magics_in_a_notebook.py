@@ -95,7 +95,7 @@ def test_75_a_container_updates_what_it_has_shown_and_no_other_display() -> None
 def test_the_last_state_of_limits_stays_in_the_saved_notebook() -> None:
     busy = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
     outputs = executed(
-        f"%%container --memory 200m --cpus 0.5 --show limits\n{busy}",
+        f"%%container --memory 200m --cpus 0.2 --show limits\n{busy}",
         "%%container --name work --keep --memory 100m\n1",
         "%container top work",
         "%container rm work",

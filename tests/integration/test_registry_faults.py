@@ -221,12 +221,11 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", place], check=True)
     try:
         store = Store.open(str(place / "images"))
-        layers = [digest(layer) for layer in server.image.layers]
         for size in ("2m", "4m"):
             subprocess.run(["mount", "-o", f"remount,size={size}", place], check=True)
-            with pytest.raises((ImageError, HostLacks), match=r"No space left") as problem:
+            said = r"(blob|layer) `sha256:\w+`.*: No space left on device: free space"
+            with pytest.raises((ImageError, HostLacks), match=said):
                 pull(store, reference.registry(server.name), configuration=PLAIN)
-            assert any(layer in str(problem.value) for layer in layers)
             assert store.images() == []
         subprocess.run(["mount", "-o", "remount,size=40m", place], check=True)
         pull(store, reference.registry(server.name), configuration=PLAIN)

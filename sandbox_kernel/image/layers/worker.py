@@ -11,6 +11,7 @@ It imports all that it needs before it goes behind its walls.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import resource
 import socket
@@ -45,6 +46,9 @@ def main() -> None:
         os._exit(status)
 
 
+FULL = ": free space where the store of images is, then try again"
+
+
 def _answer(
     channel: socket.socket, order: dict[str, Any], descriptors: list[int]
 ) -> dict[str, Any]:
@@ -56,7 +60,8 @@ def _answer(
         return {"error": "HostLacks", "text": str(error)}
     except OSError as error:
         where = f" `{names.display(os.fsencode(error.filename))}`" if error.filename else ""
-        return {"error": "HostLacks", "text": f"{error.strerror}{where}"}
+        helps = FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return {"error": "HostLacks", "text": f"{error.strerror}{where}{helps}"}
     except MemoryError:
         return {"error": "ImageError", "text": "it needs more memory than is given to unpack it"}
 
