@@ -301,7 +301,7 @@ def _fetched(
 
     checksum = expand.of(made.checksum) if made.checksum else None
     try:
-        fetched = remote.fetch(address, checksum, allow=work.request.allow_hosts)
+        fetched = remote.fetch(work, address, checksum)
     except InvalidOption as error:
         source.fail(str(error))
     stack.callback(os.close, fetched.file)

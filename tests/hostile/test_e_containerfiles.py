@@ -13,6 +13,7 @@ import io
 import lzma
 import os
 import resource
+import signal
 import subprocess
 import tarfile
 import threading
@@ -22,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import built_images
-import certifi
 import hostile_archives
 import pytest
 import races
 from built_images import Node, built, files
+from commands import COMMAND
 from hostile_registry import Handler, Server
 from layer_archives import snapshot
 from registries import certificates, free_port
@@ -219,7 +220,10 @@ def test_an_address_that_is_down_breaks_off_or_has_an_old_certificate_is_told_of
     store: Store, context: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = certificates(tmp_path / "tls", begin=-4, days=-2)
-    monkeypatch.setattr(certifi, "where", lambda: str(old.ca))  # whom it trusts
+    folder = tmp_path / "settings/sandbox-kernel"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(f'[registry]\nca_files = ["{old.ca}"]\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder.parent))
 
     def cut(handler: Handler) -> None:
         handler.send_response(200)
@@ -228,17 +232,43 @@ def test_an_address_that_is_down_breaks_off_or_has_an_old_certificate_is_told_of
         handler.wfile.write(b"a part")
         handler.close_connection = True
 
-    with Server() as plain, Server(tls=old) as guarded:
+    unknown = certificates(tmp_path / "others")
+    with Server() as plain, Server(tls=old) as guarded, Server(tls=unknown) as others:
         plain.answers["GET", "/file"] = cut
         for scheme, authority, says in (
             ("http", f"127.0.0.1:{free_port()}", "Connection refused"),
             ("http", plain.authority, "peer closed connection"),
             ("https", guarded.authority, "not valid at this machine's time"),
+            ("https", others.authority, "if you trust who made the certificate"),
         ):
             text = f"FROM scratch\nADD {scheme}://{authority}/file /got"
             said = refusal(store, text, context, allow_hosts=frozenset({authority}))
             assert "line 2" in said
             assert says in said
+
+
+def test_a_build_whose_address_says_nothing_can_be_interrupted(store: Store, context: Path) -> None:
+    begun = threading.Event()
+    with Server() as silent:
+
+        def hangs(handler: Handler) -> None:
+            begun.set()
+            silent.ended.wait()
+
+        silent.answers["GET", "/file"] = hangs
+        (context / "Containerfile").write_text(
+            f"FROM scratch AS a\nADD http://{silent.authority}/file /got\n"
+            "FROM scratch\nCOPY --from=a /got /\n"
+        )
+        building = subprocess.Popen(
+            [*COMMAND, "build", "--allow", silent.authority, str(context)],
+            env={**os.environ, "SANDBOX_KERNEL_IMAGES": store.root},
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert begun.wait(SECONDS)
+        building.send_signal(signal.SIGINT)
+        _, said = building.communicate(timeout=SECONDS)
+    assert building.returncode == 130 and "Traceback" not in said
 
 
 @pytest.fixture

@@ -36,7 +36,11 @@ class Transport(httpx.BaseTransport):
         cancellation: Cancellation,
         trust: ssl.SSLContext,
         connections: int,
+        proxies: bool = True,
     ) -> None:
+        """`admit`: asked before each connection that is not to a proxy. `proxies`: take those of
+        the environment."""
+        self._proxies = proxies
         self._backend = Backend(admit, cancellation)
         self._trust = trust
         self._connections = connections
@@ -58,7 +62,7 @@ class Transport(httpx.BaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        proxy = proxy_of(url.scheme, url.host)
+        proxy = proxy_of(url.scheme, url.host) if self._proxies else None
         with _told_of(proxy):
             answer = self._pool(proxy).handle_request(asked)
         if not isinstance(answer.stream, Iterable):
