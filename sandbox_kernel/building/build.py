@@ -21,7 +21,7 @@ from sandbox_kernel.building.work import Work
 from sandbox_kernel.containerfile import lines, parse
 from sandbox_kernel.containerfile.parse import Containerfile
 from sandbox_kernel.containerfile.source import Piece
-from sandbox_kernel.errors import BuildFailed, ImageError, InvalidOption, SandboxError
+from sandbox_kernel.errors import BuildFailed, ImageError, InvalidOption, Killed, SandboxError
 from sandbox_kernel.image import bases, documents, reference
 from sandbox_kernel.image.documents import Execution, ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.resolve import stored as stored_image
@@ -164,6 +164,8 @@ class _Stages:
         self._work.request.allow_image(text)
         try:
             stored = self._stored(text, asked)
+        except Killed:
+            raise
         except SandboxError as error:
             raise BuildFailed(place.place, f"use {text}", str(error)) from error
         return of_stored(stored)
@@ -175,18 +177,20 @@ class _Stages:
         def listen(progress: Progress) -> None:
             work.tell(Pulling(text, progress))
 
+        get = functools.partial(stored_image, work.store, progress=listen, on_stop=work.on_stop)
         if not isinstance(asked, reference.Registry) or asked.digest is not None:
-            return stored_image(work.store, asked, listen)
+            return get(asked)
         meant = request.bases.get(text)
         known = work.store.lookup(str(asked)) if request.pull and meant is None else None
         if meant is not None:
-            found = stored_image(work.store, asked.with_digest(meant), listen)
+            found = get(asked.with_digest(meant))
         elif request.pull and (known is None or bases.from_registry(known)):
             from sandbox_kernel.image.registry import pull
 
-            found = work.store.find(pull(work.store, asked, progress=listen).digest)
+            pulled = pull(work.store, asked, progress=listen, on_stop=work.on_stop)
+            found = work.store.find(pulled.digest)
         else:
-            found = stored_image(work.store, asked, listen)
+            found = get(asked)
         if request.used is not None and (meant is not None or bases.from_registry(found)):
             request.used(text, found.digest)
         return found

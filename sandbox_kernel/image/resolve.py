@@ -35,6 +35,7 @@ from sandbox_kernel.image.reference import (
 
 if TYPE_CHECKING:
     from sandbox_kernel.image.registry.progress import Listener
+    from sandbox_kernel.image.registry.pulling import OnStop
     from sandbox_kernel.image.store import Store, Stored
 
 # Where a Python usually lies in a root file system, best first.
@@ -98,14 +99,21 @@ def _of_store(text: str, asked: Reference, progress: Listener | None) -> Image:
     return _remember(made, store.root) if named else made
 
 
-def stored(store: Store, asked: Reference, progress: Listener | None = None) -> Stored:
+def stored(
+    store: Store,
+    asked: Reference,
+    progress: Listener | None = None,
+    *,
+    on_stop: OnStop | None = None,
+) -> Stored:
     """The image of a reference in the store, got if it is not there. Raises ImageError.
 
-    For references that are kept in the store: not `host`, `scratch` and `dir:PATH`.
+    For references that are kept in the store: not `host`, `scratch` and `dir:PATH`. `on_stop` as
+    `pull` has it.
     """
     match asked:
         case Registry() | Identity():
-            return _named(store, asked, progress)
+            return _named(store, asked, progress, on_stop)
         case Layout() | Archive():
             from sandbox_kernel.image import archives
 
@@ -161,7 +169,9 @@ def _stamp(root: str) -> object:
     return seen.st_mtime_ns, seen.st_ino, seen.st_size
 
 
-def _named(store: Store, asked: Registry | Identity, progress: Listener | None) -> Stored:
+def _named(
+    store: Store, asked: Registry | Identity, progress: Listener | None, on_stop: OnStop | None
+) -> Stored:
     found = store.lookup(str(asked))
     if found is None and isinstance(asked, Registry) and asked.tag == reference.DEFAULT_TAG:
         # As docker has it, an image may be named by the beginning of its digest.
@@ -175,7 +185,7 @@ def _named(store: Store, asked: Registry | Identity, progress: Listener | None) 
         )
     from sandbox_kernel.image.registry import pull
 
-    return store.find(pull(store, asked, progress=progress).digest)
+    return store.find(pull(store, asked, progress=progress, on_stop=on_stop).digest)
 
 
 def _builder() -> Builder:

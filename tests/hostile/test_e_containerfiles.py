@@ -247,7 +247,10 @@ def test_an_address_that_is_down_breaks_off_or_has_an_old_certificate_is_told_of
             assert says in said
 
 
-def test_a_build_whose_address_says_nothing_can_be_interrupted(store: Store, context: Path) -> None:
+@pytest.mark.parametrize("what", ["FROM", "ADD"])
+def test_a_build_whom_a_server_keeps_waiting_can_be_interrupted(
+    store: Store, context: Path, what: str
+) -> None:
     begun = threading.Event()
     with Server() as silent:
 
@@ -255,9 +258,10 @@ def test_a_build_whose_address_says_nothing_can_be_interrupted(store: Store, con
             begun.set()
             silent.ended.wait()
 
-        silent.answers["GET", "/file"] = hangs
+        silent.answers["GET", "/file"] = silent.answers["GET", silent.blob] = hangs
+        base = silent.name if what == "FROM" else "scratch"
         (context / "Containerfile").write_text(
-            f"FROM scratch AS a\nADD http://{silent.authority}/file /got\n"
+            f"FROM {base} AS a\nADD http://{silent.authority}/file /got\n"
             "FROM scratch\nCOPY --from=a /got /\n"
         )
         building = subprocess.Popen(

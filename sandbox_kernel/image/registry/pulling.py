@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox_kernel.errors import ImageError, RegistryError, SandboxError, shown
+from sandbox_kernel.errors import ImageError, Killed, RegistryError, SandboxError, shown
 from sandbox_kernel.image import digest as digests
 from sandbox_kernel.image import documents
 from sandbox_kernel.image.digest import Digest
@@ -27,7 +27,7 @@ from sandbox_kernel.image.reference import Registry
 from sandbox_kernel.image.registry import blobs, manifests
 from sandbox_kernel.image.registry.client import Client
 from sandbox_kernel.image.registry.configuration import Configuration, Wanted, load
-from sandbox_kernel.image.registry.connections import Cancellation
+from sandbox_kernel.image.registry.connections import Cancellation, Cancelled
 from sandbox_kernel.image.registry.endpoints import endpoints
 from sandbox_kernel.image.registry.progress import Listener, Teller
 from sandbox_kernel.image.registry.threads import in_turn
@@ -44,6 +44,9 @@ READ_ON = 64 << 20
 _F_SETPIPE_SZ = 1031
 
 
+OnStop = Callable[[Callable[[], None]], Callable[[], None]]
+
+
 def pull(
     store: Store,
     reference: Registry,
@@ -51,11 +54,13 @@ def pull(
     platform: Wanted | None = None,
     progress: Listener | None = None,
     configuration: Configuration | None = None,
+    on_stop: OnStop | None = None,
 ) -> Stored:
     """Fetches an image, unless it is there, and lets its name mean it.
 
-    Mirrors are asked first. Raises RegistryError and ImageError, which say which layer and why;
-    NotAllowed and InvalidOption for settings.
+    Mirrors are asked first. `on_stop` is given what ends the pull from another thread, and returns
+    what takes that back. Raises RegistryError and ImageError, which say which layer and why;
+    NotAllowed and InvalidOption for settings; Killed when it was ended.
     """
     from sandbox_kernel.image import unpacked
 
@@ -63,6 +68,7 @@ def pull(
     problems: list[SandboxError] = []
     for endpoint in endpoints(reference, settings):
         cancellation = Cancellation()
+        take_back = on_stop(cancellation.cancel) if on_stop else None
         try:
             with Client(endpoint, settings, cancellation) as client, store.adding():
                 found = manifests.find(client, reference, platform or settings.wanted)
@@ -72,8 +78,13 @@ def pull(
                 stored = store.tag(name, found.descriptor, source=str(reference), index=found.index)
                 unpacked.unpack(store, stored, depending=pulling.depending, progress=progress)
                 return stored
+        except Cancelled:
+            raise Killed(f"pull `{reference}`: it was stopped") from None
         except RegistryError as error:
             problems.append(error)
+        finally:
+            if take_back is not None:
+                take_back()
     raise problems[-1] if len(problems) == 1 else _all_failed(reference, problems)
 
 

@@ -25,7 +25,8 @@ def in_turn(
     threads: int,
     cancellation: Cancellation,
 ) -> None:
-    """`do` of each item. Raises what one of them raised first, when all have stopped."""
+    """`do` of each item. Raises what one of them raised first, when all have stopped; Cancelled
+    when somebody else did that."""
     waiting: queue.SimpleQueue[_Item] = queue.SimpleQueue()
     for item in items:
         waiting.put(item)
@@ -58,6 +59,7 @@ def in_turn(
             problem = ended.get()
             if problem is not None and not isinstance(problem, Cancelled):
                 raise problem
+        cancellation.check()
     except BaseException as error:
         cancellation.cancel()
         interrupted = isinstance(error, KeyboardInterrupt)
