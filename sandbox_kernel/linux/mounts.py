@@ -35,6 +35,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
 # The mount options of the OCI runtime specification that set an attribute of the mount.
@@ -148,6 +149,12 @@ def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
 def make_private() -> None:
     """No mount of this mount namespace is seen elsewhere, and none from elsewhere here."""
     c.check(_mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+
+
+def make_slave() -> None:
+    """No mount of this mount namespace is seen elsewhere. What is mounted where it was copied from
+    comes, and what is unmounted there goes here too, where nothing uses it."""
+    c.check(_mount(None, b"/", None, MS_REC | MS_SLAVE, None))
 
 
 def unescape(field: str) -> str:

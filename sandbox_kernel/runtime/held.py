@@ -636,8 +636,9 @@ def _tree(path: str, attributes: int) -> int:
         finally:
             os.close(place)
         try:
-            if attributes:
-                mounts.set_attributes(tree, attributes)
+            # What the host mounts below it later is not for a container that runs.
+            private = mounts.MS_PRIVATE
+            mounts.change(tree, wanted=attributes, propagation=private, recursive=True)
         except BaseException:
             os.close(tree)
             raise

@@ -135,7 +135,8 @@ class Launcher:
         else:
             self._reserve = identities.Reserve(f"{runtime}/ids")
             processes.unshare(processes.CLONE_NEWNS)
-        mounts.make_private()
+        # So that a disk of later can be a source of mounts too, and none is kept from going.
+        mounts.make_slave()
         gone = state.sweep(runtime)
         network_folders.sweep(runtime)
         # Asked when a group was seen: its launcher may have started during this very sweep.
