@@ -235,7 +235,7 @@ class Held:
         """To its keeper, when it is made by a runtime of others."""
         self._next_run = 1
         self.namespaces: dict[str, int] = {}
-        """Descriptors of its namespaces, where they were asked for; ours until `end`."""
+        """Descriptors of its namespaces, where they were asked for: see `let_namespaces_go`."""
         self.leases: list[int] = []
         """Descriptors that keep the layers of the image where they are; ours until `end`."""
         self._life = -1
@@ -271,6 +271,16 @@ class Held:
         self.ready = self.answered = True
         if self.reason is not None:
             self.kill(self.reason)
+
+    def let_namespaces_go(self) -> None:
+        """Nobody enters them by us any more.
+
+        Before the end, if that may be: whoever lets go of a mount namespace last waits until all
+        processors have seen that its mounts are gone, which is a process of the container then.
+        """
+        for descriptor in self.namespaces.values():
+            os.close(descriptor)
+        self.namespaces.clear()
 
     def join_network(self, network: int) -> None:
         """Be made in a network namespace that is there, of another container. Raises StepFailed.
@@ -542,10 +552,10 @@ class Held:
             os.close(self.writable)
         for run in self.runs.values():
             self.end_run(run)
-        for descriptor in (*self.namespaces.values(), *self.leases, *self.waiting.values()):
+        self.let_namespaces_go()
+        for descriptor in (*self.leases, *self.waiting.values()):
             os.close(descriptor)
         self.waiting.clear()
-        self.namespaces.clear()
         self.leases.clear()
         cells.let_go(self)
         try:

@@ -520,6 +520,7 @@ class Pool:
             return
         template.on_the_way.pop(ready.held.id, None)
         template.inside[ready.pid] = ready
+        ready.held.let_namespaces_go()
         if self._lean and template.nest is not None:
             template.nest.rest(ready.held.slot)
         demand = template.demand.get(ready.recipe)
