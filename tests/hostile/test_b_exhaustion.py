@@ -310,6 +310,7 @@ def test_b36_a_busy_loop_on_all_processors_stays_in_its_quota(inside):
             os.wait()
         """,
         str(seconds),
+        timeout=seconds + 60,
         cpus=0.5,
     )
     took = time.monotonic() - begin  # longer than asked for where the machine has much to do
