@@ -26,6 +26,7 @@ PLACE = "SANDBOX_KERNEL_TESTS_PLACE"
 """The variable that names a place that was made before."""
 TO_REACH_THE_INDEX = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "UV_DEFAULT_INDEX")
 REQUIREMENTS = (
+    "altair",
     "debugpy",
     "matplotlib",
     "nbclient",
