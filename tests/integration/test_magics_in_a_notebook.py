@@ -80,7 +80,10 @@ def test_75_a_container_updates_what_it_has_shown_and_no_other_display() -> None
         "%%container --name kept\ndisplay('after', display_id='mine', update=True);",
     )
 
-    shown = [[o.data["text/plain"] for o in of_cell] for of_cell in outputs]
+    # A stream is a note of a limit that this machine has not.
+    shown = [
+        [o.data["text/plain"] for o in of_cell if o.output_type != "stream"] for of_cell in outputs
+    ]
     assert shown == [
         ["'of the notebook'"],
         ["'of the container'"],
