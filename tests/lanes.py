@@ -6,6 +6,10 @@ own, so that none has the launchers of another, stops its warm holder, or counts
 left. What needs the one ordinary user of the tests is in one lane, and so is what needs the one
 browser; what measures time or the processors comes afterwards, alone.
 
+A disk makes a test wait each time that it removes a folder or flushes a file, and they make and
+remove very many. So the three lanes have temporary folders in memory, where there is enough of it;
+what is alone has the machine's own, and so has whoever runs a file of tests by itself.
+
 Six processes for two processors make everything slow, and what a test waits for may come later than
 anybody would wait. So tests that failed in a lane, if they are few, run once more when the lanes
 are done, with the machine to themselves. Only that counts, and both are printed.
@@ -28,6 +32,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("tests/integration", "tests/hostile", "tests/cgroup2", "tests/browser")
 PYTEST = (sys.executable, "-m", "pytest")
 RUNTIME_FOLDER = "/run/sandbox-kernel"
+TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")
+MEMORY_FOR_THEM = 6 << 30
+"""Available: much more than they ever hold, so that no test ever lacks memory for it."""
 OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
 BESIDE_THE_BROWSER = (
     "tests/browser/",
@@ -59,16 +66,18 @@ def main(options: list[str]) -> int:
         for path in sorted((REPOSITORY / folder).glob("test_*.py")):
             lanes[_lane(path)].append(str(path.relative_to(REPOSITORY)))
     with contextlib.ExitStack() as opened:
-        cache = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        cache = Path(opened.enter_context(tempfile.TemporaryDirectory(dir="/run")))
         caches = {name: ["-o", f"cache_dir={cache / name}"] for name in lanes if name != "alone"}
+        in_memory = _can_be_in_memory()
         beside = []
         for name in ("browser", "others"):
             said = opened.enter_context(tempfile.TemporaryFile("w+"))
-            command = _command(lanes[name], [*options, *caches[name]])
+            command = _command(lanes[name], [*options, *caches[name]], in_memory=in_memory)
             beside.append((subprocess.Popen(command, stdout=said, stderr=said), said))
         user = opened.enter_context(contextlib.contextmanager(ordinary_user.made)())
         os.environ[ordinary_user.PLACE] = str(user.place)
-        statuses = [_run(lanes["ordinary user"], [*options, *caches["ordinary user"]])]
+        of_his = [*options, *caches["ordinary user"]]
+        statuses = [_run(lanes["ordinary user"], of_his, in_memory=in_memory)]
         for process, said in beside:
             statuses.append(process.wait())
             said.seek(0)
@@ -97,16 +106,35 @@ def _lane(path: Path) -> str:
     return "ordinary user" if any(word in text for word in OF_THE_ORDINARY_USER) else "others"
 
 
-def _run(files: list[str], options: list[str]) -> int:
-    return subprocess.run(_command(files, options), check=False).returncode
+def _can_be_in_memory() -> bool:
+    """Whether temporary folders may be a tmpfs: nothing that is needed lies there, and it fits.
+
+    Layers and images have attributes of users, which tmpfs knows since Linux 6.6.
+    """
+    needed = (REPOSITORY, Path(sys.prefix).resolve(), Path(sys.executable).resolve())
+    if any(path.is_relative_to(folder) for path in needed for folder in TEMPORARY_FOLDERS):
+        return False
+    try:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as tried:
+            os.setxattr(tried.fileno(), "user.tried", b"1")
+    except OSError:
+        return False
+    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    available = next(int(words[1]) << 10 for words in fields if words[0] == "MemAvailable:")
+    return available >= MEMORY_FOR_THEM
 
 
-def _command(files: list[str], options: list[str]) -> list[str]:
+def _run(files: list[str], options: list[str], *, in_memory: bool = False) -> int:
+    return subprocess.run(_command(files, options, in_memory=in_memory), check=False).returncode
+
+
+def _command(files: list[str], options: list[str], *, in_memory: bool) -> list[str]:
     """The argv of one lane: pytest in a mount namespace of its own."""
-    mount = f"mount -t tmpfs -o mode=700 lane {RUNTIME_FOLDER}"
-    own = f'mkdir -p {RUNTIME_FOLDER} && {mount} && exec "$@"'
-    enter = ("/usr/bin/unshare", "--mount", "/bin/sh", "-c", own, "lane")
-    return [*enter, *PYTEST, *files, *options]
+    mounts = [f"mkdir -p {RUNTIME_FOLDER}", f"mount -t tmpfs -o mode=700 lane {RUNTIME_FOLDER}"]
+    if in_memory:
+        mounts += [f"mount -t tmpfs -o mode=1777 lane {folder}" for folder in TEMPORARY_FOLDERS]
+    enter = ("/usr/bin/unshare", "--mount", "/bin/sh", "-c")
+    return [*enter, " && ".join([*mounts, 'exec "$@"']), "lane", *PYTEST, *files, *options]
 
 
 if __name__ == "__main__":

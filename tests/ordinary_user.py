@@ -22,6 +22,8 @@ from sandbox_kernel.runtime.cgroups import delegation
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "tester"
 SYSTEM_PYTHON = "/usr/bin/python3"
+PLACES = "/opt"
+"""Where places are made: not below a temporary folder, of which each lane may have its own."""
 PLACE = "SANDBOX_KERNEL_TESTS_PLACE"
 """The variable that names a place that was made before."""
 TO_REACH_THE_INDEX = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "UV_DEFAULT_INDEX")
@@ -118,7 +120,7 @@ def made() -> Iterator[OrdinaryUser]:
     if PLACE in os.environ:
         yield OrdinaryUser(NAME, entry.pw_uid, Path(entry.pw_dir), Path(os.environ[PLACE]))
         return
-    place = Path(tempfile.mkdtemp(prefix="sandbox-kernel-tests-", dir="/var/tmp"))
+    place = Path(tempfile.mkdtemp(prefix="sandbox-kernel-tests-", dir=PLACES))
     try:
         place.chmod(0o755)
         _install(place)
