@@ -8,8 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,14 +17,6 @@ BUSYBOX = "/bin/busybox"
 APPLETS = ("sh", "cat", "ls", "id", "sleep", "true", "mount", "hostname", "touch", "stat", "env",
            "readlink", "kill", "umount", "mknod", "head", "wc", "grep", "tty",
            "unshare", "uname")  # fmt: skip
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what becomes true a moment later."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @contextmanager

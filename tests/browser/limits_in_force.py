@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from playwright.sync_api import Locator
 
 from sandbox_kernel.container import Container
@@ -17,14 +14,6 @@ def limit(held: Container, name: str) -> float | None:
     """The number in the kernel's file."""
     with Group(held.cgroup_paths()) as group:
         return group.limits()[name].value
-
-
-def until(wanted: Callable[[], object]) -> None:
-    """Wait for what the kernel's files are to say."""
-    deadline = time.monotonic() + SECONDS
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def drag(line: Locator, down: float) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from awaiting import until
 from lab_page import Lab, LabPage
-from limits_in_force import drag, limit, until
+from limits_in_force import drag, limit
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from sandbox_kernel import policy, settings

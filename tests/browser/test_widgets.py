@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from awaiting import until
 from axe_playwright_python.sync_playwright import Axe
 from built_images import make_root
 from lab_page import Lab, LabPage
-from limits_in_force import drag, limit, until
+from limits_in_force import drag, limit
 from playwright.sync_api import Locator, expect
 
 from sandbox_kernel import container

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sysconfig
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from awaiting import until
 
 import sandbox_kernel
 from sandbox_kernel.runtime import client
@@ -54,6 +55,14 @@ HOSTILE = {
 }
 
 
+def pool() -> list[dict[str, Any]]:
+    return client.shared().pool()
+
+
+def one_is_ready() -> bool:
+    return any(template["ready"] for template in pool())
+
+
 @pytest.fixture
 def module() -> Iterator[Path]:
     """A module of the image `host`, which is this environment."""
@@ -62,14 +71,6 @@ def module() -> Iterator[Path]:
     yield path
     client.stop_pool()
     path.unlink(missing_ok=True)
-
-
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for something that comes by itself."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, client.shared().pool()
-        time.sleep(0.01)
 
 
 def events(kind: str) -> list[dict]:
@@ -114,7 +115,7 @@ def test_a_module_of_the_image_reaches_nothing_from_the_template(module: Path) -
 
     for _ in range(2):
         sandbox_kernel.run("pass", warm=[MODULE]).check()
-    until(lambda: any(template["ready"] for template in client.shared().pool()))
+    until(one_is_ready, why=pool)
     text = sandbox_kernel.run(f"import sys\nassert {MODULE!r} in sys.modules\n{show}",
         warm=[MODULE], mount=[f"{module.parent}:/given:ro"]).check().stdout  # fmt: skip
 
@@ -140,7 +141,7 @@ def test_a_cell_reaches_neither_its_template_nor_its_siblings_nor_the_launcher()
     client.stop_pool()
     for _ in range(2):
         sandbox_kernel.run("pass", warm=["numpy"]).check()
-    until(lambda: any(template["ready"] for template in client.shared().pool()))
+    until(one_is_ready, why=pool)
     launcher = psutil.Process(client.shared().pid)
     (before,) = client.shared().pool()
 

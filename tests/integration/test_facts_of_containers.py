@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from awaiting import until
 
 from sandbox_kernel import errors, policy, settings
 from sandbox_kernel.container import Container, Process, ProcessSpec, looking
@@ -67,15 +67,6 @@ def python(container: Container, code: str, source: int | None = None) -> Proces
     os.read(read, 100)
     os.close(read)
     return process
-
-
-def until(look: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """What `look` returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
-    return found
 
 
 def test_processes_have_both_numbers_and_both_users(held: Container, sleeper: Process) -> None:

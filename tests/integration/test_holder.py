@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import kernels
 import psutil
 import pytest
+from awaiting import until
 
 import sandbox_kernel
 from sandbox_kernel.runtime import client
@@ -26,14 +26,6 @@ def _none_before() -> Iterator[None]:
     client.stop_holder()
     yield
     client.stop_holder()
-
-
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait for something that comes by itself."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, holder_pool()
-        time.sleep(0.02)
 
 
 def holder_pool() -> list[dict]:
@@ -49,7 +41,7 @@ def first_kernel() -> None:
     """It starts the holder, which then has one ready."""
     with kernels.started(holder=True) as kernel:
         assert kernels.text_of(kernel.run("print(1)")[1]) == "1\n"
-        until(one_is_ready)
+        until(one_is_ready, why=holder_pool)
 
 
 def container_of(kernel: kernels.Kernel) -> str:
@@ -60,7 +52,7 @@ def test_a_kernel_finds_one_ready_and_it_is_a_fresh_one() -> None:
     first_kernel()
     seen = set()
     for _ in range(3):
-        until(one_is_ready)
+        until(one_is_ready, why=holder_pool)
         with kernels.started(holder=True) as kernel:
             # No launcher of its own: what it runs in was there.
             assert psutil.Process(kernel.pid).children() == []
@@ -74,7 +66,7 @@ def test_a_kernel_finds_one_ready_and_it_is_a_fresh_one() -> None:
 def test_limits_of_a_kernel_that_was_ready_are_its_own() -> None:
     with kernels.started(holder=True, memory="128m") as kernel:
         kernel.run("pass")
-        until(one_is_ready)
+        until(one_is_ready, why=holder_pool)
     with kernels.started(holder=True, memory="128m") as kernel:
         reply, outputs = kernel.run("block = bytearray(512 << 20)")
         assert reply["content"]["ename"] == "OutOfMemory"
@@ -101,7 +93,7 @@ def test_a_killed_holder_ends_its_kernels_with_the_cause_and_the_next_start_is_w
         assert "the launcher ended" in reply["content"]["evalue"]
 
     first_kernel()
-    until(one_is_ready)
+    until(one_is_ready, why=holder_pool)
 
 
 def test_the_command_shows_warms_and_stops_the_holder() -> None:
@@ -111,7 +103,7 @@ def test_the_command_shows_warms_and_stops_the_holder() -> None:
 
     assert "no warm holder" in pool("status")
     pool("warm")
-    until(one_is_ready)
+    until(one_is_ready, why=holder_pool)
     (template,) = json.loads(pool("status", "--format", "json"))
     assert template["ready"] >= 1
     assert "ipykernel.kernelapp" in template["modules"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oci_bundles import Bundle, until
+from awaiting import until
+from oci_bundles import Bundle
 from ordinary_user import OrdinaryUser
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oci_bundles import Bundle, until
+from awaiting import until
+from oci_bundles import Bundle
 
 RACE_SECONDS = 3.0
 # A process inside looks for others to be entered, and opens what they execute for writing.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oci_bundles import Bundle, until
+from awaiting import until
+from oci_bundles import Bundle
 
 # arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h
 IOPRIO_GET = {"x86_64": 252, "aarch64": 31}

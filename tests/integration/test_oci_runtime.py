@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oci_bundles import Bundle, until
+from awaiting import until
+from oci_bundles import Bundle
 
 
 def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import kernels
 import leftovers
 import psutil
 import pytest
+from awaiting import until
 from kernels import Kernel, text_of
 
 from sandbox_kernel.kernel import stub
@@ -45,14 +44,6 @@ def is_warm() -> bool:
     if channel:
         channel.close()
     return channel is not None
-
-
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait for something that comes by itself."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def named(name: str) -> list[psutil.Process]:

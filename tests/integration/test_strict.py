@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kernels
 import pytest
+from awaiting import until
 
 import sandbox_kernel
 from sandbox_kernel import container, errors, policy
@@ -101,13 +101,6 @@ KEPT = {
 }  # fmt: skip
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _own_pool() -> Iterator[None]:
     client.stop_pool()
@@ -144,7 +137,7 @@ def test_each_wall_stands_in_a_cell_that_was_forked() -> None:
 
     for _ in range(2):
         sandbox_kernel.run("pass", strict=True, warm=["numpy"])
-    until(ready, "no template got ready")
+    until(ready, why="no template got ready")
     code = "import sys\nassert 'numpy' in sys.modules, 'not forked'\n" + TRIED
     assert facts_of(sandbox_kernel.run(code, strict=True, warm=["numpy"])) == WALLS | KEPT
     # A cell that is not strict gets none of these containers.

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from awaiting import until
 
 import sandbox_kernel
 from sandbox_kernel import engine, errors, policy
@@ -52,19 +53,19 @@ def _template() -> Iterator[None]:
     yield
 
 
+def pool() -> list[dict[str, Any]]:
+    return client.shared().pool()
+
+
+def one_is_ready() -> bool:
+    return any(template["ready"] for template in pool())
+
+
 def make_ready(**options: Any) -> None:
     """Ask until a template runs and a container waits in it."""
     for _ in range(2):
         warm("pass", **options).check()
-    until(lambda: any(t["ready"] for t in client.shared().pool()))
-
-
-def until(true: Any, seconds: float = 20.0) -> None:
-    """Wait for something that comes by itself."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, client.shared().pool()
-        time.sleep(0.01)
+    until(one_is_ready, why=pool)
 
 
 def test_a_cell_finds_its_modules_imported_and_is_the_second_process() -> None:
@@ -139,7 +140,7 @@ print(found)
 
 def test_two_consecutive_cells_share_nothing() -> None:
     assert warm(DIRTY).check().stdout.split() == ["True"] * 3
-    until(lambda: any(t["ready"] for t in client.shared().pool()))
+    until(one_is_ready, why=pool)
 
     assert warm(LOOK).check().stdout == "[]\n"
 
@@ -202,7 +203,7 @@ def test_what_a_template_can_t_import_is_named_and_left_to_the_cell() -> None:
 
     for _ in range(3):
         warm("pass", warm=modules).check()
-    until(without)
+    until(without, why=pool)
 
     (template,) = without()
     assert template["modules"] == ["numpy"]
@@ -249,7 +250,7 @@ def test_limits_hold_in_a_warm_container() -> None:
     assert memory.error is not None
     assert isinstance(memory.error.failure, errors.OutOfMemory)
 
-    until(lambda: any(t["ready"] for t in client.shared().pool()))
+    until(one_is_ready, why=pool)
     children = warm(
         "import os, signal\nfor _ in range(1000):\n    os.fork() or signal.pause()",
         memory="64m", pids_limit=16, timeout=10,

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import network_world as world
 import pytest
+from awaiting import until
 from network_world import World
 from ordinary_user import OrdinaryUser
 
@@ -100,12 +101,6 @@ def who(request: pytest.FixtureRequest) -> Iterator[Who]:
         found = Who(made, user)
         yield found
         found.command("pool", "stop")
-
-
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
 
 
 def test_the_machine_passes_packets_on_only_while_there_is_a_way_out(who: Who) -> None:
