@@ -138,8 +138,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.extra_keyword_matches.update(word.replace(" ", "-") for word in mark.args)
 
 
+def _is_for_everybody(item: pytest.Item) -> bool:
+    if item.get_closest_marker("whoever"):
+        return False
+    return item.get_closest_marker("everybody") is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """An ordinary user runs what is marked for everybody; unit tests always are."""
+    """An ordinary user runs what is marked for everybody; unit tests always are.
+
+    Not again what is the same code for whoever runs it, unless the whole corpus is asked for.
+    """
     if os.geteuid() == 0:
         return
     kept_from_him = ["root"] if config.getoption("with_groups") else ["root", "groups"]
@@ -148,7 +157,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if set(item.path.parts) & FOLDERS_THAT_USE_THE_MACHINE
         and (
-            (not config.getoption("corpus") and item.get_closest_marker("everybody") is None)
+            (not config.getoption("corpus") and not _is_for_everybody(item))
             or any(item.get_closest_marker(name) for name in kept_from_him)
         )
     ]

@@ -167,6 +167,7 @@ def test_g82_a_target_through_a_link_of_the_image_is_refused(project: Path) -> N
 # 83
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     ("option", "value"),
     [("network", "host"), ("cap_add", ["SYS_ADMIN"]), ("cap_add", ["ALL"]), ("memory", "2g"),
@@ -196,6 +197,7 @@ def test_g83_a_project_that_asks_for_less_is_heard(project: Path) -> None:
     assert command("run", "host", "true").status == 0
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     "option", ["privileged", "devices", "pid", "ipc", "userns", "cgroup_parent"]
 )
@@ -270,6 +272,7 @@ def test_g84_a_settings_file_that_is_a_link_or_a_pipe_is_refused(project: Path) 
 # 85
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     ("text", "line"),
     [(b"memory = -1", 1), (b"\n\nmemory = 0", 3), (b"cpus = nan", 1), (b"cpus = inf", 1),
@@ -300,6 +303,7 @@ NAMES = ("--help", "-v/:/x", "../x", ".", "..", "", "x" * 10_000, "a/b", "a b", 
     "n\N{CYRILLIC SMALL LETTER A}me", "\N{RIGHT-TO-LEFT OVERRIDE}x", "name ", "$x")  # fmt: skip
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
 def test_g86_a_name_that_is_none_is_refused(project: Path, name: str) -> None:
     for option in ("name", "hostname"):
@@ -314,6 +318,7 @@ def test_g86_a_name_that_is_none_is_refused(project: Path, name: str) -> None:
     assert os.listdir(project) == []
 
 
+@pytest.mark.whoever
 def test_g86_words_of_the_program_are_not_options(project: Path) -> None:
     assert command("run", "host", "echo", "--help", "-v", "/:/x").out == "--help -v /:/x\n"
     assert command("run", "--", "host", "echo", "--", "-m").out == "-- -m\n"
@@ -548,6 +553,7 @@ def test_g88_a_strange_path_is_that_path_and_no_option(project: Path, name: str)
     assert said == (0, "the right onethe right one", ""), said
 
 
+@pytest.mark.whoever
 def test_g88_a_line_feed_in_a_path_is_refused(project: Path) -> None:
     (project / "a\nb").mkdir()
     (project / "link").symlink_to("a\nb")

@@ -37,6 +37,7 @@ def living() -> set[str]:
     return {found.id for found in list_all() if found.folder == folder and found.runs}
 
 
+@pytest.mark.whoever
 def test_many_run_at_once_without_a_thread_each() -> None:
     count = 40
 
@@ -55,6 +56,7 @@ def test_many_run_at_once_without_a_thread_each() -> None:
     assert asyncio.run(main()) < count / 2
 
 
+@pytest.mark.whoever
 def test_each_of_many_has_its_own_result() -> None:
     async def main() -> list[sandbox_kernel.Result]:
         return await asyncio.gather(*(aio.run("item", inputs={"item": n}) for n in range(40)))
@@ -63,6 +65,7 @@ def test_each_of_many_has_its_own_result() -> None:
     assert [result.check().text for result in results] == [str(n) for n in range(40)]
 
 
+@pytest.mark.whoever
 def test_output_values_and_errors_are_those_of_run() -> None:
     async def main() -> None:
         result = await aio.run("print('x' * 3_000_000)\na = 1", outputs=["a"], memory="100m")
@@ -104,6 +107,7 @@ def test_a_task_cancelled_while_its_container_is_made_leaves_none() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.whoever
 def test_map_is_in_order_and_its_end_ends_all() -> None:
     async def main() -> None:
         found = await aio.map("n = item * 2", range(5), outputs=["n"], workers=2, check=True)
@@ -137,6 +141,7 @@ def test_a_sandbox_stays_for_several_runs_and_for_one_that_is_cancelled() -> Non
     asyncio.run(main())
 
 
+@pytest.mark.whoever
 def test_a_sandbox_that_is_not_entered_says_so() -> None:
     async def main() -> None:
         with pytest.raises(errors.ContainerError, match="async with"):

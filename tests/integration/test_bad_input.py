@@ -32,6 +32,7 @@ def children(pid: int) -> list[str]:
     return found
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -86,6 +87,7 @@ def kernel() -> Iterator[Kernel]:
         yield one
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -139,6 +141,7 @@ def test_a_mount_target_through_a_link_is_refused_by_its_option(tmp_path: Path) 
     assert os.listdir(inner) == ["link"]
 
 
+@pytest.mark.whoever
 def test_wrong_values_of_the_cell_itself_are_refused() -> None:
     with pytest.raises(InvalidOption, match="outputs"):
         sandbox_kernel.run("x = 1", outputs=["not a name"])
@@ -153,6 +156,7 @@ ARGUMENTS = {"exec": ("true",), "limits": ("--memory=64m",), "cp": ("/tmp",)}
 VERBS = ("exec", "inspect", "limits", "logs", "top", "stop", "rm", "diff", "cp")
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", ["nobody", "../x", "", "-", "x" * 10_000, "a\nb", "*", "\x1b[2J"])
 def test_a_container_that_is_not_there_is_one_line(
@@ -169,6 +173,7 @@ def test_a_container_that_is_not_there_is_one_line(
     assert len(printed.err) < 1000
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize("verb", main.VERBS)
 def test_every_verb_refuses_what_it_does_not_know(
     verb: str, capsys: pytest.CaptureFixture[str]

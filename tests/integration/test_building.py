@@ -69,7 +69,6 @@ def text_of(store: Store, image: object, path: str) -> str:
     return text
 
 
-@pytest.mark.everybody
 def test_here_documents_are_scripts_files_and_input(store: Store, context: Path) -> None:
     text = (
         ROOT + "ENV WHO=world\nRUN <<EOF\nset -e\necho one\necho $WHO\nEOF\n"
@@ -306,7 +305,6 @@ def test_apt_get_installs_a_local_package(store: Store, tmp_path: Path) -> None:
     assert root.exists()
 
 
-@pytest.mark.everybody
 def test_pip_installs_a_local_wheel(store: Store, tmp_path: Path) -> None:
     python_rootfs.make(tmp_path / "root")
     (tmp_path / "wheels").mkdir()

@@ -18,6 +18,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 pytestmark = pytest.mark.everybody
 
 
+@pytest.mark.whoever
 def test_undo_goes_back_several_cells_and_not_past_the_beginning(kernel: Kernel) -> None:
     for number in range(4):
         shown(kernel, f"number = {number}")
@@ -30,6 +31,7 @@ def test_undo_goes_back_several_cells_and_not_past_the_beginning(kernel: Kernel)
     assert "none to take back" in error_of(kernel, "%sandbox undo")
 
 
+@pytest.mark.whoever
 def test_75_the_state_updates_what_it_has_shown_and_a_new_one_does_not(kernel: Kernel) -> None:
     def shows(code: str) -> list[tuple[str, str]]:
         _, outputs = kernel.run(code)
@@ -46,6 +48,7 @@ def test_75_the_state_updates_what_it_has_shown_and_a_new_one_does_not(kernel: K
     assert second != first
 
 
+@pytest.mark.whoever
 def test_several_variants_are_tried_from_one_named_state(kernel: Kernel) -> None:
     shown(kernel, STATE)
     shown(kernel, "%sandbox snapshot base")
@@ -61,6 +64,7 @@ def test_several_variants_are_tried_from_one_named_state(kernel: Kernel) -> None
     assert "names of snapshots: base" in error_of(kernel, "%sandbox restore other")
 
 
+@pytest.mark.whoever
 def test_undo_takes_a_restore_back(kernel: Kernel) -> None:
     shown(kernel, "value = 'old'")
     shown(kernel, "%sandbox snapshot first")
@@ -72,6 +76,7 @@ def test_undo_takes_a_restore_back(kernel: Kernel) -> None:
     assert shown(kernel, "value") == "'new'"
 
 
+@pytest.mark.whoever
 def test_random_numbers_go_on_where_the_state_was(kernel: Kernel) -> None:
     shown(kernel, "import random; random.seed(5); expected = random.Random(5)")
     first = shown(kernel, "random.random() == expected.random()")
@@ -80,6 +85,7 @@ def test_random_numbers_go_on_where_the_state_was(kernel: Kernel) -> None:
     assert (first, second) == ("True", "True")
 
 
+@pytest.mark.whoever
 def test_an_open_file_stays_open_in_the_next_cells(kernel: Kernel) -> None:
     shown(kernel, "files = [open(f'/tmp/open{n}', 'w') for n in range(6)]")
     shown(kernel, "[file.write(str(n)) for n, file in enumerate(files)];")
@@ -88,6 +94,7 @@ def test_an_open_file_stays_open_in_the_next_cells(kernel: Kernel) -> None:
     assert shown(kernel, "''.join(open(f'/tmp/open{n}').read() for n in range(6))") == "'012345'"
 
 
+@pytest.mark.whoever
 def test_what_can_not_be_carried_is_named(kernel: Kernel) -> None:
     said = notes(
         kernel,
@@ -123,6 +130,7 @@ def test_a_cell_that_ends_the_state_before_it_and_itself_begins_anew(kernel: Ker
     assert "NameError" in error_of(kernel, "numbers")
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     "said", [b"nonsense", b'{"at":"over","status":"0"}', b'{"at":"ready"}', b"x" * 60_000]
 )
@@ -142,6 +150,7 @@ def test_a_cell_that_writes_to_our_socket_loses_itself_alone(kernel: Kernel, sai
     assert shown(kernel, "numbers") == "[1]"
 
 
+@pytest.mark.whoever
 def test_values_go_in_and_come_out_by_name_here_too(kernel: Kernel) -> None:
     shown(kernel, "%sandbox --out table\nimport numpy as np\ntable = np.arange(4)")
     shown(kernel, "%sandbox reset")
@@ -175,6 +184,7 @@ def test_an_image_can_be_chosen_before_the_first_cell(kernel: Kernel) -> None:
     assert "in a live container only" in error_of(kernel, "%sandbox --env COLOUR=red")
 
 
+@pytest.mark.whoever
 def test_a_magic_that_is_not_there_is_told_with_what_is(kernel: Kernel) -> None:
     reply, _ = kernel.run("%timeit 1")
 
@@ -182,6 +192,7 @@ def test_a_magic_that_is_not_there_is_told_with_what_is(kernel: Kernel) -> None:
     assert "mode fresh|carry" in shown(kernel, "%sandbox --help")
 
 
+@pytest.mark.whoever
 def test_completion_and_inspection_ask_the_state(kernel: Kernel) -> None:
     shown(kernel, "def total_of(values):\n    'Adds.'\n    return sum(values)")
     asked = kernel.client.complete("total_")
@@ -194,6 +205,7 @@ def test_completion_and_inspection_ask_the_state(kernel: Kernel) -> None:
     assert "Adds." in text
 
 
+@pytest.mark.whoever
 def test_a_function_of_an_earlier_cell_shows_its_line_in_a_traceback(kernel: Kernel) -> None:
     shown(kernel, "def broken():\n    return 1 / 0  # here")
     reply, _ = kernel.run("broken()")

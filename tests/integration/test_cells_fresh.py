@@ -40,6 +40,7 @@ def test_variables_and_files_of_a_cell_are_gone_in_the_next(kernel: Kernel) -> N
     assert shown(kernel, "import os; os.path.exists('/tmp/kept')") == "False"
 
 
+@pytest.mark.whoever
 def test_a_name_given_out_is_there_for_a_cell_that_asks_for_it(kernel: Kernel) -> None:
     shown(kernel, "%sandbox --out table,total\ntable = {'a': [1, 2]}\ntotal = 3")
 
@@ -48,6 +49,7 @@ def test_a_name_given_out_is_there_for_a_cell_that_asks_for_it(kernel: Kernel) -
     assert "values that were kept: table, total" in error_of(kernel, "%sandbox --in other\n1")
 
 
+@pytest.mark.whoever
 def test_a_shared_name_goes_into_each_cell_and_its_new_value_comes_out(kernel: Kernel) -> None:
     shown(kernel, "%sandbox share total")
     shown(kernel, "total = 40")
@@ -64,6 +66,7 @@ def test_a_shared_name_goes_into_each_cell_and_its_new_value_comes_out(kernel: K
     assert "NameError" in error_of(kernel, "total")
 
 
+@pytest.mark.whoever
 def test_an_array_crosses_and_what_would_need_pickle_does_not(kernel: Kernel) -> None:
     shown(kernel, "%sandbox share data")
     shown(kernel, "import numpy as np\ndata = np.arange(6).reshape(2, 3)")
@@ -88,6 +91,7 @@ def test_an_option_holds_for_the_next_cells_and_a_cell_over_it_says_so(kernel: K
     assert shown(kernel, "len(bytearray(200 << 20))") == str(200 << 20)
 
 
+@pytest.mark.whoever
 def test_what_can_not_be_is_said_in_one_line_and_the_next_cell_runs(kernel: Kernel) -> None:
     for line, part in (
         ("%sandbox nonsense", "one of mode, share"),
@@ -110,6 +114,7 @@ def test_what_can_not_be_is_said_in_one_line_and_the_next_cell_runs(kernel: Kern
     assert "exercises done" in shown(kernel, "%sandbox course")
 
 
+@pytest.mark.whoever
 def test_a_command_line_a_display_and_its_update_are_shown(kernel: Kernel) -> None:
     assert shown(kernel, "!echo $((6 * 7))") == "42\n"
     _, outputs = kernel.run(
@@ -122,6 +127,7 @@ def test_a_command_line_a_display_and_its_update_are_shown(kernel: Kernel) -> No
     assert text_of(outputs, "stderr") == "late\n"
 
 
+@pytest.mark.whoever
 def test_75_a_cell_reaches_no_display_of_another_cell(kernel: Kernel) -> None:
     _, first = kernel.run("handle = display('A', display_id='d')")
     _, second = kernel.run(
@@ -154,6 +160,7 @@ def test_an_interrupt_stops_the_cell_and_only_it(kernel: Kernel) -> None:
     assert shown(kernel, "1 + 1") == "2"
 
 
+@pytest.mark.whoever
 def test_a_failed_cell_aborts_those_that_wait_behind_it(kernel: Kernel) -> None:
     first = kernel.client.execute("import time; time.sleep(0.3); 1 / 0")
     behind = kernel.client.execute("print('never')")
@@ -162,6 +169,7 @@ def test_a_failed_cell_aborts_those_that_wait_behind_it(kernel: Kernel) -> None:
     assert kernel.finish(behind)[0]["content"]["status"] == "aborted"
 
 
+@pytest.mark.whoever
 def test_kernel_info_is_answered_while_a_cell_runs(kernel: Kernel) -> None:
     waiting = kernel.client.execute("print('on', flush=True)\nimport time; time.sleep(2)")
     kernel.wait_for("stream", "on")
@@ -174,6 +182,7 @@ def test_kernel_info_is_answered_while_a_cell_runs(kernel: Kernel) -> None:
     kernel.finish(waiting)
 
 
+@pytest.mark.whoever
 def test_completion_knows_builtins_modules_and_shared_names(kernel: Kernel) -> None:
     shown(kernel, "%sandbox share total_of_all")
     shown(kernel, "total_of_all = 1")

@@ -33,6 +33,7 @@ def test_a_detached_container_outlives_the_command_and_is_listed_until_removed()
     assert made not in rows("--all")
 
 
+@pytest.mark.whoever
 def test_what_it_wrote_is_kept_stream_by_stream() -> None:
     with detached("sh", "-c", "echo out; echo error >&2; exit 3") as made:
         followed = command("logs", "--follow", made)
@@ -42,6 +43,7 @@ def test_what_it_wrote_is_kept_stream_by_stream() -> None:
         assert "ended: status 3" in output_of("ps", "--all")
 
 
+@pytest.mark.whoever
 def test_the_log_is_bounded_and_says_what_is_lost() -> None:
     with detached("sh", "-c", "yes 0123456 | head -c 3000000; echo; echo last") as made:
         followed = command("logs", "--follow", made)
@@ -166,6 +168,7 @@ def test_a_program_ignores_no_signal_because_its_caller_does() -> None:
         assert not ignored >> number - 1 & 1, number
 
 
+@pytest.mark.whoever
 def test_an_unknown_container_is_one_line_that_names_it() -> None:
     for words in (("logs",), ("stop",), ("rm",), ("inspect",), ("top",), ("limits",), ("exec",)):
         done = command(*words, "no-such-one", *(("true",) if words == ("exec",) else ()))

@@ -74,7 +74,6 @@ def test_a_cell_runs_in_the_python_of_the_environment(channel: Channel) -> None:
     assert gone.error.name == "ModuleNotFoundError", "nothing else of this environment is there"
 
 
-@pytest.mark.everybody
 def test_programs_find_what_lies_at_their_prefix(channel: Channel, tmp_path: Path) -> None:
     tell = f"#!{PLACEHOLDER}/bin/python\nprint(open('{PLACEHOLDER}/share/words').read())\n"
     files: dict[str, str | bytes] = {
@@ -105,7 +104,6 @@ def test_an_environment_stands_on_another_image(channel: Channel, tmp_path: Path
     assert result.stdout == "1.0 /opt/environment\n['dpkg']\n"
 
 
-@pytest.mark.everybody
 def test_a_kernel_starts_in_an_environment_without_ipykernel(channel: Channel) -> None:
     with kernels.started(image=IMAGE) as kernel:
         reply, outputs = kernel.run(f"import ipykernel; print(ipykernel.__file__); {SAY}")
@@ -206,7 +204,6 @@ def test_scripts_of_packages_do_not_run_and_the_result_says_so(
     assert any("scripts of scripted" in notice for notice in result.notices)
 
 
-@pytest.mark.everybody
 def test_a_channel_that_is_not_the_users_is_refused_with_line_and_setting(
     channel: Channel,
 ) -> None:

@@ -87,7 +87,6 @@ def test_packages_are_there_and_nothing_else_of_this_environment_is(index: Path)
     assert gone.error.name == "ModuleNotFoundError"
 
 
-@pytest.mark.everybody
 def test_the_head_of_a_cell_brings_its_packages(index: Path) -> None:
     result = sandbox_kernel.run(HEAD + SAY).check()
 
@@ -96,7 +95,6 @@ def test_the_head_of_a_cell_brings_its_packages(index: Path) -> None:
     assert result.plan.sources["image"] == "the cell's head"
 
 
-@pytest.mark.everybody
 def test_a_file_of_requirements_and_a_project_are_environments_too(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

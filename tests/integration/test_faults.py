@@ -673,7 +673,6 @@ def test_a_signal_while_a_container_is_made_leaves_nothing() -> None:
         assert "Traceback" not in done.stderr
 
 
-@everybody
 @pytest.mark.fault(26)
 def test_an_installation_that_is_ended_at_any_step_leaves_a_kernel_whole_or_none(
     tmp_path: Path,

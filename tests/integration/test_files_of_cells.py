@@ -80,6 +80,7 @@ def test_a_sandbox_keeps_its_files_and_gives_them_when_asked() -> None:
         assert sandbox.run("pass", files_out=["**"], check=True).files == {"a": b"1+", "b/c": b"3"}
 
 
+@pytest.mark.whoever
 def test_the_same_is_awaited() -> None:
     result = asyncio.run(
         aio.run("open('b', 'w').write(open('a').read())", files={"a": b"1"}, files_out=["b"])
@@ -118,6 +119,7 @@ def test_a_link_in_the_image_or_left_by_a_cell_leads_no_file_elsewhere() -> None
         assert sandbox.run("import os; os.listdir('/tmp')").text == "[]"
 
 
+@pytest.mark.whoever
 def test_more_than_the_bound_is_an_error_that_names_the_file() -> None:
     code = "open('big', 'wb').truncate(1 << 40)"
     result = sandbox_kernel.run(code, files_out=["big"], memory="64m")

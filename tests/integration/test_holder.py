@@ -112,6 +112,7 @@ def test_the_command_shows_warms_and_stops_the_holder() -> None:
     assert "no warm holder" in pool("status")
 
 
+@pytest.mark.whoever
 @pytest.mark.fault(25)
 def test_an_upgraded_package_does_not_speak_to_the_holder_of_before(tmp_path: Path) -> None:
     def pool(word: str, folder: Path) -> str:

@@ -42,6 +42,7 @@ def mean(values: np.ndarray, *, weight: float = 1.0) -> Any:
     return numpy.mean(values) * weight
 
 
+@pytest.mark.whoever
 def test_a_function_runs_in_a_container_and_its_value_comes_back() -> None:
     result = sandbox_kernel.run(mean, inputs={"values": np.arange(5.0), "weight": 2})
 
@@ -49,6 +50,7 @@ def test_a_function_runs_in_a_container_and_its_value_comes_back() -> None:
     assert result.container_id
 
 
+@pytest.mark.whoever
 def test_a_function_fails_with_the_lines_of_its_file() -> None:
     def divide(number: int) -> float:
         text = """
@@ -63,6 +65,7 @@ at the edge"""
     assert f'File "<function divide>", line {line}, in divide' in result.error.traceback
 
 
+@pytest.mark.whoever
 def test_a_coroutine_function_is_awaited() -> None:
     async def later(text: str) -> str:
         import asyncio
@@ -91,11 +94,13 @@ def test_results_are_in_the_order_of_the_items_each_of_a_fresh_container() -> No
     assert sorted(told) == list(range(6))
 
 
+@pytest.mark.whoever
 def test_a_function_gets_each_item() -> None:
     assert sandbox_kernel.map(square, [1, 2, 3], check=True).values == [1, 4, 9]
     assert list(sandbox_kernel.map(square, [])) == []
 
 
+@pytest.mark.whoever
 def test_failures_are_named_by_item_and_the_others_are_there() -> None:
     found = sandbox_kernel.map("10 / item", [1, 0, 5, "x" * 100])
 
@@ -108,6 +113,7 @@ def test_failures_are_named_by_item_and_the_others_are_there() -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.whoever
 def test_an_item_that_can_not_cross_ends_all_and_is_named() -> None:
     with pytest.raises(errors.ValueNotTransferable, match="item") as caught:
         sandbox_kernel.map("item", [1, object()])
@@ -115,6 +121,7 @@ def test_an_item_that_can_not_cross_ends_all_and_is_named() -> None:
     assert "item 1 (`<object" in caught.value.__notes__[0]
 
 
+@pytest.mark.whoever
 def test_an_error_of_the_caller_ends_what_runs() -> None:
     def items() -> Iterator[int]:
         yield from (600, 600)
@@ -157,6 +164,7 @@ def test_memory_bounds_how_many_run_at_once() -> None:
     assert shared.plan.memory < alone.plan.memory / 3
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     ("code", "options", "needle"),
     [

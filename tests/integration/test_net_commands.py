@@ -177,6 +177,7 @@ WRONG: list[tuple[list[str], str]] = [
 ]
 
 
+@pytest.mark.whoever
 def test_a_wrong_word_is_one_line_that_says_what_is_allowed(
     web: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

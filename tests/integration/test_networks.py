@@ -348,6 +348,7 @@ def test_a_killed_launcher_leaves_nothing_in_the_holder() -> None:
     Launcher().close()  # which sweeps
 
 
+@pytest.mark.whoever
 @pytest.mark.parametrize(
     ("options", "allowed"),
     [

@@ -101,7 +101,6 @@ def test_folder_environment_and_descriptors_are_those_of_the_process_that_jupyte
         os.umask(before)
 
 
-@everybody
 def test_a_sigint_and_a_sigterm_to_the_stub_are_for_the_kernel(warm: None) -> None:
     with kernels.started(holder=True) as kernel:
         relay = relay_of(kernel)
@@ -177,7 +176,6 @@ def test_a_kernel_that_wants_nothing_kept_ready_is_its_own_relay(warm: None) -> 
             assert psutil.Process(kernel.pid).children()  # a launcher of its own
 
 
-@everybody
 def test_a_template_takes_nobody_who_has_other_packages_or_says_nonsense(warm: None) -> None:
     until(is_warm)
     path = stub.place(stub.identity())

@@ -66,6 +66,7 @@ def test_what_is_not_ready_in_time_is_ended_and_shows_what_it_wrote(
     assert shell.user_ns["_container"].done
 
 
+@pytest.mark.whoever
 def test_a_service_that_ends_at_once_is_not_waited_for(shell: InteractiveShell) -> None:
     begin = time.monotonic()
     result, printed = ran(
@@ -77,6 +78,7 @@ def test_a_service_that_ends_at_once_is_not_waited_for(shell: InteractiveShell) 
     assert time.monotonic() - begin < 20
 
 
+@pytest.mark.whoever
 def test_the_command_prints_the_id_when_the_service_is_ready() -> None:
     with detached(
         "redis-server", "--save", "", options=("--wait-port", "6379", "--name", "cache")
@@ -84,6 +86,7 @@ def test_the_command_prints_the_id_when_the_service_is_ready() -> None:
         assert output_of("exec", made, "redis-cli", "ping") == "PONG\n"
 
 
+@pytest.mark.whoever
 def test_the_command_removes_what_is_not_ready_and_says_why() -> None:
     late = command(
         "run", "--detach", "--wait-port", "6380", "--wait-time", "500ms", "host", "redis-server"
@@ -96,6 +99,7 @@ def test_the_command_removes_what_is_not_ready_and_says_why() -> None:
     assert not any(each.command[:1] == ("redis-server",) for each in container.list_all())
 
 
+@pytest.mark.whoever
 def test_the_command_waits_for_what_it_leaves_running_only() -> None:
     refused = command("run", "--wait-port", "80", "host", "true")
 

@@ -56,6 +56,7 @@ def test_each_view_is_true_as_text(held: Container) -> None:
     assert "1 processes" in text or "2 processes" in text
 
 
+@pytest.mark.whoever
 def test_all_containers_are_listed_in_both_languages(held: Container) -> None:
     assert NAME in shown("containers", "--language", "en")
     text = shown("containers", "--language", "zh")
@@ -63,6 +64,7 @@ def test_all_containers_are_listed_in_both_languages(held: Container) -> None:
     assert NAME in text
 
 
+@pytest.mark.whoever
 def test_what_is_no_view_or_no_container_is_refused_in_one_line() -> None:
     for words in (["weather", NAME], ["limits"], ["limits", "nobody"]):
         ran = subprocess.run(

@@ -154,6 +154,7 @@ print(json.dumps([random.random(), numpy.random.random(),
 """
 
 
+@pytest.mark.whoever
 def test_random_numbers_and_temporary_names_are_each_cells_own() -> None:
     options = {"warm": ["numpy", "ssl", "uuid", "tempfile", "random", "secrets"]}
     make_ready(**options)
@@ -164,6 +165,7 @@ def test_random_numbers_and_temporary_names_are_each_cells_own() -> None:
         assert len(set(column)) == len(rows), column
 
 
+@pytest.mark.whoever
 def test_no_container_is_given_twice() -> None:
     seen: list[str] = []
     failed: list[BaseException] = []
@@ -192,6 +194,7 @@ threading.Thread(target=threading.Event().wait, daemon=True).start()
 """
 
 
+@pytest.mark.whoever
 def test_what_a_template_can_t_import_is_named_and_left_to_the_cell() -> None:
     missing = "no_such_module_here"
     modules = ["numpy", missing]
@@ -269,6 +272,7 @@ def test_a_timeout_counts_from_the_cell_and_not_from_the_container() -> None:
     assert isinstance(late.error.failure, errors.TimedOut)
 
 
+@pytest.mark.whoever
 def test_what_cells_import_again_and_again_is_ready_for_the_next() -> None:
     client.stop_pool()
     learning.forget()

@@ -41,6 +41,7 @@ def test_a_value_that_fills_the_memory_while_it_is_written_is_out_of_memory() ->
     assert sandbox_kernel.run("x = 1", outputs=["x"], memory="100m").outputs == {"x": 1}
 
 
+@pytest.mark.whoever
 def test_an_input_larger_than_the_memory_can_be_read_and_not_written() -> None:
     array = np.arange(32 * MIB)  # 256 MiB, and it is ours that it lies in
     code = "total = int(array.sum())"
@@ -95,6 +96,7 @@ if os.fork() == 0:
         assert a.sum() == 1000
 
 
+@pytest.mark.whoever
 def test_a_value_that_can_not_be_written_is_refused_by_name() -> None:
     code = "b = b'x' * (5 << 20)\nc = 1"
     result = sandbox_kernel.run(code, outputs=["b", "c"], ulimit=["fsize=1000000"])
