@@ -48,16 +48,21 @@ def test_subshells_run_beside_a_busy_cell(kernel: Kernel) -> None:
     assert "kernel subshells" in features
     made = kernel.control("create_subshell_request", {})["content"]
     assert made["status"] == "ok"
-    busy = kernel.client.execute("import time; print('busy', flush=True); time.sleep(3)")
+    busy = kernel.client.execute(
+        "import threading; heard = threading.Event(); print('busy', flush=True); heard.wait(20)"
+    )
     kernel.wait_for("stream", "busy")
-    message = kernel.client.session.msg("execute_request", {"code": "print('beside')"})
+    message = kernel.client.session.msg(
+        "execute_request", {"code": "print('beside', heard.is_set()); heard.set()"}
+    )
     message["header"]["subshell_id"] = made["subshell_id"]
     kernel.client.shell_channel.send(message)
 
-    beside = kernel.wait_for("stream", "beside")
+    beside = kernel.wait_for("stream", "beside False")
     assert beside["parent_header"]["msg_id"] == message["header"]["msg_id"]
     kernel.control("delete_subshell_request", {"subshell_id": made["subshell_id"]})
-    kernel.finish(busy)
+    _, outputs = kernel.finish(busy)
+    assert outputs[-2]["content"]["data"]["text/plain"] == "True", outputs  # and not after 20 s
 
 
 def stops_at_a_breakpoint(kernel: Kernel) -> None:

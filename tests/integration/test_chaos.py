@@ -1,7 +1,7 @@
 """Small forms of `make chaos` and `make soak`.
 
 A few faults while cells run and images are built, and then the rule: `make chaos` brings more, and
-of more kinds, than there is time for here. And hostile cells beside normal ones for 40 seconds:
+of more kinds, than there is time for here. And hostile cells beside normal ones for 20 seconds:
 `make soak SECONDS=300` takes five minutes, `make soak` two hours.
 """
 
@@ -26,7 +26,7 @@ def test_after_faults_at_numbered_points_nothing_is_lost_and_nothing_left() -> N
     assert len(outcome.did) >= 7
 
 
-SOAK_SECONDS = 40.0
+SOAK_SECONDS = 20.0
 QUIET_LOAD, LENIENT_RATIO = 4.0, 3.0
 """Up to that load of the machine so few seconds tell something of time, and then only so much: the
 ratio of 1.5 is promised of `make soak`, and asked of it there."""
