@@ -1,16 +1,16 @@
-"""Runs the tests that use the machine, in three lanes at once: `python tests/lanes.py [OPTION...]`.
+"""Runs the tests that use the machine, in four lanes at once: `python tests/lanes.py [OPTION...]`.
 
-The options are pytest's. Tests wait for processes, kernels and registries for half of their time,
-so three lanes keep two processors busy. Each has a mount namespace with a runtime folder of its
-own, so that none has the launchers of another, stops its warm holder, or counts what it has as
-left. What needs the one ordinary user of the tests is in one lane, and so is what needs the one
+The options are pytest's. Tests wait for processes, kernels and registries for more than half of
+their time, so four lanes keep two processors busy. Each has a mount namespace with a runtime folder
+of its own, so that none has the launchers of another, stops its warm holder, or counts what it has
+as left. What needs the one ordinary user of the tests is in one lane, and so is what needs the one
 browser; what measures time or the processors comes afterwards, alone.
 
 A disk makes a test wait each time that it removes a folder or flushes a file, and they make and
-remove very many. So the three lanes have temporary folders in memory, where there is enough of it;
+remove very many. So the four lanes have temporary folders in memory, where there is enough of it;
 what is alone has the machine's own, and so has whoever runs a file of tests by itself.
 
-Six processes for two processors make everything slow, and what a test waits for may come later than
+More processes than processors make everything slow, and what a test waits for may come later than
 anybody would wait. So tests that failed in a lane, if they are few, run once more when the lanes
 are done, with the machine to themselves. Only that counts, and both are printed.
 """
@@ -36,15 +36,23 @@ TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")
 MEMORY_FOR_THEM = 6 << 30
 """Available: much more than they ever hold, so that no test ever lacks memory for it."""
 OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
-BESIDE_THE_BROWSER = (
-    "tests/browser/",
-    "tests/cgroup2/",
-    "tests/integration/test_course",
-    "tests/integration/test_faults",
-    "tests/integration/test_kernel_",
-    "tests/integration/test_notebook",
-)
-"""Beginnings of further files of that lane, so that all take about the same time."""
+BESIDE: dict[str, tuple[str, ...]] = {
+    "browser": (
+        "tests/browser/",
+        "tests/integration/test_c",
+        "tests/integration/test_faults",
+    ),
+    "machines": (
+        "tests/cgroup2/",
+        "tests/integration/test_b",
+        "tests/integration/test_environments",
+        "tests/integration/test_k",
+        "tests/integration/test_walls",
+    ),
+    "others": ("",),
+}
+"""Lanes beside that of the ordinary user, and what their files begin with. The first that fits has
+it; they are such that all take about the same time."""
 ALONE = (
     "tests/hostile/test_b_exhaustion.py",
     "tests/integration/test_cgroups_v1.py",
@@ -61,7 +69,7 @@ def main(options: list[str]) -> int:
     """The status: 0 when every test of every lane passed."""
     if os.geteuid() != 0:  # a mount namespace is root's, and others run fewer of the tests
         return subprocess.run([*PYTEST, *FOLDERS, *options], check=False).returncode
-    lanes: dict[str, list[str]] = {"ordinary user": [], "browser": [], "others": [], "alone": []}
+    lanes: dict[str, list[str]] = {name: [] for name in ("ordinary user", *BESIDE, "alone")}
     for folder in FOLDERS:
         for path in sorted((REPOSITORY / folder).glob("test_*.py")):
             lanes[_lane(path)].append(str(path.relative_to(REPOSITORY)))
@@ -70,7 +78,7 @@ def main(options: list[str]) -> int:
         caches = {name: ["-o", f"cache_dir={cache / name}"] for name in lanes if name != "alone"}
         in_memory = _can_be_in_memory()
         beside = []
-        for name in ("browser", "others"):
+        for name in BESIDE:
             said = opened.enter_context(tempfile.TemporaryFile("w+"))
             command = _command(lanes[name], [*options, *caches[name]], in_memory=in_memory)
             beside.append((subprocess.Popen(command, stdout=said, stderr=said), said))
@@ -100,10 +108,10 @@ def _lane(path: Path) -> str:
     name = str(path.relative_to(REPOSITORY))
     if name in ALONE:
         return "alone"
-    if name.startswith(BESIDE_THE_BROWSER):
-        return "browser"
     text = path.read_text()
-    return "ordinary user" if any(word in text for word in OF_THE_ORDINARY_USER) else "others"
+    if any(word in text for word in OF_THE_ORDINARY_USER):
+        return "ordinary user"
+    return next(lane for lane, beginnings in BESIDE.items() if name.startswith(beginnings))
 
 
 def _can_be_in_memory() -> bool:
