@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from lab_page import Lab, LabPage
-from lab_server import SCREENSHOTS, new_person, started_lab
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from lab_server import LOOKS, SCREENSHOTS, SECONDS, started_lab
+from playwright.sync_api import Browser, BrowserContext, Playwright, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -25,26 +26,39 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, driven by the Python client of Playwright."""
+def playwright() -> Iterator[Playwright]:
+    """What drives Debian's Chromium, in Python."""
     if not Path(CHROMIUM).exists():
         pytest.fail("no Chromium here: install it by `make packages-to-test`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
-        )
-        with browser.new_page() as page:  # starts the services that all its pages share
-            page.goto("data:text/html,")
-        yield browser
-        browser.close()
+    with sync_playwright() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
-def person(browser: Browser) -> Iterator[BrowserContext]:
-    """Who opens all pages: JupyterLab's programs are loaded and compiled once."""
-    with new_person(browser) as context:
-        yield context
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """For people of whom no page knows anything."""
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with browser.new_page() as page:  # starts the services that all its pages share
+        page.goto("data:text/html,")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def person(
+    playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
+    """Who opens all pages. His browser has a folder, since Chromium keeps compiled programs only
+    there: JupyterLab is then there after 2.9 s of the processor's time, and after 4.6 without.
+    """
+    folder = tmp_path_factory.mktemp("browser")
+    context = playwright.chromium.launch_persistent_context(
+        folder, executable_path=CHROMIUM, args=ARGUMENTS, **LOOKS
+    )
+    context.set_default_timeout(SECONDS * 1000)
+    context.pages[0].goto("data:text/html,")  # the tab that it comes with, which stays
+    yield context
+    context.close()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lab_page import Lab
 from playwright.sync_api import Browser, BrowserContext
@@ -19,17 +20,21 @@ from sandbox_kernel.course import progress
 
 # Screenshots for the documentation are renewed only when somebody asks for it.
 SCREENSHOTS = os.environ.get("SANDBOX_KERNEL_SCREENSHOTS")
+LOOKS: dict[str, Any] = {
+    "viewport": {"width": 1280, "height": 800},
+    "device_scale_factor": 1.5 if SCREENSHOTS else 1,
+    "locale": "en-GB",
+}
+"""What a page is shown in, and in which language."""
+SECONDS = 30.0
+"""In which what a test looks for has to be there."""
 
 
 @contextmanager
 def new_person(browser: Browser) -> Iterator[BrowserContext]:
     """Somebody of whom no page knows anything."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800},
-        device_scale_factor=1.5 if SCREENSHOTS else 1,
-        locale="en-GB",
-    )
-    context.set_default_timeout(30_000)
+    context = browser.new_context(**LOOKS)
+    context.set_default_timeout(SECONDS * 1000)
     yield context
     context.close()
 
@@ -98,13 +103,13 @@ def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
     ended = os.pidfd_open(server.pid)
     try:
         deadline = time.monotonic() + 60
-        while not file.exists():
+        while not (file.exists() and (said := file.read_text())):  # it is made, and then written
             # The file can't be waited for before its folder is there: look ten times a second.
             if select.select([ended], [], [], 0.1)[0] or time.monotonic() > deadline:
                 raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
     finally:
         os.close(ended)
-    return str(json.loads(file.read_text())["url"])
+    return str(json.loads(said)["url"])
 
 
 def _quiet_settings(folder: Path) -> None:
