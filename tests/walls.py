@@ -619,7 +619,7 @@ OF_BUILDS = (
     _wall(
         "addresses-of-ADD",
         "ADD fetches of private addresses",
-        [("building/remote.py", "if not allowed and any(", "if False and any(")],
+        [("building/remote.py", "if not number.is_global and", "if False and")],
         "test_e64_no_private_address_and_no_git_is_fetched",
         "test_e64_a_redirect_to_a_private_address_is_judged_too",
         "test_99_what_a_build_adds_from_elsewhere_is_public",
