@@ -136,7 +136,7 @@ def _run(files: list[str], options: list[str], *, in_memory: bool = False) -> in
     return subprocess.run(_command(files, options, in_memory=in_memory), check=False).returncode
 
 
-def _command(files: list[str], options: list[str], *, in_memory: bool) -> list[str]:
+def _command(files: list[str], options: list[str], *, in_memory: bool = False) -> list[str]:
     """The argv of one lane: pytest in a mount namespace of its own."""
     mounts = [f"mkdir -p {RUNTIME_FOLDER}", f"mount -t tmpfs -o mode=700 lane {RUNTIME_FOLDER}"]
     if in_memory:
