@@ -22,6 +22,7 @@ from sandbox_kernel.image.store import Store
 from sandbox_kernel.runtime import client
 
 YEAR = 365 * 86400.0
+pytestmark = pytest.mark.root  # who alone sets the clock
 
 
 @contextmanager

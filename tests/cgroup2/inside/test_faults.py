@@ -40,7 +40,7 @@ def test_a_cell_that_stopped_itself_is_ended_at_its_time_on_v2() -> None:
 
 
 @pytest.mark.fault(19)
-@pytest.mark.parametrize("what", ["frozen", "moved"])
+@pytest.mark.parametrize("what", ["frozen", pytest.param("moved", marks=pytest.mark.root)])
 def test_a_container_that_somebody_else_froze_or_moved_can_be_ended_on_v2(what: str) -> None:
     with sandbox_kernel.Sandbox(stop_timeout="500ms") as sandbox:
         inside = psutil.Process(sandbox.container.pid)
