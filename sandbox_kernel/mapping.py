@@ -25,7 +25,7 @@ from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.engine import Code, Result
 from sandbox_kernel.grammar import shown_size
 from sandbox_kernel.policy import ContainerPlan
-from sandbox_kernel.workers import Outcome, Workers
+from sandbox_kernel.workers import Outcome, Workers, wait
 
 MOST_SHOWN = 60
 MEMORY_STEP = 1 << 20
@@ -144,7 +144,7 @@ def run_each(
     told: SimpleQueue[Outcome[tuple[int, Result]]] = SimpleQueue()
 
     def collect() -> None:
-        index, result = told.get().get()
+        index, result = wait(told).get()
         results[index] = result
         if on_result is not None:
             on_result(index, result)

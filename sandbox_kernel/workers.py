@@ -11,16 +11,33 @@ from __future__ import annotations
 import _thread
 import functools
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+WAKE_SECONDS = 0.1
+"""The longest that the main thread waits at once. A signal for the process is taken by any thread
+that happens to look (signal(7)), such as one that just starts another; Python raises it in the main
+one, but not before that does something, and a lock wakes it only if it took the signal itself."""
 LOOK_SECONDS = 1.0
 """Between two looks of a thread that has nothing to do, whether there is still somebody to close
 it: whom an interrupt kept from that has let go of it."""
 _T = TypeVar("_T")
 _Calls = SimpleQueue[Callable[[], None] | None]
+
+
+def wait(told: SimpleQueue[_T], seconds: float | None = None) -> _T:
+    """The next of a queue. Raises Empty after so many seconds, and an interrupt soon."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = WAKE_SECONDS if end is None else min(WAKE_SECONDS, end - time.monotonic())
+        try:
+            return told.get(timeout=max(0.0, left))
+        except Empty:
+            if left < WAKE_SECONDS:
+                raise
 
 
 class Outcome(Generic[_T]):
@@ -72,7 +89,7 @@ class Workers:
         for _ in range(self._count):
             self._calls.put(None)
         for _ in range(self._count):
-            self._ended.get()
+            wait(self._ended)
         self._count = 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -163,3 +165,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def interrupt_taken_by_another_thread() -> Iterator[None]:
+    """Soon there is an interrupt, which does not wake the main thread from what it waits for."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sent = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    sent.start()  # with the mask of now: it can take the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+    try:
+        yield
+    finally:
+        sent.cancel()
+        sent.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
+        signal.signal(signal.SIGUSR1, before)

@@ -26,7 +26,7 @@ from sandbox_kernel.image import bases, documents, reference
 from sandbox_kernel.image.documents import Execution, ImageConfig, Manifest, RootFS
 from sandbox_kernel.image.resolve import stored as stored_image
 from sandbox_kernel.image.store import Store, Stored
-from sandbox_kernel.workers import Outcome, Workers
+from sandbox_kernel.workers import Outcome, Workers, wait
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -98,7 +98,7 @@ class _Stages:
             for one in needed:  # each after those it needs, so nobody waits for one not begun
                 threads.do(functools.partial(self._fulfil, one), told)
             for _ in needed:
-                told.get().get()
+                wait(told).get()
         except BaseException:
             self._work.stop()
             raise

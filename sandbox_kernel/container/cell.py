@@ -29,6 +29,7 @@ from typing import NamedTuple, Protocol
 from .. import errors
 from ..grammar import shown_size
 from ..linux import writing
+from ..workers import WAKE_SECONDS
 from . import events as e
 from .process import Exit
 from .program import START, program
@@ -227,7 +228,7 @@ class _Run:
         while exit_ is None:
             if not block:
                 yield Idle(poller.fileno(), self._patience())
-            ready = {number for number, _ in poller.poll(self._patience() if block else 0)}
+            ready = {number for number, _ in poller.poll(self._at_once() if block else 0)}
             self._interrupt(self.cell._wake in ready)
             if self.process.fileno() in ready:
                 with contextlib.suppress(TimeoutError):  # the news was that it has started
@@ -249,6 +250,11 @@ class _Run:
         if self.deadline is None:
             return None
         return max(0.0, self.deadline - time.monotonic())
+
+    def _at_once(self) -> float:
+        """How long to wait before an interrupt is looked for, see `WAKE_SECONDS`."""
+        patience = self._patience()
+        return WAKE_SECONDS if patience is None else min(WAKE_SECONDS, patience)
 
     def _interrupt(self, woken: bool) -> None:
         """Passes an interrupt on; ends the run if the first did nothing within the grace time."""

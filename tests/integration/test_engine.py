@@ -155,3 +155,12 @@ def test_threads_may_run_cells_at_once() -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, found)) == [str(n) for n in range(8)]
+
+
+def test_an_interrupt_that_another_thread_took_is_raised_while_a_cell_runs(
+    interrupt_taken_by_another_thread: None,
+) -> None:
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        sandbox_kernel.run("import time; time.sleep(30)")
+    assert time.monotonic() - begin < 10

@@ -6,11 +6,11 @@ import random
 import signal
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 
-from sandbox_kernel.workers import Outcome, Workers
+from sandbox_kernel.workers import Outcome, Workers, wait
 
 SECONDS = 10.0
 
@@ -99,3 +99,19 @@ def test_an_interrupt_at_any_moment_wedges_no_thread() -> None:
         signal.signal(signal.SIGALRM, before)
     assert interrupted > 300
     until_ended()
+
+
+def test_an_interrupt_that_another_thread_took_is_raised_all_the_same(
+    interrupt_taken_by_another_thread: None,
+) -> None:
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        wait(SimpleQueue[None](), SECONDS)
+    assert time.monotonic() - begin < SECONDS / 2
+
+
+def test_a_wait_ends_at_its_time() -> None:
+    begin = time.monotonic()
+    with pytest.raises(Empty):
+        wait(SimpleQueue[None](), 0.25)
+    assert 0.25 <= time.monotonic() - begin < SECONDS

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from sandbox_kernel.workers import Outcome, Workers
+from sandbox_kernel.workers import Outcome, Workers, wait
 
 _BLOCK = 1 << 20
 _WINDOW = 1 << 15
@@ -61,7 +61,7 @@ class Gzip:
             self._start(bytes(self._buffer))
         self._buffer.clear()
         while self._jobs:
-            self._out(self._jobs.popleft().get().get())
+            self._out(wait(self._jobs.popleft()).get())
         last = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         self._out(last.flush() + struct.pack("<II", self._crc, self._count & 0xFFFFFFFF))
         if self._threads is not None:
@@ -86,7 +86,7 @@ class Gzip:
         if self._threads is None:
             self._threads = Workers(min(os.cpu_count() or 1, _MOST_THREADS), "compress")
         if len(self._jobs) >= _WAITING:
-            self._out(self._jobs.popleft().get().get())
+            self._out(wait(self._jobs.popleft()).get())
         self._jobs.append(SimpleQueue())
         self._threads.do(functools.partial(_compress, block, self._before), self._jobs[-1])
         self._take(block)

@@ -23,6 +23,7 @@ from typing import Any
 import httpcore
 
 from sandbox_kernel.image.registry.endpoints import Address, literal
+from sandbox_kernel.workers import wait
 
 _UNTIL: ContextVar[float | None] = ContextVar("until", default=None)
 Admit = Callable[[str, Address], None]
@@ -156,7 +157,7 @@ class Backend(httpcore.NetworkBackend):
                 target=lambda: found.put(_looked_up(host)), name=f"name {host[:19]}", daemon=True
             ).start()
             try:
-                answer = found.get(timeout=seconds)
+                answer = wait(found, seconds)
             except queue.Empty:
                 raise NoNameServer(
                     f"no name server had an answer for `{host}` in {seconds:.2g} s"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sandbox_kernel.image.registry.connections import Cancellation, Cancelled
+from sandbox_kernel.workers import wait
 
 SECONDS_TO_END, SECONDS_WHEN_INTERRUPTED = 5.0, 0.8
 _Item = TypeVar("_Item")
@@ -56,7 +57,7 @@ def in_turn(
         thread.start()
     try:
         for _ in items:
-            problem = ended.get()
+            problem = wait(ended)
             if problem is not None and not isinstance(problem, Cancelled):
                 raise problem
         cancellation.check()
