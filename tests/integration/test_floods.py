@@ -118,4 +118,5 @@ def test_bytes_that_are_no_utf8_come_out_replaced(kernel: Kernel) -> None:
     assert reply["content"]["status"] == "ok"
     shown = text_of(outputs)
     assert "a\ufffd\ufffd\ufffd\n" in shown
-    assert "\ufffdb\n" in shown
+    if "\ufffdb\n" not in shown:  # a thread of ipykernel reads what other programs wrote
+        kernel.wait_for("stream", "\ufffdb\\n")
