@@ -71,7 +71,7 @@ def test_memory_swap(sandbox: Sandbox) -> None:
 def test_cpus(sandbox: Sandbox) -> None:
     spin = "import time\nend = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
     assert sandbox.limits()["cpus"] == 0.5
-    result = engine.run(spin.format(2), cpus=0.25)
+    result = engine.run(spin.format(2), cpus=0.1)  # less than it gets beside whatever others do
     assert result.error is None
     assert result.usage["throttled_seconds"] > 0.5
     assert sandbox.set_limits(cpus=1)["cpus"] == 1
