@@ -7,6 +7,8 @@ and then changed a little, before the cell sees it.
 import os
 import sys
 
+TAKERS_OF_DISPLAY = ("IPython.display", "IPython.core.display", "matplotlib_inline.backend_inline")
+
 
 class AfterImport:
     """A finder that finds what the rest of sys.meta_path finds, and acts after it was loaded."""
@@ -65,10 +67,20 @@ def install(display, cell_name, text):
         module.show = show
 
     def our_display(module):
-        module.display = display.display
-        module.clear_output = display.clear_output
-        module.publish_display_data = display.publish
-        module.DisplayHandle = display.Handle
+        ours = {
+            "display": display.display,
+            "clear_output": display.clear_output,
+            "publish_display_data": display.publish,
+            "DisplayHandle": display.Handle,
+        }
+        # Those that a template has imported have taken these names from it already.
+        takers = [sys.modules[name] for name in TAKERS_OF_DISPLAY if name in sys.modules]
+        for name, own in ours.items():
+            original = getattr(module, name, None)
+            for taker in takers:
+                if getattr(taker, name, None) is original:
+                    setattr(taker, name, own)
+            setattr(module, name, own)
 
     actions = {
         "linecache": lines_of_the_cell,
