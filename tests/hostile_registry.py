@@ -19,11 +19,12 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from registries import Certificates
+from serving import Patient, Serving
 
 REPOSITORY = "some/image"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -78,12 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: what came is in `requests`."""
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # closing waits for them
+class _Server(Patient, HTTPServer):
     owner: Server
-
-    def handle_error(self, *_: object) -> None:
-        """A client that goes away in the middle is what these tests are about."""
 
 
 class Image(NamedTuple):
@@ -133,7 +130,7 @@ def image(
     return Image(json.dumps(manifest).encode(), config, tuple(blob for blob, _ in made))
 
 
-class Server:
+class Server(Serving):
     """A registry on some address; `with Server() as server:`."""
 
     def __init__(
@@ -148,32 +145,19 @@ class Server:
         self.image = served or image()
         self.answers: dict[tuple[str, str], Answer] = {}
         self.requests: list[Request] = []
-        self.ended = threading.Event()
-        self._server = _Server((address, port), Handler)
-        self._server.owner = self
-        self.port = int(self._server.server_address[1])
+        server = _Server((address, port), Handler)
+        server.owner = self
+        super().__init__(server)
+        self.port = int(server.server_address[1])
         self.authority = f"{address}:{self.port}"
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(tls.certificate, tls.key)
             change(context)
             # the handshake is made by the thread of the connection, when it first reads
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
             )
-
-    def __enter__(self) -> Server:
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     @property
     def name(self) -> str:

@@ -8,6 +8,8 @@ import socketserver
 import threading
 from typing import Literal
 
+from serving import Patient, Serving
+
 Fault = Literal["", "answers 502", "says nothing", "cuts off", "stalls"]
 """The first two when a tunnel is asked for, the last two after so many bytes of the registry."""
 
@@ -47,15 +49,11 @@ class _Tunnel(socketserver.BaseRequestHandler):
                 ends[source].sendall(data)
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = False  # closing waits for them
+class _Server(Patient, socketserver.TCPServer):
     owner: Proxy
 
-    def handle_error(self, *_: object) -> None:
-        """A client that goes away in the middle is what these tests are about."""
 
-
-class Proxy:
+class Proxy(Serving):
     """`with Proxy(registry) as proxy:`; whatever host is asked for, it is that registry."""
 
     def __init__(self, registry: tuple[str, int]) -> None:
@@ -65,25 +63,12 @@ class Proxy:
         self.asked: list[str] = []
         """The heads of the requests for tunnels."""
         self.stalled = threading.Event()
-        self.ended = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _Tunnel)
-        self._server.owner = self
-        self.authority = "127.0.0.1:{1}".format(*self._server.server_address)
+        server = _Server(("127.0.0.1", 0), _Tunnel)
+        server.owner = self
+        self.authority = "127.0.0.1:{1}".format(*server.server_address)
+        super().__init__(server)
 
     def stall(self) -> None:
         """Nothing more comes, and the connection stays."""
         self.stalled.set()
         self.ended.wait()
-
-    def __enter__(self) -> Proxy:
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()

@@ -24,8 +24,6 @@ from sandbox_kernel.runtime.held import IMAGE_IDS
 Origins = Callable[[str], State]
 STRICTEST = ("locked", "private", "shared")
 """Ways to share a cache; a step that mounts one cache twice gets the strictest that it asks for."""
-
-
 AGAIN_SECONDS = 0.05
 """Between two looks whether a cache that others have is free."""
 

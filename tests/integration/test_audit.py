@@ -172,16 +172,22 @@ def test_what_can_not_be_written_down_does_not_run(configuration: Path) -> None:
     assert reply["content"]["ename"] == "StepFailed"
 
 
-def test_a_full_file_is_put_aside_and_half_a_line_spoils_no_other(
-    configuration: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def few_small_files(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MOST_BYTES", 4000)
     monkeypatch.setattr(audit, "MOST_FILES", 3)
-    plan = policy.plan("program")
+
+
+def write(number: int) -> None:
+    """The two lines of one run."""
+    entry = audit.begin(policy.plan("program"), by="program", code=str(number))
+    assert entry is not None
+    entry.end(status=0)
+
+
+def test_a_full_file_is_put_aside_and_half_a_line_spoils_no_other(few_small_files: None) -> None:
     for number in range(30):
-        entry = audit.begin(plan, by="program", code=str(number))
-        assert entry is not None
-        entry.end(status=0)
+        write(number)
         if number == 28:
             with open(audit.place(), "ab") as file:
                 file.write(b'{"kind": "start", "run": "half')  # of one who was killed
@@ -195,18 +201,9 @@ def test_a_full_file_is_put_aside_and_half_a_line_spoils_no_other(
 
 @pytest.mark.fault(12)
 def test_the_oldest_lines_go_first_although_the_clock_went_back_by_a_year(
-    configuration: Path, monkeypatch: pytest.MonkeyPatch
+    few_small_files: None,
 ) -> None:
     """The files that are there then have names of a time to come."""
-    monkeypatch.setattr(audit, "MOST_BYTES", 4000)
-    monkeypatch.setattr(audit, "MOST_FILES", 3)
-    plan = policy.plan("program")
-
-    def write(number: int) -> None:
-        entry = audit.begin(plan, by="program", code=str(number))
-        assert entry is not None
-        entry.end(status=0)
-
     for number in range(30):
         write(number)
     folder = Path(audit.place()).parent
