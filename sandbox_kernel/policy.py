@@ -757,9 +757,8 @@ def _lower_to_ceilings(values: dict[str, Any], sources: dict[str, str], within: 
     open_way = values.get("network") == grammar.BRIDGE and not values.get("allow")
     if allowed and allowed.value and open_way and not _speaks_for_user(sources["network"]):
         values["allow"], sources["allow"] = allowed.value, f"ceiling of {allowed.where}"
-    default_memory = host.available_memory() * MEMORY_SHARE
     if "memory" not in values:
-        values["memory"] = _rounded(int(default_memory))
+        values["memory"] = _rounded(int(host.available_memory() * MEMORY_SHARE))
         ceiling = within.ceilings.get("memory")
         if ceiling and ceiling.value and ceiling.value < values["memory"]:
             values["memory"], sources["memory"] = ceiling.value, f"ceiling of {ceiling.where}"

@@ -34,9 +34,16 @@ _PROGRAM = (
 class Channel:
     """One conversation with a launcher. Not for two threads at once. Close it when done."""
 
-    def __init__(self, channel: socket.socket, launcher: Launcher | None = None) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        launcher: Launcher | None = None,
+        theirs: socket.socket | None = None,
+    ) -> None:
         self._socket = channel
         self._launcher = launcher
+        self._theirs = theirs
+        """The launcher's end, until it gets it together with the first request."""
 
     def fileno(self) -> int:
         """Readable when a message or the end is there."""
@@ -48,6 +55,9 @@ class Channel:
         """Send a request. Raises LauncherGone."""
         try:
             messages.send(self._socket, {"op": operation, **message}, descriptors)
+            if self._theirs is not None and self._launcher is not None:
+                self._launcher.hand_over(self._theirs)
+                self._theirs = None
         except OSError as error:
             raise self._gone() from error
 
@@ -88,6 +98,8 @@ class Channel:
     def close(self) -> None:
         """What was made over this channel ends with it."""
         self._socket.close()
+        if self._theirs is not None:
+            self._theirs.close()
 
 
 class Launcher:
@@ -150,15 +162,15 @@ class Launcher:
             return self._about
 
     def connect(self) -> Channel:
-        """A new channel. May be called from any thread. Raises LauncherGone."""
+        """A new channel, of which the launcher hears with its first request, so that it wakes
+        once. May be called from any thread."""
         ours, theirs = messages.pair()
+        return Channel(ours, self, theirs)
+
+    def hand_over(self, theirs: socket.socket) -> None:
+        """Give the launcher its end of a channel, which is closed here. Raises OSError."""
         with theirs:
-            try:
-                messages.send(self._main, {"op": "connect"}, (theirs.fileno(),))
-            except OSError as error:
-                ours.close()
-                raise self.gone() from error
-        return Channel(ours, self)
+            messages.send(self._main, {"op": "connect"}, (theirs.fileno(),))
 
     def alive(self) -> bool:
         """Whether the process still runs. Of one that is just ending the end is awaited."""

@@ -358,6 +358,7 @@ class Launcher:
         channel.setblocking(False)
         client = Client(channel)
         self.watch(channel.fileno(), lambda: self._hear(client))
+        self._hear(client)  # the first request mostly came with it
 
     def _hear(self, client: Client) -> None:
         try:
@@ -930,8 +931,9 @@ class Launcher:
         held.last_exit = {
             name: answer.get(name) for name in ("status", "signal", "failure", "reason", "timeout")
         }
-        self._tell("exited", held, run=run.number, **held.last_exit)
         self._answer(run.client, answer)  # type: ignore[arg-type] # as above
+        os.sched_yield()  # who waits for it may have been woken on this very processor
+        self._tell("exited", held, run=run.number, **held.last_exit)
 
     def _hear_oom(self, held: Held) -> None:
         """The kernel ended a process of the group: on cgroup v1 we end the others (D4)."""
