@@ -146,8 +146,6 @@ class Cell:
         self._inner.append(inner)
         self.descriptors[number] = inner
         os.set_blocking(outer, False)
-        with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
-            fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, PIPE)
         return outer
 
     def argv(self, interpreter: str) -> tuple[str, ...]:
@@ -157,7 +155,15 @@ class Cell:
         return (interpreter, "-c", START)
 
     def handed_over(self) -> None:
-        """Closes the inner ends: call when the process has them, or could not be started."""
+        """Closes the inner ends: call when the process has them."""
+        self._close_inner()
+        # While the cell begins, there is time to make room in the pipes.
+        for number in (self._out, self._err, self._frames):
+            if number >= 0:
+                with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
+                    fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, PIPE)
+
+    def _close_inner(self) -> None:
         while self._inner:
             os.close(self._inner.pop())
 
@@ -173,7 +179,7 @@ class Cell:
 
     def close(self) -> None:
         """Closes what is open; values that were read stay valid."""
-        self.handed_over()
+        self._close_inner()
         with self._closing:
             self._wake = -1
             while self._own:

@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 
-from . import cell, display, hooks
+from . import cell, display
 from . import channel as channels
 
 CONTROL = 8
@@ -180,7 +180,6 @@ class Carried(cell.Cell):
         self.text = "\n" * (request["first_line"] - 1) + self.source
         self.display = state.display
         self.namespace = state.namespace
-        sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, hooks.AfterImport)]
 
     def take_inputs(self):
         # From here on an interrupt is an error of the cell: one that came early comes now.

@@ -22,40 +22,48 @@ MOST_ITEMS = 1000
 WIDTH = 79
 
 
-class Display:
-    """The functions that a cell knows as `display`, `clear_output` and so on."""
+current = None
+"""The display of the cell that runs. A template has none: what its modules show goes nowhere."""
 
-    _handle = None
+
+def display(*values, **options):
+    """Shows values in the notebook. With `display_id`, returns a handle that can update."""
+    return None if current is None else current.display(*values, **options)
+
+
+def publish(data, metadata=None, source=None, **options):
+    """Sends one mime bundle."""
+    if current is not None:
+        current.publish(data, metadata, source, **options)
+
+
+def clear_output(wait=False):
+    """Clears the cell's output now, or with `wait` when there is a next one."""
+    if current is not None:
+        current.clear_output(wait)
+
+
+class Handle:
+    """What `display(..., display_id=True)` returns: shows again, or updates."""
+
+    def __init__(self, display_id=None):
+        self.display_id = display_id or os.urandom(16).hex()
+
+    def __repr__(self):
+        return "<DisplayHandle display_id=%s>" % self.display_id
+
+    def display(self, value, **options):
+        display(value, display_id=self.display_id, **options)
+
+    def update(self, value, **options):
+        display(value, display_id=self.display_id, update=True, **options)
+
+
+class Display:
+    """What is behind these functions: shows by the channel of one cell."""
 
     def __init__(self, channel):
         self.channel = channel
-
-    @property
-    def Handle(self):  # noqa: N802 - it is a class
-        """The class of handles, made when somebody wants one: few cells do."""
-        if self._handle is None:
-            self._handle = self._class_of_handles()
-        return self._handle
-
-    def _class_of_handles(self):
-        display = self.display
-
-        class Handle:
-            """What `display(..., display_id=True)` returns: shows again, or updates."""
-
-            def __init__(self, display_id=None):
-                self.display_id = display_id or os.urandom(16).hex()
-
-            def __repr__(self):
-                return "<DisplayHandle display_id=%s>" % self.display_id
-
-            def display(self, value, **options):
-                display(value, display_id=self.display_id, **options)
-
-            def update(self, value, **options):
-                display(value, display_id=self.display_id, update=True, **options)
-
-        return Handle
 
     def display(
         self,
@@ -75,7 +83,7 @@ class Display:
             raise TypeError("display_id required for update_display")
         handle = None
         if display_id is not None:
-            handle = self.Handle(None if display_id is True else display_id)
+            handle = Handle(None if display_id is True else display_id)
             transient = dict(transient or {}, display_id=handle.display_id)
         if clear:
             self.clear_output(wait=True)

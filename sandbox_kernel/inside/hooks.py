@@ -1,13 +1,14 @@
 """What happens when a cell imports certain modules: IPython's display, matplotlib, linecache.
 
 None of them is imported by us. A module that is found by the others' finders is loaded as always,
-and then changed a little, before the cell sees it.
+and then changed a little, before anybody sees it. In a template that is before its modules are
+imported: what these take from IPython is ours, and shows in whichever cell runs then.
 """
 
 import os
 import sys
 
-TAKERS_OF_DISPLAY = ("IPython.display", "IPython.core.display", "matplotlib_inline.backend_inline")
+from . import display as displays
 
 
 class AfterImport:
@@ -51,45 +52,50 @@ class Loader:
         return getattr(self.loader, name)
 
 
+def prepare():
+    """Changes the modules that are there already, and each other one as it is imported."""
+    finder = AfterImport(
+        {
+            "matplotlib.pyplot": show_instead_of_window,
+            "IPython.core.display_functions": our_display,
+        }
+    )
+    for name in [name for name in finder.actions if name in sys.modules]:
+        finder.actions.pop(name)(sys.modules[name])
+    sys.meta_path.insert(0, finder)
+    return finder
+
+
+def show_instead_of_window(module):
+    def show(*arguments, **options):
+        """Shows the open figures in the notebook."""
+        show_figures(displays.current)
+
+    module.show = show
+
+
+def our_display(module):
+    module.display = displays.display
+    module.clear_output = displays.clear_output
+    module.publish_display_data = displays.publish
+    module.DisplayHandle = displays.Handle
+
+
 def install(display, cell_name, text):
-    """Prepares the actions; those for modules that are there already are done at once."""
+    """For one cell: where it shows, and what tracebacks of it quote."""
     os.environ.setdefault("MPLBACKEND", "agg")
+    displays.current = display
 
     def lines_of_the_cell(module):
         lines = [line + "\n" for line in text.split("\n")]
         module.cache[cell_name] = (len(text), None, lines, cell_name)
 
-    def show_instead_of_window(module):
-        def show(*arguments, **options):
-            """Shows the open figures in the notebook."""
-            show_figures(display)
-
-        module.show = show
-
-    def our_display(module):
-        ours = {
-            "display": display.display,
-            "clear_output": display.clear_output,
-            "publish_display_data": display.publish,
-            "DisplayHandle": display.Handle,
-        }
-        # Those that a template has imported have taken these names from it already.
-        takers = [sys.modules[name] for name in TAKERS_OF_DISPLAY if name in sys.modules]
-        for name, own in ours.items():
-            original = getattr(module, name, None)
-            for taker in takers:
-                if getattr(taker, name, None) is original:
-                    setattr(taker, name, own)
-            setattr(module, name, own)
-
-    actions = {
-        "linecache": lines_of_the_cell,
-        "matplotlib.pyplot": show_instead_of_window,
-        "IPython.core.display_functions": our_display,
-    }
-    for name in [name for name in actions if name in sys.modules]:
-        actions.pop(name)(sys.modules[name])
-    sys.meta_path.insert(0, AfterImport(actions))
+    finders = [one for one in sys.meta_path if isinstance(one, AfterImport)]
+    finder = finders[0] if finders else prepare()
+    if "linecache" in sys.modules:
+        lines_of_the_cell(sys.modules["linecache"])
+    else:
+        finder.actions["linecache"] = lines_of_the_cell
 
 
 def show_figures(display):

@@ -84,6 +84,10 @@ def main():
     control = socket.socket(fileno=CONTROL)
     control.set_inheritable(False)
     message, _ = receive(control)
+    if message["main"] == "cell":
+        from . import hooks
+
+        hooks.prepare()
     for name in message["modules"]:
         why = import_module(name)
         if why:
@@ -286,9 +290,8 @@ def rehearse(descriptor):
     """What `run` does, on things that stay as they are (see `cell.rehearse`)."""
     for _ in range(2):
         moved = duplicate_above(descriptor, descriptor + 1)
-        os.dup2(moved, moved + 1, inheritable=True)
+        place([moved], [moved + 1])
         os.close(moved + 1)
-        os.close(moved)
     kept = dict(os.environ)
     os.environ.clear()
     os.environ.update(json.loads(json.dumps(kept)))
@@ -327,16 +330,8 @@ def install(program):
 
 def run(channel, order, descriptors, main):
     """Becomes what the outside asked for."""
-    numbers = order["numbers"]
-    own = channel.detach()
-    above = max([own, *numbers, *descriptors]) + 1
-    moved = [duplicate_above(descriptor, above) for descriptor in descriptors]
-    os.close(own)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    for index, descriptor in enumerate(moved):
-        os.dup2(descriptor, numbers[index], inheritable=True)
-        os.close(descriptor)
+    os.close(channel.detach())
+    place(descriptors, order["numbers"])
     if dict(os.environ) != order["environment"]:
         os.environ.clear()
         os.environ.update(order["environment"])
@@ -344,6 +339,25 @@ def run(channel, order, descriptors, main):
     sys.modules.pop(__name__, None)
     main.main()
     os._exit(0)
+
+
+def place(descriptors, numbers):
+    """Gives each descriptor the number where the outside wants it."""
+    if any(wanted in descriptors[index + 1 :] for index, wanted in enumerate(numbers)):
+        above = max([*numbers, *descriptors]) + 1
+        moved = [duplicate_above(descriptor, above) for descriptor in descriptors]
+        for descriptor in descriptors:
+            os.close(descriptor)
+        descriptors = moved
+    for index, wanted in enumerate(numbers):
+        descriptor = descriptors[index]
+        if descriptor == wanted:
+            os.set_inheritable(wanted, True)
+        else:
+            os.dup2(descriptor, wanted, inheritable=True)
+    for descriptor in descriptors:
+        if descriptor not in numbers:
+            os.close(descriptor)
 
 
 def duplicate_above(descriptor, least):

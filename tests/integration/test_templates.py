@@ -316,14 +316,16 @@ def test_what_is_ready_with_one_limit_more_is_given_to_nobody_else() -> None:
     assert run.limits()["cpus"] is None
 
 
-@pytest.mark.parametrize("place", ["IPython.display", "IPython.core.display_functions"])
+@pytest.mark.parametrize(
+    "place", ["IPython.display", "IPython.core.display_functions", "ipywidgets.widgets.interaction"]
+)
 def test_a_display_that_the_template_has_imported_is_shown(place: str) -> None:
     code = (
-        f"import sys; print('IPython.display' in sys.modules)\nfrom {place} import display\n"
+        f"import sys; print({place!r} in sys.modules)\nfrom {place} import display\n"
         "display('shown', display_id='a')"
     )
     client.stop_pool()
-    make_ready(warm=["IPython.display"])
-    shown = warm(code, warm=["IPython.display"]).check()
+    make_ready(warm=[place])
+    shown = warm(code, warm=[place]).check()
     assert shown.stdout == "True\n"
     assert [each.data["text/plain"] for each in shown.displays] == ["'shown'"]
