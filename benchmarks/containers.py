@@ -54,7 +54,7 @@ def cold_runs(rounds: int) -> Iterator[Pair]:
     with _runc_bundle(plan, shown) as (folder, state):
         command = [RUNC, "--root", state, "run", "--bundle", folder, f"benchmark-{os.getpid()}"]
         yield measure(what, ours, "runc run", _command(command), bound=1 / 5, rounds=rounds)
-    command = _bwrap(shown)
+    command = bwrap(shown)
     yield measure(what, ours, "bwrap", _command(command), bound=1.5, rounds=rounds)
 
 
@@ -108,7 +108,7 @@ def _command(argv: list[str]) -> Any:
     return run
 
 
-def _bwrap(shown: Image) -> list[str]:
+def bwrap(shown: Image) -> list[str]:
     words = [BWRAP, "--unshare-all", "--die-with-parent", "--proc", "/proc", "--dev", "/dev"]
     words += ["--tmpfs", "/tmp"]
     for entry in shown.entries:

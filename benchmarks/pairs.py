@@ -36,7 +36,7 @@ class Pair:
             self.what,
             shown(statistics.median(self.ours)),
             f"{self.peer}: {shown(statistics.median(self.theirs))}",
-            f"{self.ratio:.2f} ({low:.2f} to {high:.2f})",
+            f"{_digits(self.ratio)} ({_digits(low)} to {_digits(high)})",
             f"{self.bound:g}",
             "yes" if self.ratio <= self.bound else "**no**",
         ]
@@ -103,10 +103,15 @@ class Amounts:
             self.what,
             f"{self.ours:.1f} MiB",
             f"{self.peer}: {self.theirs:.1f} MiB",
-            f"{ratio:.2f}",
+            _digits(ratio),
             f"{self.bound:g}",
             "yes" if ratio <= self.bound else "**no**",
         ]
+
+
+def _digits(ratio: float) -> str:
+    """Two digits after the point; of a small ratio three that count."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3g}"
 
 
 def shown(seconds: float) -> str:

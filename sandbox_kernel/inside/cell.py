@@ -18,12 +18,13 @@ PROGRAM, REQUEST, EVENTS, ANSWERS, VALUES = 3, 4, 5, 6, 7
 COROUTINE = 0x80  # CO_COROUTINE of the flags of a code object
 SHOW = "<show the last expression>"  # no program can use this name, or see it among its own
 COMMAND = "<run a command>"
-MOST_TEXT = 1 << 18
 RETURNS_NOTHING = (None, 0)
 
 
-def main():
-    """Reads the request, runs the cell, reports, and ends the process with the cell's status."""
+def main(channel=None):
+    """Reads the request, runs the cell, reports, and ends the process with the cell's status.
+
+    `channel`: of `prepare`, where there was time for it before the request."""
     os.close(PROGRAM)
     for number in range(4, 8):
         try:
@@ -32,16 +33,22 @@ def main():
             break
     size = int.from_bytes(os.pread(REQUEST, 8, 0), "little")
     request = marshal.loads(os.pread(REQUEST, size, 8))
-    channel = channels.Channel(EVENTS, ANSWERS)
-    channels.redirect(channel)
-    import faulthandler
-
-    faulthandler.enable(file=2)
+    channel = channel or prepare()
     status = finish(Cell(request, channel).run())
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     # The last word: where nothing else goes on in this container, the outside may end it now.
     channel.send({"kind": "done", "status": status})
     os._exit(status)
+
+
+def prepare():
+    """The channel, with standard streams to it: needs no request, and no descriptor of it yet."""
+    import faulthandler
+
+    faulthandler.enable(file=2)
+    channel = channels.Channel(EVENTS, ANSWERS)
+    channels.redirect(channel)
+    return channel
 
 
 REHEARSAL = """
@@ -69,10 +76,6 @@ def rehearse():
     request.update(shell_lines=False, shows=True)
     channel = channels.Channel(null, null)
     try:
-        import faulthandler
-
-        faulthandler.enable(file=null)
-        faulthandler.disable()
         sys.stdout = channels.text_stream(channels.Stream(null, channel), "strict")
         Cell(marshal.loads(marshal.dumps(request)), channel).execute()
         sys.stdout.flush()
@@ -114,7 +117,7 @@ class Cell:
         """The exit status: 0, the status that the cell asked for, or 1 after an exception."""
         hooks.install(self.display, self.name, self.text)
         builtins.display = self.display.display
-        sys.argv[:] = ["", *self.request.get("arguments", ())]
+        sys.argv[:] = [""]
         status = 0
         _signal.signal(_signal.SIGINT, self.channel.on_interrupt)
         try:

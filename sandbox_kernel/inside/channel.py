@@ -113,6 +113,10 @@ class Stream(io.FileIO):
         self.channel = channel
         self.position = 0
 
+    def seekable(self):
+        """It is a pipe, also where the stream is made before the outside gives it."""
+        return False
+
     def write(self, data):
         """Writes all of it. An interrupt waits for that: what is written counts as written, so
         that nothing comes out twice."""

@@ -266,10 +266,12 @@ def child(forker, order, descriptors, closing, main):
         step = "install the filter"
         install(closing)
         step = "prepare"
+        prepared = ()
         new_seeds()
         if order["rehearses"] and hasattr(main, "rehearse"):
             rehearse(own)
             main.rehearse()
+            prepared = (main.prepare(),)
         channel = socket.socket(fileno=own)
         step = "say that it is there"
         send(channel, {"here": order["container"]})
@@ -283,7 +285,7 @@ def child(forker, order, descriptors, closing, main):
             os._exit(1)
     if received is None:
         os._exit(0)
-    run(channel, *received, main)
+    run(channel, *received, main, prepared)
 
 
 def rehearse(descriptor):
@@ -328,7 +330,7 @@ def install(program):
     check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
 
 
-def run(channel, order, descriptors, main):
+def run(channel, order, descriptors, main, prepared):
     """Becomes what the outside asked for."""
     os.close(channel.detach())
     place(descriptors, order["numbers"])
@@ -337,7 +339,7 @@ def run(channel, order, descriptors, main):
         os.environ.update(order["environment"])
     os.chdir(order["directory"])
     sys.modules.pop(__name__, None)
-    main.main()
+    main.main(*prepared)
     os._exit(0)
 
 
