@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandbox_kernel import container, policy
 from sandbox_kernel.container.process import ProcessSpec
-from sandbox_kernel.runtime import launcher
+from sandbox_kernel.runtime import containers
 from sandbox_kernel.runtime.client import Launcher
 
 NAME = "launcher-requests"
@@ -26,7 +26,7 @@ REQUEST = {
     "joins": False, "outlives": False, "record": False, "hostname": "h", "logged": False,
     "seccomp_program": "", "storage_size": 1, "entries": [], "leases": [], "files": [],
 }  # fmt: skip
-OPERATIONS = st.sampled_from([*launcher._OPERATIONS, "", "nothing"])
+OPERATIONS = st.sampled_from([*containers._OPERATIONS, "", "nothing"])
 
 
 def fed() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:

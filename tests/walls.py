@@ -355,7 +355,7 @@ OF_CONTAINERS = (
         "a time-out is a hundred times as long",
         [
             (
-                "runtime/launcher.py",
+                "runtime/containers.py",
                 "deadline = time.monotonic() + run.timeout",
                 "deadline = time.monotonic() + 100 * run.timeout",
             )

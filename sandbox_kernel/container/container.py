@@ -440,7 +440,7 @@ def _by_option(error: errors.StepFailed, plan: ContainerPlan) -> errors.SandboxE
 def _order(plan: ContainerPlan, resolved: Image) -> dict[str, Any]:
     """The part of a launch order that depends on plan and image alone, with its digest.
 
-    A launcher keeps it under the digest, so that it travels once (see `runtime.launcher`).
+    A launcher keeps it under the digest, so that it travels once (see `runtime.containers`).
     """
     if any(
         mount.target.startswith(tree["destination"] + "/")

@@ -9,17 +9,8 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
-
     from sandbox_kernel.runtime.held import Held
-
-    class Loop(Protocol):
-        """Who waits for descriptors."""
-
-        def watch(self, descriptor: int, handler: Callable[[], None]) -> None: ...
-        def forget(self, descriptor: int) -> None: ...
-
+    from sandbox_kernel.runtime.loop import Loop
 
 AT_ONCE = 65536
 

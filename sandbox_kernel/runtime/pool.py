@@ -33,17 +33,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sandbox_kernel.runtime.launcher import Client, Launcher
+    from sandbox_kernel.runtime.containers import Client, Containers
 
 IDLE_SECONDS = 120.0
 """After which a template that nobody used is dropped."""
 DEMAND_SECONDS = 20.0
 """After which containers of a kind that nobody wanted are dropped."""
+HOLDER_SECONDS = 600.0
+"""The same of a warm holder, which itself ends then (D2)."""
 TICK_SECONDS = 1.0
 HURRY_SECONDS = 0.05
 """Of a kind that is wanted again so soon, containers are made as cheaply as can be and not to
 answer fast: what their callers wait for is the processors."""
 MOST = 8
+MOST_KERNELS = 2
+"""How many of a kind a holder has ready: a kernel is larger than a cell, and rarer."""
 MOST_TEMPLATES = 4
 MOST_ORDERS = 32
 MANY = 2
@@ -57,15 +61,14 @@ REFUSED_SECONDS = 30.0
 class Pool:
     """All templates of one launcher, and what is in their nests."""
 
-    def __init__(
-        self, launcher: Launcher, *, idle: float, demand: float, most: int, lean: bool = False
-    ) -> None:
-        self._most = most
-        self._lean = lean
+    def __init__(self, containers: Containers, *, holds: bool) -> None:
+        """`holds`: of a warm holder, which keeps kernels, and for longer."""
+        self._most = MOST_KERNELS if holds else MOST
+        self._lean = holds
         """Whether a slot has no processes while somebody uses its container."""
-        self._idle = idle
-        self._demand = demand
-        self._launcher = launcher
+        self._idle = HOLDER_SECONDS if holds else IDLE_SECONDS
+        self._demand = HOLDER_SECONDS if holds else DEMAND_SECONDS
+        self._containers = containers
         self._templates: dict[str, Template] = {}
         self._by_nest: dict[str, Template] = {}
         self._by_container: dict[str, Ready] = {}
@@ -287,7 +290,6 @@ class Pool:
     def _start(
         self, key: str, family: str, modules: list[str], message: dict[str, Any]
     ) -> Template:
-        launcher = self._launcher
         order, program = self._orders[key]
         ours, theirs = messages.pair()
         wanted = {
@@ -302,7 +304,7 @@ class Pool:
             "wants_namespaces": True,
         }
         try:
-            held = launcher.make(wanted)
+            held = self._containers.make(wanted)
         except BaseException:
             ours.close()
             theirs.close()
@@ -312,7 +314,7 @@ class Pool:
         self._templates[key] = self._by_nest[held.id] = template
         begin = {"modules": modules, "filter": order["closing"].hex()}
         messages.send(ours, {**begin, "main": template.message["warm"]["main"]})
-        launcher.watch(ours.fileno(), lambda: self._hear_template(template))
+        self._containers.watch(ours.fileno(), lambda: self._hear_template(template))
         self._tick_soon()
         return template
 
@@ -338,7 +340,7 @@ class Pool:
         elif "refused" in message:
             name, why = str(message["refused"])[:200], str(message.get("why"))[:600]
             self._refused.setdefault(template.key, {})[name] = why
-            self._launcher.tell_template("module-refused", template, module=name, why=why)
+            self._containers.tell_template("module-refused", template, module=name, why=why)
             self._retire(template, f"module `{name}` can't be in it: {why}")
             rest = [module for module in template.modules if module != name]
             try:
@@ -354,7 +356,7 @@ class Pool:
         template.over = True
         if self._templates.get(template.key) is template:
             del self._templates[template.key]
-        self._launcher.forget(template.control.fileno())
+        self._containers.forget(template.control.fileno())
         template.control.close()
         template.theirs.close()
         if template.program >= 0:
@@ -380,7 +382,7 @@ class Pool:
 
     def _make(self, template: Template, order: dict[str, Any], recipe: str) -> Ready:
         assert template.nest is not None
-        held = self._launcher.make({**order, "wants_namespaces": True}, template.nest)
+        held = self._containers.make({**order, "wants_namespaces": True}, template.nest)
         ready = Ready(template, held, recipe)
         self._by_container[held.id] = template.on_the_way[held.id] = ready
         template.containers.add(held.id)
@@ -406,9 +408,11 @@ class Pool:
         program, template.program = template.program, -1
         try:
             numbers = {3: program, templates.CONTROL: template.theirs.detach()}
-            self._launcher.start_template(held, held.order["template"], numbers)
+            self._containers.start_template(held, held.order["template"], numbers)
             user, pid = held.namespaces["user"], held.namespaces["pid"]
-            template.nest = Nest(self._launcher, user, pid, held.slot.firsts, self._launcher.ids)
+            template.nest = Nest(
+                self._containers, user, pid, held.slot.firsts, self._containers.ids
+            )
         except (SandboxError, OSError) as error:
             self._retire(template, str(error))
             self._fail(template.key, str(error))
@@ -451,7 +455,7 @@ class Pool:
         except OSError as error:
             self._discard(ready, f"ask its template: {error}")
             return
-        self._launcher.watch(ours.fileno(), lambda: self._hear_child(ready))
+        self._containers.watch(ours.fileno(), lambda: self._hear_child(ready))
 
     @staticmethod
     def _has_time(ready: Ready) -> bool:
@@ -461,7 +465,7 @@ class Pool:
 
     def _open_forker(self, template: Template, slot: Slot) -> None:
         forker = templates.open_forker(template, slot)
-        self._launcher.watch(forker.fileno(), lambda: self._hear_forker(template, slot))
+        self._containers.watch(forker.fileno(), lambda: self._hear_forker(template, slot))
 
     def _hear_forker(self, template: Template, slot: Slot) -> None:
         """It says when it could not fork; else only its end is heard."""
@@ -490,7 +494,7 @@ class Pool:
         for container in list(template.containers):
             ready = self._by_container.get(container)
             if ready is not None and ready.held.pidfd < 0:
-                self._launcher.not_made(ready.held)
+                self._containers.not_made(ready.held)
 
     def close(self) -> None:
         """The launcher ends; all containers have been killed."""
@@ -501,7 +505,7 @@ class Pool:
         """The child is in the container, or says why not."""
         assert ready.channel is not None
         template = ready.template
-        self._launcher.forget(ready.channel.fileno())
+        self._containers.forget(ready.channel.fileno())
         try:
             heard = templates.hear_child(ready.channel)
             if heard is None:
@@ -513,7 +517,7 @@ class Pool:
             ready.pid = templates.check_child(ready.held, template.held, pid, filters=self._filters)
         except (SandboxError, OSError, ValueError, KeyError) as error:
             # Whoever can't be trusted with one child can't with another.
-            self._launcher.tell_template("template-distrusted", template, why=str(error))
+            self._containers.tell_template("template-distrusted", template, why=str(error))
             self._discard(ready, str(error))
             self._retire(template, str(error))
             self._fail(template.key, str(error))
@@ -551,12 +555,12 @@ class Pool:
             held.order[name] = message.get(name)
         held.order["created"] = time.time()
         held.single = True
-        self._launcher.bind(held, client, run)
+        self._containers.bind(held, client, run)
         try:
             templates.give(ready, order, list(numbers.values()))
         except OSError:
             held.kill("its process ended before it was used")
-        self._launcher.started(held, run, ready.pidfd, client)
+        self._containers.started(held, run, ready.pidfd, client)
 
     def reaped(self, nest: Held, message: dict[str, Any]) -> None:
         """A child of the template ended; pid 1 of the nest has it from the kernel."""
@@ -565,7 +569,7 @@ class Pool:
         if ready is None:
             return
         if ready.held.runs:
-            self._launcher.exited(ready.held, {"run": 0, **message})
+            self._containers.exited(ready.held, {"run": 0, **message})
             self._want(ready.template, ready.recipe)
         else:
             self._discard(ready, "its process ended")
@@ -595,7 +599,7 @@ class Pool:
 
     def _close_channel(self, ready: Ready) -> None:
         if ready.channel is not None:
-            self._launcher.forget(ready.channel.fileno())
+            self._containers.forget(ready.channel.fileno())
             ready.channel.close()
             ready.channel = None
 
@@ -692,7 +696,7 @@ class _Claim:
 
     def go_cold(self) -> None:
         """The warm way failed: the caller's container is made as if there were no template."""
-        self._pool._launcher.create_cold_later(self._client, self._message, self._owned)
+        self._pool._containers.create_cold_later(self._client, self._message, self._owned)
         self._close()
 
     def _close(self) -> None:
