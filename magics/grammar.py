@@ -10,7 +10,7 @@ from sandbox_kernel.arguments import Flag
 from sandbox_kernel.container import files, readiness
 from sandbox_kernel.container.readiness import Readiness
 from sandbox_kernel.errors import InvalidOption
-from sandbox_kernel.policy import ENVIRONMENTS
+from sandbox_kernel.grammar import ENVIRONMENTS
 from sandbox_kernel.widgets.kinds import KINDS, OF_ALL
 
 IN = Flag("in", ("--in",), "NAMES", "Variables of the notebook that the cell gets, such as a,b.",

@@ -11,7 +11,8 @@ from magics import live
 from magics.notebook import Notebook
 from sandbox_kernel import arguments
 from sandbox_kernel.errors import InvalidOption
-from sandbox_kernel.policy import ENVIRONMENTS, ContainerPlan
+from sandbox_kernel.grammar import ENVIRONMENTS
+from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.settings import OPTIONS
 from sandbox_kernel.widgets import kinds
 

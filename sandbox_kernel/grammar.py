@@ -264,6 +264,10 @@ def image(value: object, option: str) -> str:
     return _printable(value, option)
 
 
+ENVIRONMENTS = ("packages:", "requirements:", "pyproject:", "conda:")
+"""References of Python environments, which may end in ` on BASE`."""
+
+
 def image_path(reference: str) -> tuple[str, str, str]:
     """`oci:DIR:TAG` -> kind, path, and what follows it; ("", "", reference) when it has no path."""
     kind, colon, rest = reference.partition(":")

@@ -826,7 +826,7 @@ OF_SETTINGS = (
         "a notebook may mount any folder",
         [
             (
-                "policy.py",
+                "ceilings.py",
                 "            if layer.bound:\n                _hold_to_roots(",
                 "            if False:\n                _hold_to_roots(",
             )
@@ -838,11 +838,11 @@ OF_SETTINGS = (
         "no ceiling holds",
         [
             (
-                "policy.py",
+                "ceilings.py",
                 "    if ceiling is None or ceiling.value is None:\n        return",
                 "    if True:\n        return",
             ),
-            ("policy.py", 'if item not in allowed and "ALL" not in allowed:', "if False:"),
+            ("ceilings.py", 'if item not in allowed and "ALL" not in allowed:', "if False:"),
         ],
         "test_g83_only_the_user_widens",
     ),
@@ -899,7 +899,7 @@ OF_SETTINGS = (
         "a path may have a line feed",
         [
             (
-                "policy.py",
+                "ceilings.py",
                 '    if any(c < " " or c == "\\x7f" for c in resolved):',
                 "    if False:",
             ),

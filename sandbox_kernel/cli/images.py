@@ -159,7 +159,7 @@ def tag(found: Parsed) -> int:
     """Gives an image one more name, or an environment its first."""
     store = Store.open()
     image, name = found.rest
-    if image.startswith(policy.ENVIRONMENTS):  # it is kept by being named
+    if image.startswith(grammar.ENVIRONMENTS):  # it is kept by being named
         from sandbox_kernel.image.resolve import stored
 
         plan = policy.plan(settings.COMMAND_LINE, image=image)

@@ -23,7 +23,7 @@ import time
 
 from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, waiting
-from sandbox_kernel.runtime import cells, networks, outputs, records, wiring
+from sandbox_kernel.runtime import cells, networks, outputs, telling, wiring
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
@@ -88,8 +88,8 @@ class Containers:
         self._owners: dict[str, Client | None] = {}
         self._deadlines: list[tuple[float, str, int]] = []
         self._recipes: dict[str, dict[str, Any]] = {}
-        self._records: dict[str, records.Record] = {}
-        self._events = Feed(records.MOST_EVENTS)
+        self._records: dict[str, telling.Record] = {}
+        self._events = Feed(telling.MOST_EVENTS)
         self._next_spare: float | None = None
         self.about: dict[str, Any] = {}
         """What programs are told about this launcher."""
@@ -433,11 +433,11 @@ class Containers:
 
     def _rows(self) -> list[dict[str, Any]]:
         living = [held for held in self._containers.values() if not self.pool.only_waits(held)]
-        return [*map(records.row, living), *(record.row for record in self._records.values())]
+        return [*map(telling.row, living), *(record.row for record in self._records.values())]
 
     def _inspect(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         record = self._records.get(message["container"])
-        row = record.row if record else records.inspected(self._find(message["container"]))
+        row = record.row if record else telling.inspected(self._find(message["container"]))
         self._answer(client, {**row, "event": "inspect"})
 
     def _logs(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
@@ -448,14 +448,14 @@ class Containers:
         def is_over() -> bool:
             return name not in self._containers
 
-        records.tell_log(log, message, is_over, lambda told: self._answer(client, told))
+        telling.tell_log(log, message, is_over, lambda told: self._answer(client, told))
 
     def _hear_events(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        records.tell_events(self._events, message, lambda told: self._answer(client, told))
+        telling.tell_events(self._events, message, lambda told: self._answer(client, told))
 
     def _tell(self, kind: str, held: Held, **details: Any) -> None:
         """One more event, for those who asked for events."""
-        self._events.append(records.event(kind, held, details), 1)
+        self._events.append(telling.event(kind, held, details), 1)
 
     def _writable(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         """A descriptor of the writable layer, for `diff`; where it came from is in the order."""
@@ -539,11 +539,11 @@ class Containers:
         owner = self._owners.get(held.id)
         if leader >= 0:
             self._on_start(held, held.runs[0], leader)
-            self._answer(owner, records.created(held), (leader,))
+            self._answer(owner, telling.created(held), (leader,))
             os.close(leader)
         else:
             held.slots.spare(held.slot)
-            self._answer(owner, records.created(held))
+            self._answer(owner, telling.created(held))
         if held.keeper and 0 in held.runs:
             held.start_first()
         if "failure" in said:
@@ -606,7 +606,7 @@ class Containers:
         """A client's process runs in a container that was ready."""
         self._tell("created", held)
         self._on_start(held, run, leader)
-        self._answer(client, records.created(held), (leader,))
+        self._answer(client, telling.created(held), (leader,))
 
     def exited(self, held: Held, message: dict[str, Any]) -> None:
         """A client's process ended."""
@@ -741,7 +741,7 @@ class Containers:
             self.forget(descriptor)
         outputs.end(self._loop, held)
         if held.order.get("record") and held.ready:
-            self._records[held.id] = records.of_ended(held)
+            self._records[held.id] = telling.of_ended(held)
         owner = self._owners.pop(held.id, None)
         del self._containers[held.id]
         held.log.wake()
@@ -765,7 +765,7 @@ class Containers:
         self._wire.unplug(held.id, gone)
         if not held.ready:
             refused = held.order.get("refused")
-            self._answer(owner, refused or wiring.as_message(records.why_not_made(held)))
+            self._answer(owner, refused or wiring.as_message(telling.why_not_made(held)))
         for run in held.runs.values():
             _let_go(run)
         if client_held := owner:
