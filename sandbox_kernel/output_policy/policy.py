@@ -74,8 +74,8 @@ class OutputPolicy:
         if self.shows_all:
             return dict(data), dict(metadata)
         kept: Bundle = {}
-        if PLAIN in data and isinstance(text := _value(data[PLAIN]), str):
-            kept[PLAIN] = terminal.cleaned(text)
+        if PLAIN in data and (text := _text(data[PLAIN])) is not None:
+            kept[PLAIN] = text
         if self.level == TEXT:
             if not kept and data:
                 kept[PLAIN] = f"<output of type {_shown(next(iter(data)))}>"
@@ -143,6 +143,16 @@ def _svg(text: str) -> str | None:
 
 def _markdown(text: str) -> str | None:
     return markup.from_markdown(text) if len(text) <= MOST_MARKDOWN else None
+
+
+def _text(item: Any) -> Any:
+    """Text as it came, if there is nothing to clean in it; None for what is none."""
+    if isinstance(item, msgspec.Raw):
+        raw = memoryview(item)
+        if raw[:1] == b'"' and not terminal.has_escapes(raw):
+            return item
+        item = _value(item)
+    return terminal.cleaned(item) if isinstance(item, str) else None
 
 
 def _picture(item: Any) -> Any:

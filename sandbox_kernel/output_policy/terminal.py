@@ -16,18 +16,24 @@ _OTHER = (
 )
 _ESCAPES = re.compile(f"({_COLOUR})|{_OTHER}")
 _HALF = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[ -/]+|[\]PX^_][^\x07\x1b\x9c\n]*)?")
+_CONTROL = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_IN_JSON = (b"\\u00", b"\\f", b"\x7f", b"\xc2")
+"""How each control character that is taken out begins in JSON, where one of ASCII stands escaped."""
 _SUSPICIOUS = re.compile(rb"\\u00[0189]|\xc2[\x80-\x9f]|\x7f|\\f")
-"""In JSON, where a control character of ASCII can only stand escaped."""
 
 
 def cleaned(text: str) -> str:
     """The text with its colours, line ends, tabs and backspaces, and no other control."""
+    if _CONTROL.search(text) is None:  # in a sixth of the time of what follows
+        return text
     return _ESCAPES.sub(lambda found: found[1] or "", text)
 
 
 def has_escapes(json: bytes | bytearray | memoryview) -> bool:
     """Whether a string in JSON may have something to clean; False is sure."""
-    return _SUSPICIOUS.search(json) is not None
+    # Most have nothing that even begins so, which is found in half the time.
+    whole = bytes(json)
+    return any(begin in whole for begin in _IN_JSON) and _SUSPICIOUS.search(whole) is not None
 
 
 class Stream:

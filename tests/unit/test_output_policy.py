@@ -147,6 +147,15 @@ def test_a_picture_is_base64_and_nothing_else() -> None:
         assert "image/png" not in shown({"image/png": evil})
 
 
+def test_77_text_that_came_as_json_goes_out_as_it_came_unless_something_is_in_it() -> None:
+    plain = msgspec.Raw(rb'"x\ny"')
+    assert shown({"text/plain": plain})["text/plain"] is plain
+    for evil in (b"\\u001b[2J", b"\\f", b"\x7f", b"\xc2\x9b2J", b"\\u009b2J", b"\\u0007"):
+        held = msgspec.Raw(b'"x' + evil + b'y"')
+        assert shown({"text/plain": held})["text/plain"] == "xy"
+    assert shown({"text/plain": msgspec.Raw(b"[1]")})["text/plain"].startswith("<output of type")
+
+
 def test_76_an_svg_is_a_picture() -> None:
     made = shown({"image/svg+xml": "<svg onload='x()'><script>x()</script></svg>"})["text/html"]
     assert re.fullmatch(r'<img [^>]*src="data:image/svg\+xml;base64,[A-Za-z0-9+/=]+">', made)
