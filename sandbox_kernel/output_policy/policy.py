@@ -149,7 +149,7 @@ def _text(item: Any) -> Any:
     """Text as it came, if there is nothing to clean in it; None for what is none."""
     if isinstance(item, msgspec.Raw):
         raw = memoryview(item)
-        if raw[:1] == b'"' and not terminal.has_escapes(raw):
+        if bytes(raw[:1]) == b'"' and not terminal.has_escapes(raw):
             return item
         item = _value(item)
     return terminal.cleaned(item) if isinstance(item, str) else None
