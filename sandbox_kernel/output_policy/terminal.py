@@ -18,7 +18,7 @@ _ESCAPES = re.compile(f"({_COLOUR})|{_OTHER}")
 _HALF = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[ -/]+|[\]PX^_][^\x07\x1b\x9c\n]*)?")
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _IN_JSON = (b"\\u00", b"\\f", b"\x7f", b"\xc2")
-"""How each control character that is taken out begins in JSON, where one of ASCII stands escaped."""
+"""How what is taken out begins in JSON, where control characters of ASCII stand escaped."""
 _SUSPICIOUS = re.compile(rb"\\u00[0189]|\xc2[\x80-\x9f]|\x7f|\\f")
 
 
