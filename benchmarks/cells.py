@@ -61,6 +61,12 @@ class Fresh:
         self.seen.add(container.id)
         self.namespace = namespace
 
+    def warm(self) -> None:
+        """Asks often enough for a template to be worth its start, and waits for it."""
+        for _ in range(4):
+            self()
+        self.ready()
+
     def ready(self) -> None:
         """Until a container waits, of each kind that is kept ready. Raises TimeoutError."""
         end = time.monotonic() + MOST_SECONDS_TO_REFILL
@@ -79,9 +85,7 @@ class Fresh:
 def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
     """The rows of this module."""
     fresh = Fresh()
-    for _ in range(4):
-        fresh()
-    fresh.ready()
+    fresh.warm()
     shown = image.resolve("host").expanded()
     python = [sys.executable, "-c", SUM]
     bwrap = _quiet([*containers.bwrap(shown)[:-1], *python])
@@ -125,9 +129,7 @@ def rows(rounds: int) -> Iterator[Pair | Amounts | Size]:
 def _with_all_walls(fresh: Fresh, peer: Callable[[], None], rounds: int) -> Iterator[Pair]:
     """The same cell with `strict`, by the same bound; and beside ours without, what that costs."""
     strict = Fresh(strict=True)
-    for _ in range(4):
-        strict()
-    strict.ready()
+    strict.warm()
     few = max(5, rounds // 4)
     what = "the same with `--strict`"
     yield measure(what, strict, "docker run", peer, bound=1 / 100, rounds=few, check=strict.settled)
@@ -135,9 +137,7 @@ def _with_all_walls(fresh: Fresh, peer: Callable[[], None], rounds: int) -> Iter
         what, strict, "without", fresh, bound=MOST_OF_STRICT, rounds=rounds, check=strict.ready
     )
     client.stop_pool()  # what follows is measured with one kind alone
-    for _ in range(4):
-        fresh()
-    fresh.ready()
+    fresh.warm()
 
 
 def _quiet(argv: list[str]) -> Callable[[], None]:

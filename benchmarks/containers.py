@@ -109,6 +109,7 @@ def _command(argv: list[str]) -> Any:
 
 
 def bwrap(shown: Image) -> list[str]:
+    """The command: the program of these benchmarks, its last word, behind bwrap's walls."""
     words = [BWRAP, "--unshare-all", "--die-with-parent", "--proc", "/proc", "--dev", "/dev"]
     words += ["--tmpfs", "/tmp"]
     for entry in shown.entries:

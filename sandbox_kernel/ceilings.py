@@ -220,14 +220,14 @@ def _check_allow(value: tuple[Allowed, ...], layer: Layer, within: Settings) -> 
 def _of_the_user(name: str) -> Callable[[str, Layer, Settings], str]:
     """What holds for all containers of a user is not for one of them to say."""
 
-    def check(value: str, layer: Layer, within: Settings) -> str:
+    def checked(value: str, layer: Layer, within: Settings) -> str:
         if layer.bound:
             file = within.user_file or "the user's config.toml"
             why = "it is one for all containers"
             raise NotAllowed(OPTIONS[name].flags[0], value, why, f"set `{name}` in `{file}`")
         return value
 
-    return check
+    return checked
 
 
 def _check_publish(value: tuple[Published, ...], layer: Layer, within: Settings) -> Any:
@@ -301,7 +301,7 @@ def _check_devices(
 ) -> Callable[[tuple[DeviceRate, ...], Layer, Settings], tuple[DeviceRate, ...]]:
     flag = OPTIONS[name].flags[0]
 
-    def check(value: tuple[DeviceRate, ...], _: Layer, __: Settings) -> tuple[DeviceRate, ...]:
+    def checked(value: tuple[DeviceRate, ...], _: Layer, __: Settings) -> tuple[DeviceRate, ...]:
         found = []
         for item in value:
             try:
@@ -315,7 +315,7 @@ def _check_devices(
             found.append(DeviceRate(item.device, *numbers, item.rate))
         return tuple(found)
 
-    return check
+    return checked
 
 
 _CHECKERS: Mapping[str, Callable[[Any, Layer, Settings], Any]] = {

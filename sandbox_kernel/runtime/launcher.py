@@ -56,7 +56,6 @@ class Launcher:
         stays: bool,
         holds: bool = False,
     ) -> None:
-        self._ordinary = os.getuid() != 0
         self._runtime = runtime
         self._main = main
         self._stays = stays
@@ -65,7 +64,7 @@ class Launcher:
         self._reserve: identities.Reserve | None = None
         self._driver = driver
         shared = -1
-        if self._ordinary:
+        if os.getuid() != 0:
             self._ids, shared = sharing.enter(runtime)
         else:
             self._reserve = identities.Reserve(f"{runtime}/ids")
