@@ -230,7 +230,7 @@ def control_folders() -> list[str]:
 
 def watch_launchers() -> int:
     """A descriptor that is readable when a launcher of this user started; read it empty."""
-    return inotify.watch_created(f"{state.runtime_folder()}/launchers")
+    return inotify.watch_created(state.launchers_folder(state.runtime_folder()))
 
 
 class Holder:

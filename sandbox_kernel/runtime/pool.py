@@ -556,11 +556,13 @@ class Pool:
         held.order["created"] = time.time()
         held.single = True
         self._containers.bind(held, client, run)
+        # The caller first: the child may get this very processor as soon as it is woken, and he
+        # would hear of its beginning after its end.
+        self._containers.started(held, run, ready.pidfd, client)
         try:
             templates.give(ready, order, list(numbers.values()))
         except OSError:
             held.kill("its process ended before it was used")
-        self._containers.started(held, run, ready.pidfd, client)
 
     def reaped(self, nest: Held, message: dict[str, Any]) -> None:
         """A child of the template ended; pid 1 of the nest has it from the kernel."""

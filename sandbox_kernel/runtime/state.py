@@ -230,11 +230,16 @@ def _remove_if_free(path: str) -> None:
         os.close(lock)
 
 
+def launchers_folder(runtime: str) -> str:
+    """Where each launcher has its folder, made if it is missing: before the first one ever."""
+    path = f"{runtime}/launchers"
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
 def _guard(runtime: str) -> int:
     """A lock that keeps a folder from being swept between its making and its locking."""
-    parent = f"{runtime}/launchers"
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    guard = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    guard = os.open(launchers_folder(runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(guard, fcntl.LOCK_EX)
     return guard
 

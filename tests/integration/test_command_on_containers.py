@@ -125,6 +125,21 @@ def _watches(pid: int) -> bool:
     return "anon_inode:inotify" in links
 
 
+@pytest.mark.root
+def test_events_wait_where_no_launcher_ever_was() -> None:
+    empty = "mount -t tmpfs -o mode=700 empty /run/sandbox-kernel && exec \"$@\""
+    words = ["unshare", "--mount", "sh", "-c", empty, "sh", *COMMAND, "events"]
+    os.makedirs("/run/sandbox-kernel", mode=0o700, exist_ok=True)
+    listening = subprocess.Popen(words)
+    try:
+        while not _watches(listening.pid):
+            assert listening.poll() is None
+            time.sleep(0.01)
+    finally:
+        listening.send_signal(signal.SIGINT)
+        assert listening.wait(10) == 130
+
+
 def test_events_tell_of_containers_of_any_program_as_they_happen() -> None:
     listening = subprocess.Popen([*COMMAND, "events", "--format", "json"], stdout=subprocess.PIPE)
     try:
