@@ -122,6 +122,7 @@ KERNEL_MODULES = (
 ours: `inside/prepared.py`."""
 
 
+@functools.lru_cache(maxsize=64)
 def _nest(plan: ContainerPlan) -> ContainerPlan:
     """The plan of a template's own container: nothing of the caller but what its modules see."""
     return ContainerPlan(

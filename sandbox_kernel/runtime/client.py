@@ -54,10 +54,12 @@ class Channel:
     ) -> None:
         """Send a request. Raises LauncherGone."""
         try:
-            messages.send(self._socket, {"op": operation, **message}, descriptors)
+            request = {"op": operation, **message}
             if self._theirs is not None and self._launcher is not None:
-                self._launcher.hand_over(self._theirs)
+                self._launcher.hand_over(self._theirs, request, descriptors)
                 self._theirs = None
+            else:
+                messages.send(self._socket, request, descriptors)
         except OSError as error:
             raise self._gone() from error
 
@@ -167,10 +169,13 @@ class Launcher:
         ours, theirs = messages.pair()
         return Channel(ours, self, theirs)
 
-    def hand_over(self, theirs: socket.socket) -> None:
-        """Give the launcher its end of a channel, which is closed here. Raises OSError."""
+    def hand_over(
+        self, theirs: socket.socket, request: Mapping[str, Any], descriptors: tuple[int, ...]
+    ) -> None:
+        """Give the launcher its end of a channel, which is closed here, and the first request of
+        it. Raises OSError."""
         with theirs:
-            messages.send(self._main, {"op": "connect"}, (theirs.fileno(),))
+            messages.send(self._main, dict(request), (theirs.fileno(), *descriptors))
 
     def alive(self) -> bool:
         """Whether the process still runs. Of one that is just ending the end is awaited."""

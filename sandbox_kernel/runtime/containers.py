@@ -164,12 +164,18 @@ class Containers:
 
     # --- channels
 
-    def add_client(self, channel: socket.socket) -> None:
-        """A program has a new channel to us."""
+    def add_client(
+        self,
+        channel: socket.socket,
+        request: dict[str, Any] | None = None,
+        descriptors: list[int] | None = None,
+    ) -> None:
+        """A program has a new channel to us, which may come with its first request."""
         channel.setblocking(False)
         client = Client(channel)
         self.watch(channel.fileno(), lambda: self._hear(client))
-        self._hear(client)  # the first request mostly came with it
+        if request is not None:
+            self._handle(client, request, descriptors or [])
 
     def _hear(self, client: Client) -> None:
         try:
@@ -182,17 +188,19 @@ class Containers:
         if received is None:
             self._drop(client)
             return
-        message, descriptors = received
-        owned = list(descriptors)
+        self._handle(client, *received)
+
+    def _handle(self, client: Client, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Do what is asked for. Owns the descriptors, and closes those that nobody took."""
         try:
             handler = _OPERATIONS.get(message.get("op", ""))
             if handler is None:
                 raise StepFailed("read", str(message.get("op")), "no such request")
-            handler(self, client, message, owned)
+            handler(self, client, message, descriptors)
         except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
             self._answer(client, wiring.as_message(error))
         finally:
-            for descriptor in owned:
+            for descriptor in descriptors:
                 os.close(descriptor)
 
     def _drop(self, client: Client) -> None:

@@ -5,8 +5,9 @@ pair. It holds no secret of its caller and imports next to nothing, since each p
 it. It waits in one loop; nothing in it blocks for long.
 
 Here is its life: its folder, where programs find it, and when it ends. Over the first socket the
-program sends channels ("connect"); what is asked over each is in `containers`. A path socket in
-the launcher's 0700 folder gives the same to other programs of the same user.
+program sends channels, each with the first request of it; what is asked over each is in
+`containers`. A path socket in the launcher's 0700 folder gives the same to other programs of the
+same user.
 """
 
 from __future__ import annotations
@@ -213,8 +214,8 @@ class Launcher:
             if not self._stays:
                 self._containers.kill_all("its program ended")
             return
-        for descriptor in received[1]:
-            self._containers.add_client(socket.socket(fileno=descriptor))
+        request, (channel, *descriptors) = received
+        self._containers.add_client(socket.socket(fileno=channel), request, descriptors)
 
     def _open_control(self) -> socket.socket:
         """The socket in our folder by which other programs of this user find us."""

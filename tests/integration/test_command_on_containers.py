@@ -127,7 +127,7 @@ def _watches(pid: int) -> bool:
 
 @pytest.mark.root
 def test_events_wait_where_no_launcher_ever_was() -> None:
-    empty = "mount -t tmpfs -o mode=700 empty /run/sandbox-kernel && exec \"$@\""
+    empty = 'mount -t tmpfs -o mode=700 empty /run/sandbox-kernel && exec "$@"'
     words = ["unshare", "--mount", "sh", "-c", empty, "sh", *COMMAND, "events"]
     os.makedirs("/run/sandbox-kernel", mode=0o700, exist_ok=True)
     listening = subprocess.Popen(words)
