@@ -50,6 +50,7 @@ class Fresh:
         self.seen: set[str] = set()
         self.namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         """Of the last run. As long as it is open, no other namespace can have its number."""
+        self.turn = threading.Lock()
 
     def __call__(self) -> None:
         run = engine.start(self.plan, self.request)
@@ -64,9 +65,10 @@ class Fresh:
         assert container.limits_at_start["pids_limit"] == 64
         assert container.id not in self.seen
         self.seen.add(container.id)
-        assert not os.path.samestat(os.fstat(namespace), os.fstat(self.namespace))
-        os.close(self.namespace)
-        self.namespace = namespace
+        with self.turn:
+            assert not os.path.samestat(os.fstat(namespace), os.fstat(self.namespace))
+            os.close(self.namespace)
+            self.namespace = namespace
 
     def warm(self) -> None:
         """Asks often enough for a template to be worth its start, and waits for it."""
