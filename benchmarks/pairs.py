@@ -82,7 +82,8 @@ class Size:
     def row(self) -> list[str]:
         """The same columns as a pair has."""
         held = "yes" if self.amount <= self.bound else "**no**"
-        amount = f"{self.amount:.1f} {self.unit}"
+        number = _digits(self.amount) if self.unit == "x" else f"{self.amount:.1f}"
+        amount = f"{number} {self.unit}"
         return [self.what, amount, "", "", f"{self.bound:g} {self.unit}", held]
 
 
