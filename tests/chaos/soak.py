@@ -39,6 +39,8 @@ MOST_RATIO = 1.5
 ROUND_SECONDS, REST_SECONDS = 20.0, 10.0
 COUNT_EVERY, AGAIN_SECONDS = 3, 3.0
 """Rounds between two counts, before which nothing is kept ready; how long the pool fills then."""
+SECONDS_TO_END = 30
+"""For what the last cells left, before it is counted: a leak is there after that too."""
 GROWTH = {"descriptors": 2, "PSS in KiB": 4096, "processes": 1, "mounts": 2, "groups": 2}
 """How much more than in the first quarter is none."""
 LIMITS = {"memory": "128m", "pids_limit": 48, "timeout": "1s", "cpuset_cpus": "0"}
@@ -127,6 +129,8 @@ def work(kind: str) -> None:
         end = time.monotonic() + float(line)
         if float(line) == 0:
             client.stop_pool()
+            while client.shared().pool() and time.monotonic() < end + SECONDS_TO_END:
+                time.sleep(0.01)  # the containers of the last cells are being put away
         took: dict[str, list[float]] = {}
         while time.monotonic() < end:
             number += 1

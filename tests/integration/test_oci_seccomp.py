@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from awaiting import until
 from oci_bundles import Bundle
 
 from sandbox_kernel.linux import seccomp_notify
@@ -162,6 +163,7 @@ def test_start_and_exec_hand_a_listener_over_each(bundle: Bundle, tmp_path: Path
             bundle.ok("start", name)
             bundle.ok("exec", name, "/bin/hostname", "other")
             assert bundle.ok("exec", name, "hostname") == "inside\n"
+            until(lambda: len(who.told) == 3)  # it may note it after the program has gone on
             states = [each["state"]["status"] for each in who.told]
             assert states == ["created", "running", "running"]
             first, second, _ = who.told

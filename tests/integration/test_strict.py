@@ -165,14 +165,16 @@ print(json.dumps({
 def looked(strict: bool) -> dict[str, Any]:
     """What a run sees of another one in its container, and of a folder that leaked into it."""
     plan = policy.plan("program", strict=strict, memory="256m")
+    pipe = os.pipe()
+    output, written = os.pipe()
     waiting = ProcessSpec(
-        argv=("/bin/sh", "-c", "read line"), descriptors={0: (pipe := os.pipe())[0]}
+        argv=("/bin/sh", "-c", "echo; read line"), descriptors={0: pipe[0], 1: written}
     )
     folder = os.open("/", os.O_PATH)
-    output, written = os.pipe()
     try:
         with container.Container.create(plan) as made:
             first = made.run(waiting)
+            assert os.read(output, 1) == b"\n"  # nobody sees an environment before it executes
             spec = ProcessSpec(
                 argv=(sys.executable, "-c", LOOKED), descriptors={1: written, 2: 2, 7: folder}
             )
