@@ -188,8 +188,14 @@ class Launcher:
     def gone(self) -> errors.LauncherGone:
         """What to raise since it closed a channel, with the cause, if that is known."""
         self.hung_up = True
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return errors.LauncherGone(
+                "talk to the launcher: it closed the channel, and goes on: mostly it has no "
+                "descriptor left: end containers, or have a higher limit (`ulimit -n`) where the "
+                "program is started"
+            )
         killed = self._process.returncode == -signal.SIGKILL
         return _gone(for_memory=killed and self._memory_kills.grew())
 

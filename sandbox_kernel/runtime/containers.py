@@ -23,7 +23,7 @@ import time
 
 from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, waiting
-from sandbox_kernel.runtime import cells, networks, outputs, telling, wiring
+from sandbox_kernel.runtime import cells, networks, open_files, outputs, telling, wiring
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
@@ -277,6 +277,7 @@ class Containers:
             self._answer(client, wiring.as_message(error))
 
     def _new(self, order: dict[str, Any], slots: Slots) -> Held:
+        open_files.need("make", order["id"])
         return Held(
             order,
             log=Feed(MOST_OUTPUT),
@@ -320,6 +321,7 @@ class Containers:
 
     def _run(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         held = self._find(message["container"])
+        open_files.need("run", message["container"])
         numbers = dict(zip(message["numbers"], owned, strict=True))
         owned.clear()
         if message.get("logged"):

@@ -126,6 +126,7 @@ class Launcher:
         )
         # The folder itself is needed no more; the mounts on it hold on to it in this namespace.
         self._listen = self._open_control()
+        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
         removals = inotify.watch_removed(self._folder.path)
         self._loop.watch(removals, lambda: self._look_after_place(removals))
         self._children = processes.child_signal_descriptor()
@@ -227,6 +228,16 @@ class Launcher:
         self._loop.watch(listen.fileno(), self._accept)
         return listen
 
+    def _turn_away(self) -> None:
+        """No descriptor is left for who waits at our socket, and it would wake us for ever."""
+        os.close(self._spare)
+        try:
+            self._listen.accept()[0].close()
+        except OSError as error:
+            print(f"sandbox-kernel: hear a program: {error}", file=sys.stderr, flush=True)
+        finally:
+            self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
     def _look_after_place(self, removals: int) -> None:
         """Somebody removed something by hand. Without its lock a launcher is dead to all others,
         who take its groups away: it ends. Its socket is made again."""
@@ -239,7 +250,11 @@ class Launcher:
             self._listen = self._open_control()
 
     def _accept(self) -> None:
-        channel, _ = self._listen.accept()
+        try:
+            channel, _ = self._listen.accept()
+        except OSError:
+            self._turn_away()
+            return
         credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
         uid = int.from_bytes(credentials[4:8], sys.byteorder)
         if uid == os.getuid():

@@ -5,11 +5,13 @@ The holder itself is in `network/`, which the launcher could not afford to impor
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
 from sandbox_kernel import errors
 from sandbox_kernel.linux import messages, waiting
+from sandbox_kernel.runtime import open_files
 
 END_SECONDS = 2.0
 
@@ -163,6 +165,8 @@ class Wire:
 
 def as_message(error: BaseException) -> dict[str, Any]:
     """An exception as a message, of which whoever asked makes the same one again."""
+    if getattr(error, "errno", 0) == errno.EMFILE:
+        error = _without_descriptors(error)
     answer: dict[str, Any] = {"event": "error", "kind": type(error).__name__, "text": str(error)}
     if isinstance(error, errors.LimitNotEnforceable):
         answer["arguments"] = [error.option, str(error.asked), error.host, error.remedy]
@@ -171,6 +175,14 @@ def as_message(error: BaseException) -> dict[str, Any]:
     elif isinstance(error, errors.InvalidOption):
         answer["arguments"] = [error.option, str(error.value), error.allowed]
     return answer
+
+
+def _without_descriptors(error: BaseException) -> errors.StepFailed:
+    """The same, with what to do."""
+    step, subject = "open", "one more descriptor"
+    if isinstance(error, errors.StepFailed):
+        step, subject = error.step, error.subject
+    return errors.StepFailed(step, subject, open_files.why(), errno.EMFILE)
 
 
 def as_exception(answer: Mapping[str, Any]) -> errors.SandboxError:

@@ -156,6 +156,62 @@ def test_when_the_host_gives_no_more_it_is_one_error_and_nothing_is_left() -> No
     assert failed >= 4
 
 
+@pytest.mark.fault(23)
+@pytest.mark.parametrize("left", range(12))
+def test_a_launcher_without_descriptors_says_what_helps_and_goes_on(left: int) -> None:
+    launcher = client.shared()
+    launcher.stop_pool()
+    process = psutil.Process(launcher.pid)
+    before, most = process.rlimit(psutil.RLIMIT_NOFILE), process.num_fds() + left
+    process.rlimit(psutil.RLIMIT_NOFILE, (most, before[1]))
+    try:
+        with pytest.raises(errors.SandboxError) as failed:
+            Container.create(policy.plan("program"))
+    finally:
+        for each in (process, *process.children(recursive=True)):  # it made some meanwhile
+            each.rlimit(psutil.RLIMIT_NOFILE, before)
+    assert "ulimit -n" in str(failed.value)
+    assert sandbox_kernel.run("6 * 7").check().text == "42"
+    assert client.shared() is launcher
+
+
+@pytest.mark.fault(23)
+def test_a_launcher_keeps_descriptors_for_what_must_not_fail() -> None:
+    """Held until it refuses, containers are still limited, listed, timed and ended."""
+    code = (
+        "import json, resource, sys, time\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))\n"
+        "from sandbox_kernel import errors, policy\n"
+        "from sandbox_kernel.container import Container, ProcessSpec\n"
+        "from sandbox_kernel.runtime import client\n"
+        "plan = policy.plan('program')\n"
+        "slow = ProcessSpec(argv=('/bin/sleep', '600'), timeout=3.0)\n"
+        "timed = Container.create(plan, process=slow)\n"
+        "held, refused = [], []\n"
+        "while len(refused) < 3:\n"
+        "    try: held.append(Container.create(plan))\n"
+        "    except errors.StepFailed as error: refused.append(str(error))\n"
+        "found = []\n"
+        "for _ in range(40):\n"
+        "    found.append(client.open_control(client.control_folders()[0]))\n"
+        "try: asked = [one.request('list', {})['containers'] for one in found]\n"
+        "except errors.LauncherGone: asked = []\n"
+        "for one in found: one.close()\n"
+        "held[0].set_limits(memory='64m')\n"
+        "ended = timed.process.wait()\n"
+        "for one in held[:3]: one.remove()\n"
+        "held[:3] = [Container.create(plan) for _ in range(3)]\n"
+        "alive = [one.limits()['memory'] for one in held]\n"
+        "print(json.dumps([len(held), refused, ended.reason, len(alive)]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    held, refused, ended, alive = json.loads(done.stdout)
+    assert held == alive >= 8
+    assert ended == "timed-out"
+    assert all("160 at most" in each and "ulimit -n" in each for each in refused)
+
+
 # -- 3: who carries messages -----------------------------------------------------------------------
 
 
