@@ -49,10 +49,13 @@ SHOWN = {
 """What has to stand in the outputs of a chapter."""
 LEAVE = """
 %reset -f
+from contextlib import suppress
+from sandbox_kernel import errors
 from sandbox_kernel.container import finding
 for each in finding.list_all():
-    finding.find(each.id).remove()
-del finding
+    with suppress(errors.NoSuchContainer):  # the reset has let go of it, and it ends by itself
+        finding.find(each.id).remove()
+del errors, finding, suppress
 """
 
 
