@@ -225,6 +225,7 @@ class Launcher:
         listen.bind(f"{self._folder.path}/control.sock")
         os.umask(before)
         listen.listen(16)
+        listen.setblocking(False)
         self._loop.watch(listen.fileno(), self._accept)
         return listen
 
@@ -252,6 +253,8 @@ class Launcher:
     def _accept(self) -> None:
         try:
             channel, _ = self._listen.accept()
+        except BlockingIOError:
+            return  # who waited has gone again
         except OSError:
             self._turn_away()
             return
