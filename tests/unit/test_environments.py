@@ -226,6 +226,7 @@ def _elf(interpreter: bytes = b"/lib/ld-musl-x86_64.so.1\0", machine: int = 62) 
         (b"\x7fELF\x01\x01" + b"\0" * 60, "64 bit"),
         (_elf(machine=8), "machine"),
         (_elf()[:90], "cut off"),
+        (_elf()[:32] + b"\xf0" * 8 + _elf()[40:], "cut off"),  # headers where no file can reach
         (_elf(b"relative\0"), "loader"),
         (_elf(b"/" + b"a" * 300 + b"\0"), "too long"),
     ],

@@ -19,6 +19,7 @@ MACHINES = {62: "x86_64", 183: "aarch64"}
 """EM_X86_64 and EM_AARCH64, by the names that uname(2) and wheels have."""
 MOST_HEADERS = 128
 LONGEST_INTERPRETER = 256
+FARTHEST = 1 << 62
 
 # typedef struct {
 #     unsigned char e_ident[16]; uint16_t e_type, e_machine; uint32_t e_version;
@@ -53,16 +54,21 @@ def read(descriptor: int) -> Program:
         raise ValueError(f"its machine (ELF number {machine}) is not x86_64 or aarch64")
     if entry_size != _PHDR.size or count > MOST_HEADERS:
         raise ValueError("its program headers are not as they must be")
-    table = os.pread(descriptor, entry_size * count, at)
+    table = _read_at(descriptor, entry_size * count, at)
     if len(table) != entry_size * count:
         raise ValueError("it is cut off in its program headers")
     for header_kind, _, offset, _, _, size, _, _ in _PHDR.iter_unpack(table):
         if header_kind == PT_INTERP:
             if size > LONGEST_INTERPRETER:
                 raise ValueError("the name of its loader is too long")
-            path = _interpreter(os.pread(descriptor, size, offset), size)
+            path = _interpreter(_read_at(descriptor, size, offset), size)
             return Program(MACHINES[machine], path)
     return Program(MACHINES[machine], None)
+
+
+def _read_at(descriptor: int, size: int, at: int) -> bytes:
+    """What lies there; nothing behind the end, also where no file can reach (pread(2): EINVAL)."""
+    return os.pread(descriptor, size, at) if at < FARTHEST else b""
 
 
 def _interpreter(text: bytes, size: int) -> str:

@@ -9,6 +9,7 @@ devices, pipes and what leads out of the package are refused.
 from __future__ import annotations
 
 import bz2
+import errno
 import hashlib
 import os
 import zipfile
@@ -66,6 +67,10 @@ def unpack(archive: str, package: Package, stage: str) -> Content:
             for piece in _streams(file, package.file):
                 taken.take(tar.Reader(piece, LIMITS))
         except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+            raise ImageError(f"its archive is damaged: {shown(error)}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # of a place before the file's begin, lseek(2)
+                raise
             raise ImageError(f"its archive is damaged: {shown(error)}") from error
     return Content(taken.information, taken.members)
 
