@@ -649,7 +649,9 @@ TARGETS: dict[str, Target] = {
         text_of('# /// script\n# requires-python = ">=3.9"\n# dependencies = ["a==1"]\n# ///\n',
                 "# /// script\n# [tool.uv]\n# exclude-newer = 2024-01-01\n# ///\n"),
         lambda code: script.reference(code, "host"), OURS),
-    "conda-archives": Target(damaged(*_archives_of_conda()), _archive_of_conda, OURS),
+    "conda-archives": Target(  # known: its parts lie before its begin
+        damaged(*_archives_of_conda()), _archive_of_conda, OURS,
+        tuple(each[:-4] + b"\x01" + each[-3:] for each in _archives_of_conda())),
     "conda-packages": Target(
         st.tuples(json_of(CONDA_INDEX), json_of(CONDA_PATHS), json_of(CONDA_LINK)).map(list),
         _package_of_conda, OURS,
