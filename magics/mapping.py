@@ -46,6 +46,7 @@ def run(
 
     def on_result(index: int, result: Result) -> None:
         nonlocal following
+        progress.count(failed=not result.ok)
         progress.make_room()
         notebook.tell(line for line in result.notices if NOT_IN_FORCE in line)
         waiting[index] = result
@@ -53,7 +54,7 @@ def run(
             outlet = shown.Outlet(shell, policy)  # each item has a container of its own
             _show(outlet, following, items[following], waiting.pop(following))
             following += 1
-        progress.step(failed=not result.ok)
+        progress.show()
 
     try:
         results = mapping.run_each(

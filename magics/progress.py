@@ -34,10 +34,13 @@ class Progress:
             self._bar = ipywidgets.IntProgress(max=max(1, self.total), description=self._count())
             self._display = display(self._bar, display_id=True)  # type: ignore[no-untyped-call]
 
-    def step(self, *, failed: bool) -> None:
-        """One more is done."""
+    def count(self, *, failed: bool) -> None:
+        """One more is done. Said before it is shown, since an interrupt can come between."""
         self.done += 1
         self.failed += failed
+
+    def show(self) -> None:
+        """How far it is by now, unless that was said just before."""
         now = time.monotonic()
         if now - self._told < LEAST_SECONDS and self.done < self.total:
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -554,6 +555,7 @@ CONDA_PATHS = {
 CONDA_LINK = {"noarch": {"type": "python", "entry_points": ["a = a:main"]}}
 
 
+@functools.cache
 def _archives_of_conda() -> tuple[bytes, bytes]:
     """The same package as a `.conda` and as a `.tar.bz2`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -561,6 +563,17 @@ def _archives_of_conda() -> tuple[bytes, bytes]:
         given: dict[str, Any] = {"files": {"lib/a": "x"}, "links": {"lib/b": "a"}}
         one, two = (channel.add("a", kind=kind, **given) for kind in (".conda", ".tar.bz2"))
         return one.read_bytes(), two.read_bytes()
+
+
+def _known_of_conda() -> Iterator[bytes]:
+    """Its parts lie before its begin; the name before a part is said to be UTF-8, and is not."""
+    for each in _archives_of_conda():
+        yield each[:-4] + b"\x01" + each[-3:]
+    zipped = bytearray(_archives_of_conda()[0])
+    name = zipped.index(b"pkg-a")
+    zipped[name - 30 + 6 : name - 30 + 8] = (0x800).to_bytes(2, "little")  # APPNOTE.TXT, 4.3.7
+    zipped[name] = 0xB5
+    yield bytes(zipped)
 
 
 def _archive_of_conda(data: bytes) -> None:
@@ -649,9 +662,8 @@ TARGETS: dict[str, Target] = {
         text_of('# /// script\n# requires-python = ">=3.9"\n# dependencies = ["a==1"]\n# ///\n',
                 "# /// script\n# [tool.uv]\n# exclude-newer = 2024-01-01\n# ///\n"),
         lambda code: script.reference(code, "host"), OURS),
-    "conda-archives": Target(  # known: its parts lie before its begin
-        damaged(*_archives_of_conda()), _archive_of_conda, OURS,
-        tuple(each[:-4] + b"\x01" + each[-3:] for each in _archives_of_conda())),
+    "conda-archives": Target(
+        damaged(*_archives_of_conda()), _archive_of_conda, OURS, tuple(_known_of_conda())),
     "conda-packages": Target(
         st.tuples(json_of(CONDA_INDEX), json_of(CONDA_PATHS), json_of(CONDA_LINK)).map(list),
         _package_of_conda, OURS,

@@ -9,9 +9,11 @@ devices, pipes and what leads out of the package are refused.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import errno
 import hashlib
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
@@ -63,15 +65,8 @@ def unpack(archive: str, package: Package, stage: str) -> Content:
             raise ImageError(f"its sha256 is {found}, the lock says {package.sha256}")
         file.seek(0)
         taken = _Taken(stage)
-        try:
-            for piece in _streams(file, package.file):
-                taken.take(tar.Reader(piece, LIMITS))
-        except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-            raise ImageError(f"its archive is damaged: {shown(error)}") from error
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # of a place before the file's begin, lseek(2)
-                raise
-            raise ImageError(f"its archive is damaged: {shown(error)}") from error
+        for piece in _streams(file, package.file):
+            taken.take(tar.Reader(piece, LIMITS))
     return Content(taken.information, taken.members)
 
 
@@ -97,7 +92,9 @@ def _streams(file: IO[bytes], name: str) -> Iterator[Callable[[], bytes]]:
         with bz2.open(file) as packed:
             yield lambda: _bytes(packed)
         return
-    with zipfile.ZipFile(file) as parts:
+    with _reading_zip():
+        parts = zipfile.ZipFile(file)
+    with parts:
         listed = parts.infolist()
         if len(listed) > MOST_PARTS:
             raise ImageError(f"it has more than {MOST_PARTS} parts")
@@ -107,8 +104,23 @@ def _streams(file: IO[bytes], name: str) -> Iterator[Callable[[], bytes]]:
                 raise ImageError(f"it has not one part `{kind}*.tar.zst`")
             if found[0].compress_type != zipfile.ZIP_STORED or found[0].flag_bits & 1:
                 raise ImageError(f"its part `{shown(found[0].filename)}` is not simply stored")
-            with parts.open(found[0]) as packed:
-                yield _unpacked(packed)
+            with _reading_zip():
+                stored = parts.open(found[0])
+            with stored:
+                yield _unpacked(stored)
+
+
+@contextlib.contextmanager
+def _reading_zip() -> Iterator[None]:
+    """What `zipfile` says to bytes that are no zip, in all the ways in which it says it."""
+    try:
+        yield
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error) as error:
+        raise ImageError(f"its archive is damaged: {shown(error)}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a place before the file's begin, lseek(2)
+            raise
+        raise ImageError(f"its archive is damaged: {shown(error)}") from error
 
 
 def _bytes(packed: bz2.BZ2File) -> bytes:
@@ -118,8 +130,12 @@ def _bytes(packed: bz2.BZ2File) -> bytes:
         raise ImageError(f"its bzip2 data is damaged: {shown(error)}") from error
 
 
-def _unpacked(packed: IO[bytes]) -> Callable[[], bytes]:
-    pieces = plain(lambda: packed.read(PIECE), "zstd", LIMITS)
+def _unpacked(stored: IO[bytes]) -> Callable[[], bytes]:
+    def more() -> bytes:
+        with _reading_zip():
+            return stored.read(PIECE)
+
+    pieces = plain(more, "zstd", LIMITS)
     return lambda: next(pieces, b"")
 
 
