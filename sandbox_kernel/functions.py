@@ -10,6 +10,7 @@ import ast
 import builtins
 import inspect
 import symtable
+import tokenize
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -74,16 +75,37 @@ def _definition(
     if name == "<lambda>":
         raise InvalidOption("code", name, "a function with a name: define it by `def`")
     try:
-        text = inspect.getsource(function)
+        found = _standing_there(function)
     except (OSError, TypeError):
         raise InvalidOption(
             "code", name, "a function whose source is in a file or a cell: this one has none"
         ) from None
-    tree = ast.parse(f"if True:\n{text}" if text[:1].isspace() else text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return text, node
-    raise InvalidOption("code", name, "a function that is defined by `def`")
+    code = inspect.unwrap(function).__code__
+    if found is None or found[1].name != code.co_name:
+        place = f"line {code.co_firstlineno} of {code.co_filename}"
+        raise InvalidOption(
+            "code", name,
+            f"a function whose source is in a file or a cell: at {place} stands something else "
+            "now, so define it anew",
+        )  # fmt: skip
+    return found
+
+
+def _standing_there(
+    function: Callable[..., Any],
+) -> tuple[str, ast.FunctionDef | ast.AsyncFunctionDef] | None:
+    """The function that stands now where this one was defined; None where none does.
+
+    It is another one in a file that was changed since; and after `exec`, where the interpreter
+    remembers some other text as `<string>`. Raises OSError, TypeError where there is no text.
+    """
+    try:
+        text = inspect.getsource(function)
+        tree = ast.parse(f"if True:\n{text}" if text[:1].isspace() else text)
+    except (SyntaxError, tokenize.TokenError):
+        return None
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return next(((text, node) for node in ast.walk(tree) if isinstance(node, definitions)), None)
 
 
 def _refuse_what_stays(

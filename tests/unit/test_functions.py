@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,21 @@ def _from_nowhere() -> Any:
     namespace: dict[str, Any] = {}
     exec("def made(): return 1", namespace)
     return namespace["made"]
+
+
+def test_a_function_whose_file_was_changed_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_meanwhile.py"
+    file.write_text("def first():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = importlib.import_module(file.stem).first
+    assert "return 1" in functions.source_of(first, returned="found").code
+
+    for text in ("def second():\n    return 2\n", "    return 1\n", "'''\n" * 3):
+        file.write_text(text)
+        with pytest.raises(InvalidOption, match=f"line 1 of {file} stands something else"):
+            functions.source_of(first, returned="found")
 
 
 @pytest.mark.parametrize(
