@@ -26,6 +26,8 @@ REQUEST = {
     "joins": False, "outlives": False, "record": False, "hostname": "h", "logged": False,
     "seccomp_program": "", "storage_size": 1, "entries": [], "leases": [], "files": [],
 }  # fmt: skip
+KNOWN = (("limits", {"container": "x", "resources": [1]}), ("limits", {"container": []}))
+"""The first ended the launcher."""
 OPERATIONS = st.sampled_from([*containers._OPERATIONS, "", "nothing"])
 
 
@@ -62,7 +64,7 @@ def target() -> Iterator[Target]:
                 finally:
                     about.close()
 
-            yield Target(fed(), ask)
+            yield Target(fed(), ask, known=KNOWN)
             # What was there before is still there, and as it was.
             assert living.run(spec).wait().status == 7
     finally:

@@ -197,7 +197,7 @@ class Containers:
             if handler is None:
                 raise StepFailed("read", str(message.get("op")), "no such request")
             handler(self, client, message, descriptors)
-        except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # what one program asks for wrongly ends no other's containers
             self._answer(client, wiring.as_message(error))
         finally:
             for descriptor in descriptors:
@@ -273,7 +273,7 @@ class Containers:
         """The same when the request was heard long ago: what goes wrong is the client's answer."""
         try:
             self.create_cold(client, message, owned)
-        except (SandboxError, OSError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # see `_handle`
             self._answer(client, wiring.as_message(error))
 
     def _new(self, order: dict[str, Any], slots: Slots) -> Held:

@@ -14,4 +14,6 @@ def test_no_request_ends_it() -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     with fuzz_launcher.target() as target:
+        for given in target.known:
+            target.try_one(given)
         some(hypothesis.given(target.fed)(target.try_one))()
