@@ -58,11 +58,11 @@ def target() -> Iterator[Target]:
                         channel.ask(operation, wished)
                 finally:
                     channel.close()
-                about = own.connect()
+                again = own.connect()
                 try:
-                    assert about.request("about", {})["event"] == "about"
+                    again.request("usage", {"container": living.id})
                 finally:
-                    about.close()
+                    again.close()
 
             yield Target(fed(), ask, known=KNOWN)
             # What was there before is still there, and as it was.

@@ -17,9 +17,9 @@ import os
 import select
 import socket
 
-from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import messages, processes
 from sandbox_kernel.runtime import payload
+from sandbox_kernel.runtime.rootfs import told
 from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
@@ -79,10 +79,10 @@ def _start(
             pid = os.fork()
         if pid == 0:
             payload.enter(process, descriptors, entrances, program, report_end)
-    except StepFailed as error:
+    except Exception as error:  # what is no process for a run is no reason to end the container
         os.close(report)
-        failure = {name: getattr(error, name) for name in ("step", "subject", "why", "errno")}
-        status = payload.status_of(error.errno)
+        failure = told(error, f"run {number}")
+        status = payload.status_of(failure["errno"])
         messages.send(
             channel, {"at": "exited", "run": number, "failure": failure, "status": status}
         )
@@ -137,7 +137,7 @@ def how_it_ended(state: int, report: int) -> dict[str, Any]:
     if report < 0:
         return _ended(state)
     try:
-        said = os.read(report, 4096)
+        said = os.read(report, select.PIPE_BUF)
     except BlockingIOError:
         said = b""
     os.close(report)

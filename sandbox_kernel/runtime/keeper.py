@@ -272,8 +272,8 @@ class Keeper:
         try:
             pid = self.start_run(process, numbers, entrances)
             pidfd = processes.pidfd_open(pid)
-        except (StepFailed, OSError) as error:
-            failure = told(error, process["args"][0])
+        except Exception as error:  # what is no process for a run is no reason to end the container
+            failure = told(error, f"run {number}")
             status = payload.status_of(failure["errno"])
             said = {"at": "exited", "run": number, "failure": failure, "status": status}
             messages.send(self._channel, said)

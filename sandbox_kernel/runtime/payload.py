@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 
 from sandbox_kernel.errors import StepFailed
@@ -76,8 +77,18 @@ def enter(
         }
     except BaseException as error:  # nothing may return into init's own code
         message = {"step": "enter", "subject": "the container", "why": repr(error), "errno": 0}
-    os.write(report, json.dumps(message).encode()[:4000])
+    os.write(report, _in_one_write(message))
     os._exit(status_of(message["errno"]))
+
+
+def _in_one_write(message: Mapping[str, Any]) -> bytes:
+    """As JSON that a pipe takes whole (pipe(7)): a long path or reason is cut, and nothing else."""
+    most = select.PIPE_BUF
+    while len(text := json.dumps(message).encode()) > select.PIPE_BUF:
+        most //= 2
+        message = {key: value[:most] if isinstance(value, str) else value
+                   for key, value in message.items()}  # fmt: skip
+    return text
 
 
 def _server(do: str) -> Any:

@@ -64,6 +64,10 @@ def test_exec_runs_in_the_same_container() -> None:
         # it is still there afterwards, and the first program goes on
         assert output_of("exec", made, "cat", "/proc/1/comm") == "sandbox-init\n"
         assert command("exec", made, "/nonexistent").returncode == 127
+        for name in ("/" + "x" * 3900, "/" + "\xe9" * 2000):  # longer than what is said of it
+            done = command("exec", made, name)
+            assert done.returncode == 126
+            assert "File name too long" in done.stderr
         assert rows()[made]["state"] == "running"
 
 
