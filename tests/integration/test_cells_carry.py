@@ -206,6 +206,21 @@ def test_completion_and_inspection_ask_the_state(kernel: Kernel) -> None:
 
 
 @pytest.mark.whoever
+def test_what_is_too_long_for_a_message_is_cut_and_not_the_state_lost(kernel: Kernel) -> None:
+    shown(kernel, "def long():\n    pass\nlong.__doc__ = '\u5b57' * 20_000")
+    kernel.client.inspect("long")
+    text = kernel.client.get_shell_msg(timeout=20)["content"]["data"]["text/plain"]
+    assert text.count("\u5b57") > 5_000
+    shown(
+        kernel, "globals().update({'many_' + 'x' * 200 + str(number): 1 for number in range(600)})"
+    )
+    kernel.client.complete("many_")
+    matches = kernel.client.get_shell_msg(timeout=20)["content"]["matches"]
+    assert len(matches) > 100
+    assert all(len(match) > 200 for match in matches)
+
+
+@pytest.mark.whoever
 def test_a_function_of_an_earlier_cell_shows_its_line_in_a_traceback(kernel: Kernel) -> None:
     shown(kernel, "def broken():\n    return 1 / 0  # here")
     reply, _ = kernel.run("broken()")
