@@ -107,6 +107,13 @@ def test_pids_limit(sandbox: Sandbox) -> None:
     assert sandbox.run(fork).stdout == "all\n"
 
 
+def test_the_fewest_processes_that_may_be_asked_for_are_enough() -> None:
+    for _ in range(3):  # the first is made cold
+        assert engine.run("6 * 7", pids_limit=3).check().text == "42"
+    with pytest.raises(errors.InvalidOption, match="from 3 to"):
+        engine.run("6 * 7", pids_limit=2)
+
+
 def test_ulimit() -> None:
     ran = engine.run(
         "import os\nkept = []\n"
