@@ -25,6 +25,7 @@ import msgspec
 import zmq
 
 from sandbox_kernel import audit, errors
+from sandbox_kernel.container import Exit
 from sandbox_kernel.output_policy import OutputPolicy
 from sandbox_kernel.runtime import cgroups
 
@@ -303,9 +304,7 @@ class Relay:
             return
         error = exit_.error()
         if error is None and not self._ready:
-            what = f"start ipykernel in `{self._inside.plan and self._inside.plan.image}`"
-            lines = self._errors_tail.decode("utf-8", "replace").strip().splitlines()
-            error = errors.ContainerError(f"{what}: {lines[-1] if lines else 'it ended at once'}")
+            error = self._why_not_started(exit_)
         if not self._ready and error is not None:
             self._fail(error)
         elif error is not None:
@@ -319,6 +318,15 @@ class Relay:
                 how = f"by signal {exit_.signal} ({signal.strsignal(exit_.signal)})"
             text = f"the kernel's process in the container ended {how}"
             self._end(errors.Killed(text), self._errors_tail)
+
+    def _why_not_started(self, exit_: Exit) -> errors.SandboxError:
+        """The limit that ipykernel met before it answered, or else its last words."""
+        plan, peak = self._inside.plan, exit_.usage.get("pids_peak")
+        if plan and plan.pids_limit and peak and peak >= plan.pids_limit:
+            return errors.TooManyProcesses(plan.pids_limit, peak)
+        what = f"start ipykernel in `{plan and plan.image}`"
+        lines = self._errors_tail.decode("utf-8", "replace").strip().splitlines()
+        return errors.ContainerError(f"{what}: {lines[-1] if lines else 'it ended at once'}")
 
     def _drain(self) -> None:
         """What the inside said before it ended."""
