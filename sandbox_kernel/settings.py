@@ -17,6 +17,7 @@ them. Later sources win, and `policy.allow` holds the untrusted ones to the ceil
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 from traitlets import HasTraits, TraitType
 
 from . import allowing, grammar, settings_files
-from .errors import InvalidOption
+from .errors import InvalidOption, StepFailed
 
 MAGIC, COMMAND_LINE, PROGRAM = "magic", "command line", "program"
 KERNELSPEC, NOTEBOOK, BUILT_IN = "kernelspec", "notebook", "built-in default"
@@ -539,8 +540,15 @@ class Settings(NamedTuple):
 
 
 def load(folder: str | None = None) -> Settings:
-    """The user's configuration and the project's, as they are now in the working folder."""
-    here = folder or os.getcwd()
+    """The user's configuration and the project's, as they are now in the working folder.
+
+    Raises InvalidOption for what they must not say, StepFailed where that folder was removed.
+    """
+    try:
+        here = folder or os.getcwd()
+    except FileNotFoundError as error:
+        why = "it was removed: change to one that is there"
+        raise StepFailed("find", "the working folder", why, errno.ENOENT) from error
     places = settings_files.places(here)
     key = (here, tuple(settings_files.signature(place.path) for place in places))
     known = _loaded.get(here)

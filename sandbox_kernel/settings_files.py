@@ -136,9 +136,10 @@ def notebook_metadata(path: str, where: str) -> dict[str, object] | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None  # a notebook that is not saved yet, or that only the server can read
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
         raw = file.read(MOST_NOTEBOOK + 1)
     if f'"{NOTEBOOK_KEY}"'.encode() not in raw:
         return None
@@ -193,10 +194,11 @@ def _bytes(place: Place) -> bytes | None:
         raise InvalidOption(
             place.path, "file", f"a file that can be read: {error.strerror}"
         ) from None
+    seen = os.fstat(descriptor)
+    if not stat.S_ISREG(seen.st_mode):
+        os.close(descriptor)
+        raise InvalidOption(place.path, "file", "a regular file")
     with open(descriptor, "rb") as file:
-        seen = os.fstat(descriptor)
-        if not stat.S_ISREG(seen.st_mode):
-            raise InvalidOption(place.path, "file", "a regular file")
         if not place.table:
             _check_owner(place, seen)
         raw = file.read(MOST_BYTES + 1)

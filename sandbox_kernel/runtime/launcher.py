@@ -287,6 +287,7 @@ def main() -> None:
         # A terminal's Ctrl-C is for the program; the launcher ends when the program does.
         signal.signal(number, signal.SIG_IGN)
     processes.set_name("sandbox-launch")
+    os.umask(0o022)  # whatever the program's is: what containers share is for all of their users
     # What a maker leaves when it ends stays below the launcher, which reaps it.
     processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
     runtime = ""

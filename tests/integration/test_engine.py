@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +43,19 @@ def test_it_is_another_machine_in_there() -> None:
     code = "import os; here = [os.getpid() < 10, os.path.exists('/root/.ssh'), os.listdir('/home')]"
     found = sandbox_kernel.run(code, outputs=["here"]).check().outputs["here"]
     assert found == [True, False, ["sandbox"]]
+
+
+def test_the_umask_of_a_program_is_not_that_of_its_containers() -> None:
+    code = (
+        "import sandbox_kernel\n"
+        "cell = 'import os; print(oct(os.umask(0)), oct(os.stat(\"/dev\").st_mode))'\n"
+        "for user in ('root', 'nobody'):\n"
+        "    print(sandbox_kernel.run(cell, user=user).check().stdout, end='')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, umask=0o077
+    )
+    assert done.stdout == "0o22 0o40755\n" * 2, done.stderr
 
 
 def test_pid_1_tells_nothing_of_the_host() -> None:

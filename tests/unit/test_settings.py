@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_kernel import policy, settings
-from sandbox_kernel.errors import InvalidOption, NotAllowed
+from sandbox_kernel.errors import InvalidOption, NotAllowed, StepFailed
 
 MIB = 1 << 20
 
@@ -202,6 +202,21 @@ def test_a_link_or_a_fifo_in_a_project_is_not_followed(place: Place, tmp_path: P
     os.mkfifo(link)
     with pytest.raises(InvalidOption, match="regular file"):
         place.load()
+    link.unlink()
+    link.mkdir()
+    with pytest.raises(InvalidOption, match=r"sandbox.toml.*regular file"):
+        place.load()
+
+
+def test_in_a_folder_that_was_removed_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StepFailed, match=r"working folder.*removed"):
+        settings.load()
 
 
 def test_python_in_a_project_is_never_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,10 +339,11 @@ def test_a_mistake_in_a_notebook_is_one_line_that_names_it(
 def test_a_pipe_for_a_notebook_holds_nobody_up(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.mkfifo(place.project / "work.ipynb")
     monkeypatch.setenv(settings.NOTEBOOK_VARIABLE, "work.ipynb")
-
-    assert settings.of_notebook(place.load()) == place.load()
+    for make in (os.mkfifo, os.mkdir):
+        make(place.project / "work.ipynb")
+        assert settings.of_notebook(place.load()) == place.load()
+        (place.project / "work.ipynb").rename(place.project / make.__name__)
 
 
 def test_every_setting_explains_itself() -> None:
