@@ -91,7 +91,10 @@ def _wheel(package: Mapping[str, Any], declared: Declared, python: Python) -> Wh
     file = tags.best(python, fitting) or ""
     if not file:
         why = "no wheel with one of the given hashes fits" if wanted else "no wheel fits"
-        raise ImageError(f"{doing}: {why}: choose another version of it")
+        mend = "choose another version of it"
+        if not (fitting or wanted) and package.get("wheels"):
+            why, mend = "uv says no sha256 of its wheels", "update uv, or ask an index with hashes"
+        raise ImageError(f"{doing}: {why}: {mend}")
     digits, size = fitting[file]
     return Wheel(name, str(package.get("version", "")), file, digits, size)
 
