@@ -207,9 +207,9 @@ def whole(value: object, option: str, *, least: int, most: int) -> int:
 def pids(value: object, option: str) -> int:
     """How many processes and threads at once; the most is the kernel's PID_MAX_LIMIT.
 
-    With fewer than three no program starts: its container's pid 1 and who starts it count too.
+    With fewer than four no program starts: its container's pid 1 and who makes both count too.
     """
-    return whole(value, option, least=3, most=4194304)
+    return whole(value, option, least=4, most=4194304)
 
 
 def shares(value: object, option: str) -> int:

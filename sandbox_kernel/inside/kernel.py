@@ -36,7 +36,13 @@ def main() -> None:
     for descriptor in (PROGRAM, *application.CHANNELS.values()):
         os.set_inheritable(descriptor, False)
     os.close(PROGRAM)
-    app.initialize([])
+    try:
+        app.initialize([])
+    except BaseException as problem:
+        # At its own end the interpreter would wait for sockets and threads that are there in part.
+        sys.excepthook(type(problem), problem, problem.__traceback__)
+        sys.stderr.flush()
+        os._exit(1)
     # The sleep before each reply gives outputs a head start; the outside keeps them in order.
     app.kernel._execute_sleep = 0.0
     # IPython keeps a copy of all that is printed, for `%notebook`: a flood would fill the memory.

@@ -95,7 +95,7 @@ def kernel() -> Iterator[Kernel]:
         ("%sandbox --memory=-1", "`-1` is not allowed: a size such as 256m"),
         ("%sandbox --memory '10 gigs'", "`10 gigs` is not allowed: a size such as 256m"),
         ("%sandbox --cpus nan", "`nan` is not allowed: a number of processors"),
-        ("%sandbox --pids-limit 0", "`0` is not allowed: a whole number from 1"),
+        ("%sandbox --pids-limit 0", "`0` is not allowed: a whole number from 4"),
         ("%sandbox --memroy 1g", "did you mean `--memory`?"),
         ("%sandbox --hostname x", "in a live container only --memory"),
         ("%sandbox --memory 256m --memory-swap 128m", "at least `memory`"),

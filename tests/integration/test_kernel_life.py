@@ -174,10 +174,10 @@ def test_what_can_not_start_tells_the_first_cell_why() -> None:
 
 
 def test_one_that_may_have_too_few_processes_to_start_names_the_limit() -> None:
-    with kernels.started(pids_limit="3") as kernel:
+    with kernels.started(pids_limit="4") as kernel:
         _, outputs = kernel.run("1")
         assert error_of(outputs)["ename"] == "TooManyProcesses"
-        assert "the limit is 3" in error_of(outputs)["evalue"]
+        assert "the limit is 4" in error_of(outputs)["evalue"]
 
 
 def test_one_whose_launcher_is_killed_while_it_starts_ends_and_the_next_is_whole() -> None:
