@@ -73,14 +73,14 @@ def _find(places: Places) -> list[Problem]:
     problems: list[Problem] = []
     wrong = dict(_wrong_blobs(places))
     for image in listed:
-        shown = image.names[0] if image.names else image.digest
+        called = image.names or (image.digest,)
         try:
             manifest = _read(places, image.digest)
         except ImageError as error:
-            problems.append(Problem("image", image.digest, str(error), (shown,)))
+            problems.append(Problem("image", image.digest, str(error), tuple(called)))
             continue
         for part in (manifest.config, *manifest.layers):
-            owners.setdefault(part.digest, []).append(shown)
+            owners.setdefault(part.digest, []).extend(called)
             if not os.path.exists(places.blob(part.digest)):
                 wrong.setdefault(part.digest, "it is not there")
     problems += [
