@@ -352,9 +352,8 @@ def test_a_broken_manifest_is_one_line_and_repair_takes_it_from_the_list(store: 
     made, other = small(store, "app:1"), small(store, "other:1", note=b"other\n")
     store.tag("app:2", made.descriptor)
     flip_a_bit(blob_path(store, made.digest))
-    for problem in store.check():
-        if problem.kind == "image":
-            assert problem.images == ("docker.io/library/app:1", "docker.io/library/app:2")
+    (broken,) = [problem for problem in store.check() if problem.kind == "image"]
+    assert broken.images == ("docker.io/library/app:1", "docker.io/library/app:2")
 
     said = command("run", "app:1")
     assert said.returncode == 125

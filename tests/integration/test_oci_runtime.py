@@ -397,6 +397,7 @@ def test_of_a_run_that_is_killed_delete_takes_the_container_away(bundle: Bundle)
     assert not os.path.exists("/sys/fs/cgroup/memory/sandbox-kernel-oci-killed")
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the machine reaps it soon
         assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
 def test_why_a_first_process_ended_is_told(bundle: Bundle) -> None:
