@@ -12,7 +12,9 @@ from .values import SEALS
 
 MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
 KERNEL = ("application", "kernel")
-TEMPLATE = (*MODULES, *KERNEL, "prepared", "template")
+SHARED = ("template_memory",)
+"""Modules of `sandbox_kernel/linux` that programs inside have too: they import nothing of ours."""
+TEMPLATE = (*MODULES, *KERNEL, *SHARED, "prepared", "template")
 PACKAGE = "sandbox_inside"
 # `-c` and not a file name: a path in the container could be replaced by what is in it.
 _START = (
@@ -31,9 +33,10 @@ CARRY_MODULES = (*MODULES, "carry")
 
 
 def source(name: str) -> str:
-    """The text of a module of `sandbox_kernel/inside`."""
-    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "inside")
-    with open(os.path.join(folder, f"{name}.py"), encoding="utf-8") as file:
+    """The text of a module of `sandbox_kernel/inside`, or of one that is shared."""
+    package = os.path.dirname(os.path.dirname(__file__))
+    folder = "linux" if name in SHARED else "inside"
+    with open(os.path.join(package, folder, f"{name}.py"), encoding="utf-8") as file:
         return file.read()
 
 

@@ -11,7 +11,6 @@ The outside says one thing at a time over descriptor 4, and what comes is from t
 
 import array
 import ctypes
-import gc
 import json
 import os
 import resource
@@ -101,7 +100,7 @@ def main():
     import fcntl  # noqa: F401
     import threading  # noqa: F401
 
-    from . import cell, channel, display, failure, hooks, values  # noqa: F401
+    from . import cell, channel, display, failure, hooks, template_memory, values  # noqa: F401
 
     # What a cell is to get fresh must not have been used here.
     rules = bytes.fromhex(message["filter"])
@@ -112,8 +111,7 @@ def main():
         for _ in range(REHEARSALS):
             rehearse(CONTROL)
             main.rehearse()
-    gc.collect()
-    gc.freeze()
+    template_memory.settle()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end at once, by themselves
     send(control, {"ready": True, "pid": os.getpid()})
     while True:

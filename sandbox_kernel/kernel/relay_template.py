@@ -10,7 +10,6 @@ process that Jupyter starts is the relay itself.
 from __future__ import annotations
 
 import fcntl
-import gc
 import os
 import select
 import signal
@@ -21,7 +20,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from sandbox_kernel.errors import SandboxError
-from sandbox_kernel.linux import processes
+from sandbox_kernel.linux import processes, template_memory
 from sandbox_kernel.runtime import client
 
 from . import stub
@@ -78,9 +77,7 @@ def main() -> None:
     listener.listen(16)
     listener.setblocking(False)
     processes.set_name("sandbox-relays")
-    # Forks share what lives for ever and never look through it for garbage: fewer pages to copy.
-    gc.collect()
-    gc.freeze()
+    template_memory.settle()
     poll = select.poll()
     for what in (listener, holder):
         poll.register(what, select.POLLIN)

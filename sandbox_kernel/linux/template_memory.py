@@ -1,0 +1,121 @@
+"""The memory of a process that is forked from: what its children would copy for nothing.
+
+A fork shares all pages until one side writes into one. A child of a Python does that without
+changing anything: it counts references in the objects themselves, and what it makes fills gaps
+between objects of the template, each on a page of its own. Both are ended here, by the last that a
+template does before it forks.
+
+Objects of a template live as long as it does, so nobody has to count references to them: they are
+made immortal as `None` is (PEP 683), from CPython 3.12 on. In a child these are never taken away;
+what a cell makes itself is, as always. The gaps are those of malloc(3) in the GNU C library, and of
+the pools of Python's own allocator (Objects/obmalloc.c).
+
+This goes along into containers as text (`container/program.py`), so it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from types import CodeType, FrameType
+
+MORTAL_BEFORE = (3, 12)
+UNTRIED_FROM = (3, 15)
+"""Versions of CPython: the layout of a count of references is no promise of the next one."""
+POOL_BYTES, POOL_HEADER = 16 << 10, 48
+"""Objects/obmalloc.c, on machines of 64 bits."""
+POOLED = range(512, 32, -16)
+"""Sizes of blocks in pools. Nothing is made of `bytes` that is smaller."""
+LARGEST_GAP = 120 << 10
+"""Above it malloc(3) maps what it gives, M_MMAP_THRESHOLD of mallopt(3)."""
+
+
+def settle() -> None:
+    """The last that a process with one thread does before its first fork."""
+    gc.collect()
+    make_immortal()
+    gc.freeze()  # a child does not look through it for garbage
+    fill_pools()
+    fill_gaps()
+
+
+def make_immortal() -> int:
+    """Nobody counts references to the objects that are there now. How many these are; 0 where this
+    Python can't do that."""
+    version = sys.version_info[:2]
+    if sys.implementation.name != "cpython" or not MORTAL_BEFORE <= version < UNTRIED_FROM:
+        return 0
+    word = ctypes.c_uint32.from_address
+    immortal = word(id(None)).value
+    if immortal < 1 << 31 or "t" in sys.abiflags:  # a Python without its lock counts otherwise
+        return 0
+    found = _reachable()
+    for number in found:
+        word(number).value = immortal
+    return len(found)
+
+
+def _reachable() -> set[int]:
+    """The addresses of all objects, but for frames and what they alone know."""
+    left = gc.get_objects()
+    found: set[int] = set()
+    while left:
+        one = left.pop()
+        if id(one) in found or isinstance(one, FrameType):
+            continue
+        found.add(id(one))
+        if isinstance(one, CodeType):  # tells the collector nothing
+            left += (one.co_consts, one.co_names, one.co_filename, one.co_name, one.co_qualname)
+            left += (one.co_linetable, one.co_exceptiontable)
+        else:
+            left += gc.get_referents(one)
+    found.discard(id(found))
+    return found
+
+
+def fill_pools() -> None:
+    """What is made from now on lies in pools of its own: those that are begun are filled up."""
+    for size in POOLED:
+        while True:
+            one = bytes(size - sys.getsizeof(b""))
+            if id(one) % POOL_BYTES == POOL_HEADER:
+                break  # the first of a new one
+            _kept.append(one)
+
+
+_kept: list[bytes] = []
+
+
+class _Usage(ctypes.Structure):
+    """struct mallinfo2 of malloc.h, mallinfo(3): bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def fill_gaps() -> int:
+    """What malloc(3) gives from now on lies behind all that it has given. The bytes of the gaps
+    that this took; 0 where it is not that of the GNU C library from 2.33 on."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return 0
+    malloc, free, end = libc.malloc, libc.free, libc.sbrk
+    malloc.restype = end.restype = ctypes.c_void_p
+    malloc.argtypes, free.argtypes = (ctypes.c_size_t,), (ctypes.c_void_p,)
+    end.argtypes = (ctypes.c_ssize_t,)
+    libc.mallinfo2.restype = _Usage
+    libc.malloc_trim(0)  # joins what lies side by side
+    behind = end(0) - libc.mallinfo2().keepcost
+    filled = 0
+    for size in range(LARGEST_GAP, 8, -16):
+        while 0 < (one := malloc(size) or 0) < behind:
+            filled += size
+        free(one)
+    libc.malloc_trim(0)
+    return filled
