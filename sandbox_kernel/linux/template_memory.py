@@ -70,7 +70,6 @@ def _reachable() -> set[int]:
             left += (one.co_linetable, one.co_exceptiontable)
         else:
             left += gc.get_referents(one)
-    found.discard(id(found))
     return found
 
 
@@ -116,6 +115,6 @@ def fill_gaps() -> int:
     for size in range(LARGEST_GAP, 8, -16):
         while 0 < (one := malloc(size) or 0) < behind:
             filled += size
-        free(one)
+        free(one)  # was taken from the end, which now goes back to the kernel
     libc.malloc_trim(0)
     return filled
