@@ -21,12 +21,14 @@ import sys
 from types import CodeType, FrameType
 
 MORTAL_BEFORE = (3, 12)
-UNTRIED_FROM = (3, 15)
+UNTRIED_FROM = (3, 14)
 """Versions of CPython: the layout of a count of references is no promise of the next one."""
 POOL_BYTES, POOL_HEADER = 16 << 10, 48
 """Objects/obmalloc.c, on machines of 64 bits."""
 POOLED = range(512, 32, -16)
 """Sizes of blocks in pools. Nothing is made of `bytes` that is smaller."""
+MOST_POOLS = 16
+"""Filled of one size: where Python has another allocator (PYTHONMALLOC), no pool ever begins."""
 LARGEST_GAP = 120 << 10
 """Above it malloc(3) maps what it gives, M_MMAP_THRESHOLD of mallopt(3)."""
 
@@ -76,7 +78,7 @@ def _reachable() -> set[int]:
 def fill_pools() -> None:
     """What is made from now on lies in pools of its own: those that are begun are filled up."""
     for size in POOLED:
-        while True:
+        for _ in range(MOST_POOLS * POOL_BYTES // size):
             one = bytes(size - sys.getsizeof(b""))
             if id(one) % POOL_BYTES == POOL_HEADER:
                 break  # the first of a new one

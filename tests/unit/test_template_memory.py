@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from sandbox_kernel.linux import template_memory
 
@@ -61,11 +64,12 @@ print(sum(id(one) // 16384 in begun for one in now))
 """
 
 
-def _said(program: str) -> list[str]:
+def _said(program: str, allocator: str = "default") -> list[str]:
     start = "import os, sys; from sandbox_kernel.linux import template_memory\n"
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", start + program],
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONMALLOC": allocator}, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -81,8 +85,9 @@ def test_references_to_what_is_there_are_counted_by_nobody() -> None:
     assert of_a_later_one == "2"
 
 
-def test_an_interpreter_works_on_and_what_is_made_later_goes_as_always() -> None:
-    assert _said(WORKS_ON) == ["gone", "1", *([] if CAN else ["gone"])]
+@pytest.mark.parametrize("allocator", ["default", "debug", "malloc"])
+def test_an_interpreter_works_on_and_what_is_made_later_goes_as_always(allocator: str) -> None:
+    assert _said(WORKS_ON, allocator) == ["gone", "1", *([] if CAN else ["gone"])]
 
 
 def test_what_a_child_makes_lies_on_other_pages_than_what_its_template_has() -> None:
