@@ -90,7 +90,7 @@ def run_for(face: socket.socket, words: list[str]) -> NoReturn:
         relay = Relay(where, inside, face)
         threading.Thread(target=inside.start, name="start", daemon=True).start()
         status = relay.run()
-    face.sendall(b"%b%d" % (stub.ENDED, status))
+    face.sendall(stub.ENDED + bytes((status & 0xFF,)))
     _leave(status)
 
 

@@ -3,14 +3,16 @@
 The stub hands over its connection file, working folder, environment and descriptors, then passes on
 signals and ends as the relay does. One socket is all that is between them: when the stub is killed
 the relay reads its end, and the other way round. There is one stub for each kernel, as long as it
-lives, so it imports next to nothing (`socket` and `signal` would double its size).
+lives, so it ends to be a Python (`linux.stub_process`); and it imports next to nothing, since it is
+what a start waits for.
 
 What is said, `relay_template.py` has the other side:
 
     stub     length of the rest in 8 bytes, with the descriptors 0, 1, 2 and the working folder;
              identity, umask, number of words, words, variables, with zero bytes between them;
              afterwards a byte for each signal
-    relay    `a`: it is mine from here on, or `d`: start by yourself; then `e` and the status
+    relay    `a`: it is mine from here on, or `d`: start by yourself;
+             then `e` and a byte, the status
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ ACCEPTED, DECLINED, ENDED = b"a", b"d", b"e"
 LENGTH = 8
 LOST_STATUS = 1
 """Of a stub whose relay was killed."""
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 UCRED = 12
 """Bytes of struct ucred, unix(7): pid, uid, gid."""
 
@@ -132,10 +135,24 @@ def _send(channel: _socket.socket, known: str, words: list[str]) -> None:
 
 
 def _stay(channel: _socket.socket) -> int:
-    """Pass on signals until the relay ends; its status."""
-    channel.setblocking(False)
-    signal.set_wakeup_fd(channel.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, _pass_on)
+    """Become a program that passes on signals until the relay ends, and ends as that does.
+
+    Where memory files can't be executed, or there is no program for this kind of processor, this
+    Python does the same; only then it returns, the status.
+    """
+    from sandbox_kernel.linux import stub_process
+
+    # What comes from here on is for the program, and waits for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    try:
+        program = stub_process.new_program(channel.fileno())
+        os.set_inheritable(channel.fileno(), True)
+        os.execve(program, sys.orig_argv, os.environ)
+    except OSError:
+        channel.setblocking(False)
+        signal.set_wakeup_fd(channel.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, _pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     said = b""
@@ -150,4 +167,4 @@ def _stay(channel: _socket.socket) -> int:
         said += data
         if not data:
             break
-    return int(said[1:]) if said.startswith(ENDED) else LOST_STATUS
+    return said[1] if said[:1] == ENDED and len(said) > 1 else LOST_STATUS

@@ -11,39 +11,21 @@ Sources: elf(5), prctl(2), sigaction(2), mount(2); numbers of the calls as in `l
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
-import struct
 
-from sandbox_kernel.linux import writing
+from sandbox_kernel.linux import machine_code
+from sandbox_kernel.linux.machine_code import Program
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NamedTuple
-
-    class Machine(NamedTuple):
-        """How the program is made for one kind of processor."""
-
-        elf: int
-        assembly: str
-        code: str
-else:
-    from collections import namedtuple
-
-    Machine = namedtuple("Machine", "elf assembly code")
-
-MFD_EXEC = 0x0010  # include/uapi/linux/memfd.h
 LIFE, RESULT = 3, 4
 """What it reads from as long as it lives; where it writes the result of mount(2): eight bytes, 0 or
 minus an errno."""
 MOUNT_OPTIONS = frozenset(("nosuid", "nodev", "noexec"))
 """How it mounts proc: MS_NOSUID | MS_NODEV | MS_NOEXEC, 14."""
 
-# include/uapi/linux/elf-em.h has the machines. A test assembles the text and compares.
+# A test assembles the text and compares.
 MACHINES = {
-    "x86_64": Machine(
-        62,
+    "x86_64": Program(
         """
         .globl _start
         _start:
@@ -99,8 +81,7 @@ MACHINES = {
         "030000004889e6ba010000000f054885c07feab8e700000031ff0f05010000000000000000000000000000"
         "000000000000000000000000000000000073616e64626f782d696e69740070726f63002e002f00",
     ),
-    "aarch64": Machine(
-        183,
+    "aarch64": Program(
         """
         .globl _start
         _start:
@@ -158,39 +139,22 @@ MACHINES = {
     ),
 }
 
-_ADDRESS = 0x10000
-_HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")  # Elf64_Ehdr
-_SEGMENT = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr
-_PF_R_X = 5
-
-
 _LIFE = {"x86_64": ("bf03000000", "bf%02x000000"), "aarch64": ("600080d2", "%02x0080d2")}
 """The instruction that says which descriptor is read: `mov $3, %edi` and `mov x0, #3`."""
 
 
 def image(machine: str, life: int = LIFE) -> bytes:
-    """The file that is executed: a header, one segment, the code.
+    """The file that is executed.
 
     `life` is the descriptor that it reads from, where it can't be the usual one: 0 or 3.
 
     Raises OSError(ENOSYS) on a machine for which there is none.
     """
-    if machine not in MACHINES:
-        raise OSError(38, f"hold namespaces: there is no program for `{machine}`")
-    kind = MACHINES[machine]
-    text = kind.code
+    code = machine_code.of(MACHINES, machine)
     if life != LIFE:
         before, after = _LIFE[machine]
-        text = text.replace(before, after % life)
-    code = bytes.fromhex(text)
-    start = _HEADER.size + _SEGMENT.size
-    header = _HEADER.pack(
-        b"\x7fELF", 2, 1, 1, 0, 2, kind.elf, 1, _ADDRESS + start, _HEADER.size, 0, 0,
-        _HEADER.size, _SEGMENT.size, 1, 0, 0, 0,
-    )  # fmt: skip
-    size = start + len(code)
-    segment = _SEGMENT.pack(1, _PF_R_X, 0, _ADDRESS, _ADDRESS, size, size, 0x1000)
-    return header + segment + code
+        code = code.replace(bytes.fromhex(before), bytes.fromhex(after % life))
+    return machine_code.executable(machine, code)
 
 
 @functools.cache
@@ -206,16 +170,4 @@ def new_program() -> int:
     but who holds CAP_SYS_PTRACE in the user namespace that the file was made in.
     Raises OSError.
     """
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        memory = os.memfd_create("sandbox-init", flags | MFD_EXEC)
-    except OSError:  # before Linux 6.3, where each memory file can be executed
-        memory = os.memfd_create("sandbox-init", flags)
-    writing.whole(memory, image(os.uname().machine))
-    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
-    # What is open for writing can't be executed (ETXTBSY).
-    executable = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
-    os.fchmod(memory, 0o111)
-    os.close(memory)
-    return executable
+    return machine_code.sealed("sandbox-init", image(os.uname().machine), 0o111)
