@@ -34,6 +34,13 @@ def pair() -> tuple[whole_socket, whole_socket]:
     return socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
+def channel(descriptor: int) -> whole_socket:
+    """An end of one, whose kind need not be asked for. Takes the descriptor."""
+    from socket import socket as whole
+
+    return whole(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+
+
 def bare_pair() -> tuple[socket.socket, socket.socket]:
     """The same, as the C module has them: without `with`, and without a slow import."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

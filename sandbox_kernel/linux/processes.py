@@ -10,6 +10,7 @@ import os
 import select
 
 from sandbox_kernel.linux import libc as c
+from sandbox_kernel.linux import reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,10 +178,9 @@ def pid_of(pidfd: int) -> int:
 
     Source: /proc/self/fdinfo/N, line "Pid:" (pidfd_open(2), NOTES).
     """
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("Pid:"):
-                return int(line[4:])
+    for line in reading.whole(f"/proc/self/fdinfo/{pidfd}").splitlines():
+        if line.startswith(b"Pid:"):
+            return int(line[4:])
     return -1
 
 

@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 import stat
+import time
 
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import messages, mounts, paths, processes, writing
@@ -29,7 +30,7 @@ from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from sandbox_kernel.runtime.cgroups.contract import Driver, Group
@@ -65,17 +66,31 @@ class Sources:
         self.null = os.open(f"{folder}/dev/null", os.O_PATH | os.O_CLOEXEC)
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._trees: dict[tuple[object, ...], int] = {}
+        self._seen: dict[tuple[object, ...], tuple[float, tuple[object, ...]]] = {}
+        """When the sources of a tree were looked at (monotonic), and what they were."""
 
-    def tree(self, order: Mapping[str, Any]) -> int:
-        """A detached copy of an image's read-only tree, which is put together the first time."""
-        key = (order["key"], *map(_file_of, order["mounts"]))
+    def tree(self, order: Mapping[str, Any], seconds: float = 0) -> int:
+        """A detached copy of an image's read-only tree, which is put together the first time.
+
+        What was replaced on the host since then is bound anew, if that was more than `seconds` ago.
+        """
+        key = self._key((order["key"],), order["mounts"], seconds)
         if key not in self._trees:
             self._trees[key] = self._put_together(order, f"tree{len(self._trees)}")
         return mounts.clone_tree(self._trees[key])
 
-    def bind(self, mount: Mapping[str, Any]) -> int:
-        """A detached copy of a read-only part of the host that many containers get."""
-        key = (mount["source"], *mount["options"], _file_of(mount))
+    def _key(
+        self, name: tuple[object, ...], sources: Sequence[Mapping[str, Any]], seconds: float
+    ) -> tuple[object, ...]:
+        now = time.monotonic()
+        seen = self._seen.get(name)
+        if seen is None or now - seen[0] >= seconds:
+            seen = self._seen[name] = now, (*name, *map(_file_of, sources))
+        return seen[1]
+
+    def bind(self, mount: Mapping[str, Any], seconds: float = 0) -> int:
+        """A detached copy of a read-only part of the host that many containers get; see `tree`."""
+        key = self._key((mount["source"], *mount["options"]), (mount,), seconds)
         if key not in self._trees:
             tree = _tree(mount["source"], _attributes(mount))
             kept = os.dup(tree)
@@ -175,6 +190,8 @@ DEVICES = {
 }
 
 
+UNCLAIMED_SECONDS = 1.0
+"""What is made for nobody yet may be that much older, since it waits longer than that anyway."""
 IMAGE_IDS = "image-ids"
 """Option of a bind mount of ours whose files have the ids of images, as layers do."""
 
@@ -218,11 +235,9 @@ class Held:
         self.reason: str | None = None
         self.limits: dict[str, Any] = {}
         """What the kernel says is in force, read while the maker was at work."""
-        self.pid = self.pidfd = -1
+        self.pid = self.pidfd = self.writable = self.oom_fd = -1
         """Pid 1, from `made` on."""
-        self.writable = -1
-        self.oom_fd = -1
-        self.over = self.stopping = self.ending = self.joined = False
+        self.over = self.stopping = self.ending = self.joined = self._killed = False
         self.log = log
         """What its logged processes wrote: (1 or 2, bytes)."""
         self.outputs: dict[int, int] = {}
@@ -240,6 +255,8 @@ class Held:
         """Descriptors that keep the layers of the image where they are; ours until `end`."""
         self._life = -1
         """Pid 1 lives as long as this is open."""
+        self._entrances: list[int] = []
+        """Of its group, for whoever comes in next."""
         self.slots = slots
         """Where its slot is one of: the launcher's, or those of a nest."""
         self._sources = sources
@@ -307,7 +324,10 @@ class Held:
             given += trees.values()
             self._map_trees(trees)
             entrances = self.group.entrances()
-            given += entrances
+            if self.order.get("entered"):
+                self._entrances = entrances
+            else:
+                given += entrances
             around = [] if walled else self.group.around()
             given += around
             life, self._life = os.pipe2(os.O_CLOEXEC)
@@ -324,7 +344,12 @@ class Held:
         finally:
             for descriptor in (*given, *descriptors.values()):
                 os.close(descriptor)
-        self.limits = self.group.limits()
+        self.limits = self.group.first_limits()
+
+    def take_entrances(self) -> list[int]:
+        """Descriptors of its group, the caller's, for one who enters it. Raises OSError."""
+        kept, self._entrances = self._entrances, []
+        return kept or self.group.entrances()
 
     def open_agent(self, *, adopts: bool = False) -> socket.socket:
         """Have somebody in it who forks runs. Raises OSError, StepFailed."""
@@ -372,6 +397,7 @@ class Held:
     def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Detached mounts of all that the container gets."""
         trees: dict[str, int] = {}
+        seconds = UNCLAIMED_SECONDS if self.order.get("unclaimed") else 0
         try:
             trees["dev"] = mounts.clone_tree(self._sources.dev)
             trees["null"] = mounts.clone_tree(self._sources.null, recursive=False)
@@ -379,14 +405,14 @@ class Held:
             for index, layer in enumerate(self.order.get("layers", ())):
                 trees[f"layer {index}"] = _tree(layer, 0)
             for index, tree in enumerate(self.order.get("trees", ())):
-                trees[f"tree {index}"] = self._sources.tree(tree)
+                trees[f"tree {index}"] = self._sources.tree(tree, seconds)
             for index, file in enumerate(self.order.get("files") or ()):
                 trees[f"file {index}"] = self._sources.file(file["text"])
             for index, mount in enumerate(config.get("mounts", ())):
                 if mount.get("type", "bind") != "bind":
                     continue
                 trees[f"mount {index}"] = (
-                    self._sources.bind(mount)
+                    self._sources.bind(mount, seconds)
                     if self._is_shared(mount)
                     else _tree(mount["source"], _attributes(mount))
                 )
@@ -477,8 +503,9 @@ class Held:
     def kill(self, reason: str) -> None:
         """End every process of the container; its end is seen on the pidfd."""
         self.reason = self.reason or reason
-        if self.over or self.pidfd < 0:
+        if self.over or self.pidfd < 0 or self._killed:
             return
+        self._killed = True
         try:
             processes.send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -553,15 +580,17 @@ class Held:
         for run in self.runs.values():
             self.end_run(run)
         self.let_namespaces_go()
-        for descriptor in (*self.leases, *self.waiting.values()):
+        for descriptor in (*self.leases, *self.waiting.values(), *self._entrances):
             os.close(descriptor)
+        self._entrances.clear()
         self.waiting.clear()
         self.leases.clear()
         cells.let_go(self)
         try:
-            maker = self.slot.maker if self.answered else None
-            self.group.kill(maker.pid if maker else None)
-            self.group.remove()
+            if not (self.answered and self.group.remove_empty()):
+                maker = self.slot.maker if self.answered else None
+                self.group.kill(maker.pid if maker else None)
+                self.group.remove()
         finally:
             if self.joined:
                 self.slots.rest(self.slot)  # the next one shall not be in that network

@@ -216,7 +216,7 @@ class Launcher:
                 self._containers.kill_all("its program ended")
             return
         request, (channel, *descriptors) = received
-        self._containers.add_client(socket.socket(fileno=channel), request, descriptors)
+        self._containers.add_client(messages.channel(channel), request, descriptors)
 
     def _open_control(self) -> socket.socket:
         """The socket in our folder by which other programs of this user find us."""

@@ -382,7 +382,8 @@ class Pool:
 
     def _make(self, template: Template, order: dict[str, Any], recipe: str) -> Ready:
         assert template.nest is not None
-        held = self._containers.make({**order, "wants_namespaces": True}, template.nest)
+        own = {"wants_namespaces": True, "entered": True}
+        held = self._containers.make({**order, **own}, template.nest)
         ready = Ready(template, held, recipe)
         self._by_container[held.id] = template.on_the_way[held.id] = ready
         template.containers.add(held.id)
@@ -642,7 +643,7 @@ class Pool:
         if len(template.ready.get(recipe, ())) >= demand.wanted:
             return
         try:
-            self._make(template, _blank(demand.order), recipe)
+            self._make(template, {**_blank(demand.order), "unclaimed": True}, recipe)
         except (SandboxError, OSError) as error:
             # The next caller gets the true error, when his own can't be made.
             demand.wanted = 0

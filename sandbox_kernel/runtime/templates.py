@@ -51,14 +51,13 @@ from __future__ import annotations
 
 import array
 import os
-import re
 import socket
 import struct
 import time
 from collections import deque
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import messages, processes, waiting
+from sandbox_kernel.linux import messages, processes, reading, waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def ask_for_child(
 
     One that `rehearses` takes longer until it is there, and less from then on.
     """
-    entrances = held.group.entrances()
+    entrances = held.take_entrances()
     # The forker is in the user namespace, and gives the pid namespace to its child.
     kinds = [kind for kind in held.namespaces if kind not in ("user", "pid")]
     message = {
@@ -253,24 +252,16 @@ def _differs(how: str) -> StepFailed:
 
 def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status, proc(5)."""
-    with open(f"/proc/{pid}/status", "rb") as file:
-        return dict(_FACTS.findall(file.read().decode("utf-8", "replace")))
-
-
-_FACTS = re.compile(r"^(\w+):\s*(.*)$", re.MULTILINE)
+    text = reading.whole(f"/proc/{pid}/status").decode("utf-8", "replace")
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
 def _check_groups(held: Held, pid: int) -> None:
     """It is in the groups of the container, which are those of its pid 1 (cgroups(7))."""
-    found, wanted = _groups(pid), _groups(held.pid)
+    found, wanted = (reading.whole(f"/proc/{one}/cgroup") for one in (pid, held.pid))
     if found != wanted:
-        other = b", ".join(sorted(found - wanted)).decode("utf-8", "replace")
-        raise _differs(f"it is in another control group: {other}")
-
-
-def _groups(pid: int) -> set[bytes]:
-    with open(f"/proc/{pid}/cgroup", "rb") as file:
-        return set(file.read().splitlines())
+        other = b", ".join(sorted({*found.splitlines()} - {*wanted.splitlines()}))
+        raise _differs(f"it is in another control group: {other.decode('utf-8', 'replace')}")
 
 
 def _check_descriptors(pid: int) -> None:
@@ -293,19 +284,19 @@ def _check_memory(nest: Held, pid: int) -> None:
     no such memory: it lies on a read-only mount.
     """
     writable = os.fstat(nest.writable).st_dev
-    with open(f"/proc/{pid}/maps", "rb") as lines:
-        shared = _SHARED.findall(lines.read())
-    for mode, major, minor, name in shared:
-        device, path = os.makedev(int(major, 16), int(minor, 16)), os.fsdecode(name)
+    for line in reading.whole(f"/proc/{pid}/maps").splitlines():
+        # Addresses, mode, offset, device, inode, path (proc(5)). Most have hundreds of lines whose
+        # mode ends with `p`.
+        place = line.index(b" ")
+        if line[place + 4 : place + 5] == b"p":
+            continue
+        _, mode, _, numbers, _, *rest = line.split(b" ", 5)
+        major, _, minor = numbers.partition(b":")
+        device = os.makedev(int(major, 16), int(minor, 16))
+        path = os.fsdecode(rest[0].lstrip(b" ")) if rest else ""
         reachable = b"w" in mode or path.endswith("(deleted)") or path.startswith("/dev/")
         if reachable or device == writable or not path:
             raise _differs(f"memory of {path or 'no file'} is shared")
-
-
-# Lines of /proc/PID/maps, proc(5), whose mode ends with `s`: most have hundreds that don't.
-_SHARED = re.compile(
-    rb"^[0-9a-f]+-[0-9a-f]+ (..[^ ]s) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) [0-9]+ *(.*)$", re.MULTILINE
-)
 
 
 def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:

@@ -90,6 +90,10 @@ class Group:
         """The limits in force, read from the kernel. None: no limit."""
         raise NotImplementedError
 
+    def first_limits(self) -> dict[str, Any]:
+        """The same of a group that was just made, in which each limit was read when it was set."""
+        return self.limits()
+
     def update(self, resources: Mapping[str, Any]) -> None:
         """Change limits of the live group; all of them, or none and LimitNotEnforceable."""
         raise NotImplementedError
@@ -138,6 +142,10 @@ class Group:
     def remove(self) -> None:
         """Remove it. Waits for processes that are dying; does nothing when it is gone."""
         raise NotImplementedError
+
+    def remove_empty(self) -> bool:
+        """Remove it if it can be seen at once that nobody is in it. False: nothing was done."""
+        return False
 
 
 class Swept:

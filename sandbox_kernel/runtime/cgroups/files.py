@@ -9,6 +9,7 @@ import select
 import time
 
 from sandbox_kernel import errors
+from sandbox_kernel.linux import reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,14 +22,7 @@ SECONDS_TO_SWEEP = 2.0
 
 def read(path: str) -> str:
     """The whole text of a small file, without the newline at its end. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(descriptor, 65536)
-        while len(text) % 4096 == 0 and (more := os.read(descriptor, 65536)):
-            text += more
-    finally:
-        os.close(descriptor)
-    return text.decode("ascii").rstrip("\n")
+    return reading.whole(path).decode("ascii").rstrip("\n")
 
 
 def read_number(path: str) -> int | None:
@@ -133,13 +127,13 @@ def remove(directory: str, deadline: float | None = None) -> None:
 
     Raises StepFailed when one of them still lives at the deadline (monotonic clock).
     """
-    if _removed(directory):
+    if removed(directory):
         return
     if deadline is None:
         deadline = time.monotonic() + SECONDS_TO_EMPTY
     for child in below(directory):
         remove(child, deadline)
-    while not _removed(directory):
+    while not removed(directory):
         remaining = members(directory)
         if time.monotonic() > deadline:
             shown = ", ".join(map(str, sorted(remaining)[:10])) or "none listed"
@@ -152,7 +146,7 @@ def remove(directory: str, deadline: float | None = None) -> None:
         wait_for_end(remaining, deadline)
 
 
-def _removed(directory: str) -> bool:
+def removed(directory: str) -> bool:
     """Remove one group. False: processes or groups are in it. Raises OSError."""
     try:
         os.rmdir(directory)

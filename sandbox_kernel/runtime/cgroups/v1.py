@@ -101,6 +101,8 @@ class Driver(contract.Driver):
     ) -> None:
         self._tops = tops
         self._support = _support(tops, lacks)
+        self.unset: dict[str, Any] = {}
+        """What a new group says of a limit that nobody set in it; asked once for each."""
         self._always = [name for name in controllers if name in tops]
 
     def support(self) -> dict[str, str]:
@@ -115,7 +117,7 @@ class Driver(contract.Driver):
                 group.join(controller)
             for limit in limits:
                 group.join(v1_limits.FILE_OF_LIMIT[limit][0])
-            v1_limits.set_new(group.paths(), limits)
+            group.set_first(limits)
         except BaseException:
             group.remove()
             raise
@@ -216,6 +218,13 @@ class Group(contract.Group):
         self._name = name
         self._directories: dict[str, str] = {}
         self._oom: int | None = None
+        self._first: dict[str, Any] = {}
+        self._has_quota = False
+
+    def set_first(self, limits: Mapping[str, Any]) -> None:
+        """The limits of a new group. LimitNotEnforceable."""
+        self._first = v1_limits.set_new(self._directories, limits)
+        self._has_quota = "cpus" in limits
 
     def join(self, controller: str) -> None:
         """Make this controller's directory, unless the group has it already. OSError."""
@@ -238,9 +247,18 @@ class Group(contract.Group):
     def limits(self) -> dict[str, Any]:
         return v1_limits.read(self._directories, self._driver.support())
 
+    def first_limits(self) -> dict[str, Any]:
+        unset = self._driver.unset
+        asked = [limit for limit in contract.LIMITS if limit not in (*self._first, *unset)]
+        if asked:
+            found = v1_limits.read(self._directories, self._driver.support(), asked)
+            unset |= {limit: found[limit] for limit in asked}
+        return {**{limit: unset.get(limit) for limit in contract.LIMITS}, **self._first}
+
     def update(self, resources: Mapping[str, Any]) -> None:
         limits = contract.wanted(resources)
         self._driver.require(limits)
+        self._has_quota = self._has_quota or "cpus" in limits
         for limit in limits:
             controller = v1_limits.FILE_OF_LIMIT[limit][0]
             if controller not in self._directories:
@@ -261,7 +279,11 @@ class Group(contract.Group):
             _freeze(freezer, "THAWED")
 
     def usage(self) -> dict[str, int | float | None]:
-        return usage(self._directories)
+        if self._has_quota or self._driver.support()["cpus"]:
+            return usage(self._directories)
+        # What never had a quota was never held back.
+        others = {name: path for name, path in self._directories.items() if name != "cpu"}
+        return {**usage(others), "throttled_seconds": 0.0}
 
     def oom_kills(self) -> int:
         return self._table("memory", "memory.oom_control").get("oom_kill", 0)
@@ -298,6 +320,14 @@ class Group(contract.Group):
             self._oom = None
         remove(self._directories.values())
         self._directories = {}
+
+    def remove_empty(self) -> bool:
+        # Who is in any hierarchy is in this one, and groups of runs are below it.
+        freezer = self._directories.get("freezer")
+        if freezer is None or not files.removed(freezer):
+            return False
+        self.remove()
+        return True
 
 
 def usage(directories: Mapping[str, str]) -> dict[str, int | float | None]:

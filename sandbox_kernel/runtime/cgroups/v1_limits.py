@@ -9,7 +9,7 @@ from sandbox_kernel.runtime.cgroups import contract, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Any
 
 UNLIMITED = 1 << 62  # memory without a limit reads back as LONG_MAX rounded down to a page
@@ -27,9 +27,11 @@ FILE_OF_LIMIT = {
 }
 
 
-def set_new(directories: Mapping[str, str], limits: Mapping[str, Any]) -> None:
-    """Set the limits of a group that was just made. LimitNotEnforceable."""
-    _Change(directories, None).apply(limits)
+def set_new(directories: Mapping[str, str], limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Set the limits of a group that was just made, as `read` has them. LimitNotEnforceable."""
+    change = _Change(directories, None)
+    change.apply(limits)
+    return change.shown
 
 
 def change(directories: Mapping[str, str], limits: Mapping[str, Any]) -> None:
@@ -45,26 +47,36 @@ def change(directories: Mapping[str, str], limits: Mapping[str, Any]) -> None:
         raise
 
 
-def read(directories: Mapping[str, str], support: Mapping[str, str]) -> dict[str, Any]:
-    """The limits in force; None where there is none."""
+def read(
+    directories: Mapping[str, str],
+    support: Mapping[str, str],
+    limits: Collection[str] = contract.LIMITS,
+) -> dict[str, Any]:
+    """The limits in force; None where there is none, and for those that are not asked for."""
     found: dict[str, Any] = dict.fromkeys(contract.LIMITS)
-    for limit, (controller, name) in FILE_OF_LIMIT.items():
+    for limit in limits:
+        controller, name = FILE_OF_LIMIT[limit]
         directory = directories.get(controller)
         if directory is None or support[limit]:
             continue
         text = files.read(f"{directory}/{name}")
-        if controller == "memory":
-            found[limit] = int(text) if int(text) < UNLIMITED else None
-        elif limit == "cpus":
+        if limit == "cpus":
             period = int(files.read(f"{directory}/cpu.cfs_period_us"))
             found[limit] = int(text) / period if int(text) > 0 else None
-        elif limit == "cpuset_cpus":
-            found[limit] = text
-        elif controller == "blkio":
-            found[limit] = text.splitlines() or None
         else:
-            found[limit] = None if text == "max" else int(text)
+            found[limit] = _meaning(limit, text)
     return found
+
+
+def _meaning(limit: str, text: str) -> Any:
+    """What the file of a limit says."""
+    if limit.startswith("memory"):
+        return int(text) if int(text) < UNLIMITED else None
+    if limit == "cpuset_cpus":
+        return text
+    if limit.startswith("device"):
+        return text.splitlines() or None
+    return None if text == "max" else int(text)
 
 
 class _Change:
@@ -73,6 +85,8 @@ class _Change:
     def __init__(self, directories: Mapping[str, str], undo: list[tuple[str, str]] | None) -> None:
         self._directories = directories
         self._undo = undo
+        self.shown: dict[str, Any] = {}
+        """What the kernel said of each limit when it was set, as `read` has it."""
 
     def apply(self, limits: Mapping[str, Any]) -> None:
         if "memory" in limits or "memory_swap" in limits:
@@ -122,6 +136,7 @@ class _Change:
             self._same("cpus", "cpu.cfs_quota_us", "-1", asked)
         self._same("cpus", "cpu.cfs_period_us", str(period), asked)
         self._same("cpus", "cpu.cfs_quota_us", str(quota if quota > 0 else -1), asked)
+        self.shown["cpus"] = quota / period if quota > 0 else None
 
     def _rate(self, limit: str, rule: Mapping[str, int]) -> None:
         path = f"{self._directories['blkio']}/{FILE_OF_LIMIT[limit][1]}"
@@ -136,6 +151,7 @@ class _Change:
             self._undo.append((path, before[0] if before else f"{device} 0"))
         if (text in shown.splitlines()) != (rule["rate"] > 0):
             raise contract.altered(limit, [rule], shown)
+        self.shown[limit] = _meaning(limit, shown)
 
     def _same(self, limit: str, name: str, text: str, asked: object) -> None:
         """Write one file that must read back the same."""
@@ -148,9 +164,12 @@ class _Change:
         try:
             if self._undo is not None:
                 self._undo.append((path, files.read(path)))
-            return files.write_and_read(path, text)
+            shown = files.write_and_read(path, text)
         except OSError as error:
             raise contract.refused(limit, asked, *_why(error, limit, self._directories)) from error
+        if limit != "cpus":
+            self.shown[limit] = _meaning(limit, shown)
+        return shown
 
     def _number(self, name: str) -> int | None:
         return files.read_number(f"{self._directories['memory']}/{name}")
