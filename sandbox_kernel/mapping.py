@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any, overload
 
 from sandbox_kernel import engine, errors, host, policy, settings
-from sandbox_kernel.container.cell import CellRequest
+from sandbox_kernel.container.cell import CellRequest, compiled_ahead
 from sandbox_kernel.engine import Code, Result
 from sandbox_kernel.grammar import shown_size
 from sandbox_kernel.policy import ContainerPlan
@@ -138,7 +138,7 @@ def run_each(
     workers, plan = budget(plan, workers)
     if on_start is not None:
         on_start(workers)
-    batch = _Batch(plan, request, name)
+    batch = _Batch(plan, compiled_ahead(request), name)
     results: dict[int, Result] = {}
     shown: list[str] = []
     told: SimpleQueue[Outcome[tuple[int, Result]]] = SimpleQueue()

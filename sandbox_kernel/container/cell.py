@@ -12,10 +12,12 @@ by one loop that keeps their order, holds a bounded amount, and is never stopped
 from __future__ import annotations
 
 import array
+import ast
 import codecs
 import contextlib
 import errno
 import fcntl
+import marshal
 import os
 import select
 import shlex
@@ -23,7 +25,8 @@ import termios
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import MAGIC_NUMBER
 from typing import NamedTuple, Protocol
 
 from .. import errors
@@ -37,6 +40,8 @@ from .values import Outputs, pack
 
 CHUNK = 1 << 18
 PIPE = 1 << 20
+FULL = 1 << 15
+"""So many bytes at once in a pipe, which has room for twice as many, may become more than that."""
 NO_MORE_PROCESSES = "can't start new thread"
 
 
@@ -65,7 +70,25 @@ class CellRequest:
     files_out: tuple[str, ...] = ()
     shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
     shows: bool = True  # the value of a last expression
+    compiled: bytes = b""  # see `compiled_ahead`
     by: str = "program"  # who asks, for the record
+
+
+def compiled_ahead(request: CellRequest) -> CellRequest:
+    """The request with its code compiled, as byte code files have it (PEP 3147): for code that is
+    to run many times. A Python with other byte code inside compiles the text, as always.
+    """
+    if request.program is not None or request.shows:
+        return request
+    text = "\n" * (request.first_line - 1) + request.code
+    try:
+        code = compile(
+            text, request.name, "exec",
+            ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True, optimize=0,
+        )  # fmt: skip
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return request  # which the cell will tell
+    return replace(request, compiled=MAGIC_NUMBER + marshal.dumps(code))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +150,7 @@ class Cell:
             "outputs": list(self.request.outputs),
             "shell_lines": self.request.shell_lines,
             "shows": self.request.shows,
+            "compiled": self.request.compiled,
         }
         self._inner.append(pack(request, self.request.inputs))
         self.descriptors[4] = self._inner[-1]
@@ -157,11 +181,6 @@ class Cell:
     def handed_over(self) -> None:
         """Closes the inner ends: call when the process has them."""
         self._close_inner()
-        # While the cell begins, there is time to make room in the pipes.
-        for number in (self._out, self._err, self._frames):
-            if number >= 0:
-                with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
-                    fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, PIPE)
 
     def _close_inner(self) -> None:
         while self._inner:
@@ -213,6 +232,7 @@ class _Run:
         self.cause: e.ErrorFrame | None = None
         self.values: list[e.ValueFrame | e.RefusedFrame] = []
         self.listening = cell._frames >= 0
+        self.has_room = False
         self.deadline: float | None = None
         self.done_interrupts = 0
 
@@ -322,6 +342,9 @@ class _Run:
         if not self.listening:
             return
         left = max(1, _waiting(self.cell._frames))
+        if left >= FULL and not self.has_room:
+            self.has_room = True
+            make_room(self.cell._frames)
         while left > 0:
             try:
                 data = os.read(self.cell._frames, min(left, CHUNK))
@@ -467,10 +490,14 @@ class _Text:
         self.event = event
         self.position = 0
         self.at_end = False
+        self._has_room = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read(self, most: int) -> bytes | None:
         """Bytes, empty at the end, None when there are none now."""
+        if most >= FULL and not self._has_room:
+            self._has_room = True
+            make_room(self.descriptor)
         try:
             data = os.read(self.descriptor, most)
         except BlockingIOError:
@@ -480,6 +507,12 @@ class _Text:
 
     def decode(self, data: bytes, *, last: bool) -> str:
         return self._decoder.decode(data, last)
+
+
+def make_room(descriptor: int) -> None:
+    """Let more lie in a pipe, of a writer that fills it."""
+    with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def _memory(data: bytes) -> int:

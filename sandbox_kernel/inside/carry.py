@@ -52,6 +52,7 @@ class State:
         self.namespace = cell.main_module()
         self.channel = channels.Channel(cell.EVENTS, cell.ANSWERS)
         channels.redirect(self.channel)
+        self.channel.begin()
         self.display = display.Display(self.channel)
         self.children = []
         self.told = set()

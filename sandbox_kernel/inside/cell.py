@@ -24,7 +24,7 @@ RETURNS_NOTHING = (None, 0)
 def main(channel=None):
     """Reads the request, runs the cell, reports, and ends the process with the cell's status.
 
-    `channel`: of `prepare`, where there was time for it before the request."""
+    `channel`: of `prepare`, in the template whose fork this is."""
     os.close(PROGRAM)
     for number in range(4, 8):
         try:
@@ -34,6 +34,7 @@ def main(channel=None):
     size = int.from_bytes(os.pread(REQUEST, 8, 0), "little")
     request = marshal.loads(os.pread(REQUEST, size, 8))
     channel = channel or prepare()
+    channel.begin()
     status = finish(Cell(request, channel).run())
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     # The last word: where nothing else goes on in this container, the outside may end it now.
@@ -73,8 +74,9 @@ def rehearse():
     kept = sys.modules["__main__"], sys.stdout, sys.argv[:]
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1}
-    request.update(shell_lines=False, shows=True)
+    request.update(shell_lines=False, shows=True, compiled=b"")
     channel = channels.Channel(null, null)
+    channel.begin()
     try:
         sys.stdout = channels.text_stream(channels.Stream(null, channel), "strict")
         Cell(marshal.loads(marshal.dumps(request)), channel).execute()
@@ -140,13 +142,23 @@ class Cell:
 
     def execute(self):
         """Compiles and runs; the value of a last expression is shown unless `;` follows it."""
-        code = self.with_display() if self.request["shows"] else self.compiled(self.text)
+        code = self.compiled_outside()
+        if code is None:
+            code = self.with_display() if self.request["shows"] else self.compiled(self.text)
         if not code.co_flags & COROUTINE:
             exec(code, self.namespace)
             return
         import asyncio
 
         asyncio.run(eval(code, self.namespace))
+
+    def compiled_outside(self):
+        """The code object that came along, if this Python has the same byte code."""
+        shipped = self.request["compiled"]
+        if not shipped or sys.flags.optimize:
+            return None
+        magic = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
+        return marshal.loads(shipped[4:]) if shipped[:4] == magic else None
 
     def with_display(self):
         """The code, with a call of ours around a last expression."""

@@ -46,9 +46,15 @@ class Channel:
         self.answers = answers
         self.lock = _thread.allocate_lock()
         self.main = _thread.get_ident()
-        self.busy = False
+        self.busy = True
         self.interrupted = False
         self.sent = 0
+        self.last_stream = 0
+        self.process = 0
+
+    def begin(self):
+        """From here on it is used: its numbers are the descriptors that it was made for."""
+        self.busy = False
         self.last_stream = 0
         self.process = os.getpid()
 

@@ -80,7 +80,7 @@ def main():
     """Imports what it is told to, then forks on request until the outside has gone."""
     os.close(3)
     os.environ.pop("LD_BIND_NOW", None)  # it was for us
-    control = socket.socket(fileno=CONTROL)
+    control = known(CONTROL)
     control.set_inheritable(False)
     message, _ = receive(control)
     if message["main"] == "cell":
@@ -111,6 +111,8 @@ def main():
         for _ in range(REHEARSALS):
             rehearse(CONTROL)
             main.rehearse()
+    # Until the child begins with it, it says nothing.
+    prepared = (main.prepare(),) if hasattr(main, "prepare") else ()
     template_memory.settle()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end at once, by themselves
     send(control, {"ready": True, "pid": os.getpid()})
@@ -121,19 +123,19 @@ def main():
         descriptor, user = received[1]
         try:
             if os.fork() == 0:
-                become_forker(control, descriptor, user, closing, main)
+                become_forker(control, descriptor, user, closing, main, prepared)
         finally:
             os.close(descriptor)
             os.close(user)
 
 
-def become_forker(control, descriptor, user, closing, main):
+def become_forker(control, descriptor, user, closing, main, prepared):
     """Joins the user namespace of a slot, and forks a child for each container made there.
 
     It is a child of pid 1 of the nest, and so are its children (CLONE_PARENT): nobody who runs the
     image's code has to be asked how they ended. Never returns.
     """
-    channel = socket.socket(fileno=descriptor)
+    channel = known(descriptor)
     try:
         control.close()
         check(setns(user, CLONE_NEWUSER))
@@ -150,7 +152,7 @@ def become_forker(control, descriptor, user, closing, main):
             try:
                 check(setns(descriptors[1], CLONE_NEWPID))
                 if fork_beside() == 0:
-                    child(channel, order, descriptors, closing, main)
+                    child(channel, order, descriptors, closing, main, prepared)
             except OSError as error:
                 send(channel, {"failed": order["container"], "why": str(error)})
             for number in descriptors:
@@ -213,6 +215,11 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 
 
+def known(descriptor):
+    """The socket that is this descriptor, of the one kind that there is here."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+
+
 def send(channel, message):
     channel.send(json.dumps(message).encode())
 
@@ -234,7 +241,7 @@ def receive(channel):
     return json.loads(body), list(numbers)
 
 
-def child(forker, order, descriptors, closing, main):
+def child(forker, order, descriptors, closing, main, prepared):
     """Enters the container, waits there for what it is to run, and runs it. Never returns."""
     step = "start"
     try:
@@ -264,13 +271,11 @@ def child(forker, order, descriptors, closing, main):
         step = "install the filter"
         install(closing)
         step = "prepare"
-        prepared = ()
         new_seeds()
         if order["rehearses"] and hasattr(main, "rehearse"):
             rehearse(own)
             main.rehearse()
-            prepared = (main.prepare(),)
-        channel = socket.socket(fileno=own)
+        channel = known(own)
         step = "say that it is there"
         send(channel, {"here": order["container"]})
         received = receive(channel)

@@ -43,11 +43,14 @@ class Connection(msgspec.Struct, frozen=True):
         return {name: getattr(self, name) for name in names}
 
 
+_known = msgspec.json.Decoder(Connection)
+
+
 def read(path: str) -> Connection:
     """Raises InvalidOption with what is wrong; an empty key is refused, nothing would be signed."""
     try:
         with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(1 << 20), type=Connection)
+            return _known.decode(file.read(1 << 20))
     except OSError as error:
         raise InvalidOption("-f", path, f"a connection file: {error.strerror}") from None
     except msgspec.MsgspecError as error:

@@ -105,12 +105,15 @@ def main() -> None:
 
 def _import_all() -> None:
     """What the relay needs until its first cell has run."""
+    import tomllib  # noqa: F401 - for the files of settings
+
     from sandbox_kernel.container import holding, program
 
     from . import info, main, relay, start  # noqa: F401
 
     # What is worked out here is not in each of them once more: the built-in defaults, no file.
     program.program(program.KERNEL)
+    program.program(program.TEMPLATE)
     holding.prepare_order(start.plan())
     info.first()
 

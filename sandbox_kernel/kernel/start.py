@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sandbox_kernel import errors
+from sandbox_kernel.linux import template_memory
 
 from .inner import Channels
 from .pinning import Pinning
@@ -151,3 +152,4 @@ class Inside:
         if self.container and self.plan and self.plan.from_holder:
             self.answers.wait()  # the next kernel can wait, this one's user does
             keep_one_ready(self.plan)
+        template_memory.give_back()

@@ -23,6 +23,8 @@ LONGEST_PACKET = 64 * 1024
 LONGEST_MESSAGE = 16 * 1024 * 1024
 # SCM_MAX_FD of include/net/scm.h is 253; one is for the memory of a long message.
 MOST_DESCRIPTORS = 252
+DONT_WAIT = socket.MSG_DONTWAIT
+"""A plain number: those of `socket` are enumerations, of which each `|` makes another."""
 _IN_MEMORY = b"memfd"
 _SPACE = socket.CMSG_SPACE(4 * (MOST_DESCRIPTORS + 1))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from sandbox_kernel.linux import libc as c
+from sandbox_kernel.linux import paths
 
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -79,9 +80,8 @@ def new_filesystem(kind: str, options: tuple[tuple[str, str | None], ...], attri
             if value is None:
                 c.syscall(c.FSCONFIG, context, FSCONFIG_SET_FLAG, key.encode(), None, 0)
             else:
-                c.syscall(
-                    c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0
-                )
+                text = paths.encoded(value)
+                c.syscall(c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), text, 0)
         c.syscall(c.FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
         return c.syscall(c.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
     finally:
@@ -106,7 +106,7 @@ def clone_tree(descriptor: int, path: str = "", *, recursive: bool = True) -> in
         flags |= AT_EMPTY_PATH
     if recursive:
         flags |= AT_RECURSIVE
-    return c.syscall(c.OPEN_TREE, descriptor, os.fsencode(path), flags)
+    return c.syscall(c.OPEN_TREE, descriptor, paths.encoded(path), flags)
 
 
 def place(mount: int, target: int) -> None:

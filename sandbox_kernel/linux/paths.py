@@ -5,6 +5,7 @@ Constants: include/uapi/linux/openat2.h.
 
 from __future__ import annotations
 
+import functools
 import os
 
 from sandbox_kernel.linux import libc as c
@@ -27,6 +28,9 @@ class OpenHow(c.Structure):
 
 
 HOW_SIZE = c.sizeof(OpenHow)
+# The same few ways and names come with each container.
+_how = functools.lru_cache(maxsize=64)(OpenHow)
+encoded = functools.lru_cache(maxsize=1024)(os.fsencode)
 
 
 def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
@@ -34,8 +38,8 @@ def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) ->
 
     With RESOLVE_IN_ROOT an absolute path is one below `root`, with AT_FDCWD one of our own.
     """
-    how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return c.syscall(c.OPENAT2, root, os.fsencode(path), c.byref(how), HOW_SIZE)
+    how = _how(flags | os.O_CLOEXEC, mode, resolve)
+    return c.syscall(c.OPENAT2, root, encoded(path), c.byref(how), HOW_SIZE)
 
 
 def find(root: int, path: str) -> int:

@@ -25,8 +25,8 @@ UNTRIED_FROM = (3, 14)
 """Versions of CPython: the layout of a count of references is no promise of the next one."""
 POOL_BYTES, POOL_HEADER = 16 << 10, 48
 """Objects/obmalloc.c, on machines of 64 bits."""
-POOLED = range(512, 32, -16)
-"""Sizes of blocks in pools. Nothing is made of `bytes` that is smaller."""
+POOLED = range(512, 0, -16)
+"""Sizes of blocks in pools."""
 MOST_POOLS = 16
 """Filled of one size: where Python has another allocator (PYTHONMALLOC), no pool ever begins."""
 LARGEST_GAP = 120 << 10
@@ -75,17 +75,40 @@ def _reachable() -> set[int]:
     return found
 
 
+def give_back() -> None:
+    """The kernel gets what malloc(3) has no use for just now: after a start, of a process that
+    will mostly wait."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
 def fill_pools() -> None:
-    """What is made from now on lies in pools of its own: those that are begun are filled up."""
+    """What is made from now on lies in pools of its own: those that are begun are filled up.
+
+    In a new one the first block stays taken. A loop that makes one object after another, and drops
+    each, would otherwise make the pool and take it apart again each time; in one that is nearly
+    full it would as often move it, and take a quarter longer.
+    """
     for size in POOLED:
-        for _ in range(MOST_POOLS * POOL_BYTES // size):
-            one = bytes(size - sys.getsizeof(b""))
-            if id(one) % POOL_BYTES == POOL_HEADER:
-                break  # the first of a new one
+        for number in range(MOST_POOLS * POOL_BYTES // size):
+            one = _block(size, number)
             _kept.append(one)
+            if id(one) % POOL_BYTES == POOL_HEADER:
+                break
 
 
-_kept: list[bytes] = []
+def _block(size: int, number: int) -> object:
+    """An object of just this size, in a pool."""
+    if size == POOLED[-1]:
+        return object()
+    if size == POOLED[-2]:
+        return (1 << 29) + number
+    return bytes(size - sys.getsizeof(b""))
+
+
+_kept: list[object] = []
 
 
 class _Usage(ctypes.Structure):

@@ -223,7 +223,7 @@ class Holder:
 
     def _hear(self, client: Client) -> None:
         try:
-            received = messages.receive(client.channel, socket.MSG_DONTWAIT)
+            received = messages.receive(client.channel, messages.DONT_WAIT)
         except BlockingIOError:
             return
         except (OSError, ValueError):

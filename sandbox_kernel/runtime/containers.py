@@ -822,6 +822,6 @@ _OPERATIONS: dict[str, Callable[[Containers, Client, dict[str, Any], list[int]],
 def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors; None at the end. Raises BlockingIOError, ValueError."""
     try:
-        return messages.receive(channel, socket.MSG_DONTWAIT)
+        return messages.receive(channel, messages.DONT_WAIT)
     except ConnectionError:
         return None

@@ -190,8 +190,8 @@ DEVICES = {
 }
 
 
-UNCLAIMED_SECONDS = 1.0
-"""What is made for nobody yet may be that much older, since it waits longer than that anyway."""
+POOLED_SECONDS = 1.0
+"""What a pool makes may be that much older: most of it waits longer than that anyway."""
 IMAGE_IDS = "image-ids"
 """Option of a bind mount of ours whose files have the ids of images, as layers do."""
 
@@ -324,7 +324,7 @@ class Held:
             given += trees.values()
             self._map_trees(trees)
             entrances = self.group.entrances()
-            if self.order.get("entered"):
+            if self.order.get("pooled"):
                 self._entrances = entrances
             else:
                 given += entrances
@@ -397,7 +397,7 @@ class Held:
     def _open_trees(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Detached mounts of all that the container gets."""
         trees: dict[str, int] = {}
-        seconds = UNCLAIMED_SECONDS if self.order.get("unclaimed") else 0
+        seconds = POOLED_SECONDS if self.order.get("pooled") else 0
         try:
             trees["dev"] = mounts.clone_tree(self._sources.dev)
             trees["null"] = mounts.clone_tree(self._sources.null, recursive=False)

@@ -320,7 +320,7 @@ class Pool:
 
     def _hear_template(self, template: Template) -> None:
         try:
-            received = messages.receive(template.control, socket.MSG_DONTWAIT)
+            received = messages.receive(template.control, messages.DONT_WAIT)
         except BlockingIOError:
             return
         except (OSError, ValueError):
@@ -382,7 +382,7 @@ class Pool:
 
     def _make(self, template: Template, order: dict[str, Any], recipe: str) -> Ready:
         assert template.nest is not None
-        own = {"wants_namespaces": True, "entered": True}
+        own = {"wants_namespaces": True, "pooled": True}
         held = self._containers.make({**order, **own}, template.nest)
         ready = Ready(template, held, recipe)
         self._by_container[held.id] = template.on_the_way[held.id] = ready
@@ -472,7 +472,7 @@ class Pool:
         """It says when it could not fork; else only its end is heard."""
         assert slot.forker is not None
         try:
-            received = messages.receive(slot.forker, socket.MSG_DONTWAIT)
+            received = messages.receive(slot.forker, messages.DONT_WAIT)
         except BlockingIOError:
             return
         except (OSError, ValueError):
@@ -643,7 +643,7 @@ class Pool:
         if len(template.ready.get(recipe, ())) >= demand.wanted:
             return
         try:
-            self._make(template, {**_blank(demand.order), "unclaimed": True}, recipe)
+            self._make(template, _blank(demand.order), recipe)
         except (SandboxError, OSError) as error:
             # The next caller gets the true error, when his own can't be made.
             demand.wanted = 0

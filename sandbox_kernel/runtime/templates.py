@@ -253,7 +253,20 @@ def _differs(how: str) -> StepFailed:
 def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status, proc(5)."""
     text = reading.whole(f"/proc/{pid}/status").decode("utf-8", "replace")
-    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    facts = {}
+    for name in _FACTS:
+        # The name of the program is the first line, and has no line break in it.
+        begin = text.find(f"\n{name}:\t")
+        if begin >= 0:
+            begin += len(name) + 3
+            facts[name] = text[begin : text.find("\n", begin)]
+    return facts
+
+
+_FACTS = (
+    "NoNewPrivs", "Threads", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "Seccomp",
+    "Seccomp_filters", "NSpid",
+)  # fmt: skip
 
 
 def _check_groups(held: Held, pid: int) -> None:
@@ -284,13 +297,14 @@ def _check_memory(nest: Held, pid: int) -> None:
     no such memory: it lies on a read-only mount.
     """
     writable = os.fstat(nest.writable).st_dev
-    for line in reading.whole(f"/proc/{pid}/maps").splitlines():
-        # Addresses, mode, offset, device, inode, path (proc(5)). Most have hundreds of lines whose
-        # mode ends with `p`.
-        place = line.index(b" ")
-        if line[place + 4 : place + 5] == b"p":
+    maps, end = reading.whole(f"/proc/{pid}/maps"), 0
+    # Most have hundreds of lines, and hardly one whose mode ends with `s`, which a blank follows.
+    while (found := maps.find(b"s ", end)) >= 0:
+        begin, end = maps.rfind(b"\n", 0, found) + 1, maps.find(b"\n", found)
+        # Addresses, mode, offset, device, inode, path: proc(5).
+        _, mode, _, numbers, _, *rest = maps[begin:end].split(b" ", 5)
+        if mode[3:] != b"s":
             continue
-        _, mode, _, numbers, _, *rest = line.split(b" ", 5)
         major, _, minor = numbers.partition(b":")
         device = os.makedev(int(major, 16), int(minor, 16))
         path = os.fsdecode(rest[0].lstrip(b" ")) if rest else ""

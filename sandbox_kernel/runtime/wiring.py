@@ -131,7 +131,7 @@ class Wire:
     def _hear(self) -> None:
         assert self._channel is not None
         try:
-            received = messages.receive(self._channel, socket.MSG_DONTWAIT)
+            received = messages.receive(self._channel, messages.DONT_WAIT)
         except BlockingIOError:
             return
         except (OSError, ValueError):
