@@ -9,7 +9,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 UV ?= $(or $(shell command -v uv),.venv-uv/bin/uv)
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The newest Python of those that are supported, also where it is no command: then pyenv may know it.
+NEWEST = $(shell root="$$(pyenv root 2>/dev/null)"; for version in 3.13 3.12 3.11; do \
+	for found in python$$version "$$root"/versions/$$version.*/bin/python$$version; do \
+	"$$found" -c '' 2>/dev/null && echo "$$found" && exit; done; done; echo $(PYTHON))
 
 # What an installed system may lack. newuidmap gives an ordinary user a range of ids; libseccomp
 # builds the system call filter.
@@ -35,15 +40,15 @@ help:
 	@echo "make docs    make the reference pages of what the program declares"
 	@echo "make clean   remove the environment that these commands made"
 
-demo: .venv/.ready-to-run
+demo: $(VENV)/.ready-to-run
 	@$(BIN)/python notebooks/demonstrate.py
 	@echo
 	@echo "Next: make lab   (JupyterLab with \"Sandbox (Python 3)\")"
 
-lab: .venv/.ready-to-run
+lab: $(VENV)/.ready-to-run
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-check: .venv/.ready-to-test
+check: $(VENV)/.ready-to-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -58,52 +63,54 @@ test: packages-to-test check
 # WEAKEN=all or names of tests/walls.py, proof that the tests miss each wall that is weak.
 # Attacks that have to hit a moment race for so long there; a weak wall is missed at once.
 hostile: export SANDBOX_KERNEL_RACE_SECONDS ?= $(if $(WEAKEN),5,60)
-hostile: .venv/.ready-to-test packages-to-test
+hostile: $(VENV)/.ready-to-test packages-to-test
 	UV=$(UV) $(BIN)/python $(if $(WEAKEN),tests/weakened.py $(WEAKEN),tests/hostile_table.py $(COLUMNS))
 
 # Each reader for so long. The short form is part of `make test`. With ENGINE=atheris, libFuzzer
 # looks at which lines of a reader an input leads to; it is no part of `dev`, since not every Python
 # and machine has a wheel of it.
-fuzz: .venv/.ready-to-test
+fuzz: $(VENV)/.ready-to-test
 	$(if $(filter atheris,$(ENGINE)),$(UV) pip install --quiet --python $(BIN)/python --only-binary :all: atheris)
 	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600) $(addprefix --target ,$(TARGET)) \
 		$(addprefix --engine ,$(ENGINE))
 
 # Faults at numbered points of a workload, and what has to hold afterwards. SEED=7 repeats one.
-chaos: .venv/.ready-to-test packages-to-test
+chaos: $(VENV)/.ready-to-test packages-to-test
 	PYTHONPATH=tests $(BIN)/python -m chaos $(call given,SEED SEEDS SECONDS)
 
 # Two hours of hostile cells beside normal ones: what leaks, what is dropped, who has to wait.
-soak: .venv/.ready-to-test packages-to-test
+soak: $(VENV)/.ready-to-test packages-to-test
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak $(call given,SECONDS)
 
-# Beside the peers, on a machine that does nothing else. The table is kept in docs/benchmarks.md.
-bench: .venv/.ready-to-test packages-to-test
-	$(BIN)/python -m benchmarks
+# Beside the peers, on a machine that does nothing else, with the newest Python. The table is kept in
+# docs/benchmarks.md.
+bench: packages-to-test
+	@$(MAKE) VENV=.venv-bench PYTHON=$(NEWEST) .venv-bench/.ready-to-test
+	.venv-bench/bin/python -m benchmarks $(SETS)
 
-format: .venv/.ready-to-test
+format: $(VENV)/.ready-to-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/.ready-to-test
+docs: $(VENV)/.ready-to-test
 	$(BIN)/python docs/reference/generate.py
 
 clean:
-	rm -rf .venv .venv-uv
+	rm -rf .venv .venv-uv .venv-bench
 
 # -- what the commands above stand on ------------------------------------------------------------
 
-.venv/.ready-to-run: pyproject.toml | packages .venv
+$(VENV)/.ready-to-run: pyproject.toml | packages $(VENV)
 	$(call install_here,'.[lab]' nbclient)
 
-.venv/.ready-to-test: pyproject.toml | .venv
+$(VENV)/.ready-to-test: pyproject.toml | $(VENV)
 	$(call install_here,'.[dev]')
 
-.venv: | $(UV)
+$(VENV): | $(UV)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
-		"make .venv: `$(PYTHON)` is Python " + sys.version.split()[0] \
+		"make $(VENV): `$(PYTHON)` is Python " + sys.version.split()[0] \
 		+ ": 3.11 or later is needed: name one by `make PYTHON=... demo`")'
-	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
 
 .venv-uv/bin/uv: | packages
 	$(PYTHON) -m venv .venv-uv

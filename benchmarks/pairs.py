@@ -82,9 +82,9 @@ class Size:
     def row(self) -> list[str]:
         """The same columns as a pair has."""
         held = "yes" if self.amount <= self.bound else "**no**"
-        number = _digits(self.amount) if self.unit == "x" else f"{self.amount:.1f}"
+        number = _digits(self.amount) if self.unit[:1] == "x" else f"{self.amount:.1f}"
         amount = f"{number} {self.unit}"
-        return [self.what, amount, "", "", f"{self.bound:g} {self.unit}", held]
+        return [self.what, amount, "", "", f"{self.bound:.3g} {self.unit}", held]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,9 +26,8 @@ def sizes(rounds: int) -> Iterator[Size]:
     yield Size("`import sandbox_kernel`, above an empty Python", _import_ms(rounds), "ms", 60)
     yield Size("memory of the relay of a kernel that ran cells", _relay_mib(), "MiB", 45)
     yield Size("memory of the launcher after 100 containers", _launcher_mib(), "MiB", 15)
-    yield Size(
-        "one more idle kernel, PSS of all its processes", _of_a_plain_one(), "x ipykernel", 1 / 3
-    )
+    what = "one more idle kernel: what the PSS of all processes together grows by"
+    yield Size(what, _of_a_plain_one(), "x ipykernel", 1 / 3)
 
 
 def _import_ms(rounds: int) -> float:
@@ -54,30 +53,51 @@ def _relay_mib() -> float:
 
 
 def _of_a_plain_one() -> float:
-    """A sandbox kernel beside two like it, by a plain ipykernel beside one like it."""
-    with ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(kernels.started(kernels.PLAIN))
-        plain = _shares((_started_last(kernels.PLAIN),))
-    with ExitStack() as stack:
-        for _ in range(3):
-            kernels.warm_holder()
-            kernel = stack.enter_context(kernels.started(kernels.SANDBOX))
-        face = _started_last(kernels.SANDBOX)
-        (relay,) = (
-            process.pid
-            for process in psutil.process_iter(["name"])
-            if process.info["name"] == "sandbox-relay"
-            and psutil.Process(face).cmdline()[-1] in " ".join(process.cmdline())
-        )
-        inside = _processes_of(kernels._text(kernel, NAME).strip())
-        kernels.warm_holder()
-        sandbox = _shares((face, relay, *inside))
+    """What all processes together take more with each further sandbox kernel, by the same of plain
+    ipykernels. There are two already; of each its first cell has run."""
+    plain = _growth(kernels.PLAIN, lambda: None)
+    sandbox = _growth(kernels.SANDBOX, kernels.warm_holder)
     kernels.no_holder()
     return sandbox / plain
 
 
-NAME = "import socket; print(socket.gethostname())"
+def _growth(argv: list[str], prepare: Callable[[], None]) -> float:
+    """MiB for each kernel that is started beside two."""
+    with ExitStack() as stack:
+
+        def start(count: int) -> float:
+            for _ in range(count):
+                prepare()
+                kernel = stack.enter_context(kernels.started(argv))
+                kernels._cell(kernel, "print('x')", 2)
+            prepare()
+            return _settled()
+
+        before = start(2)
+        return (start(FURTHER) - before) / FURTHER
+
+
+FURTHER = 3
+STILL_MIB = 0.1
+
+
+def _settled() -> float:
+    """The memory of all these processes, when it does not change any more. MiB."""
+    last = -1.0
+    while abs((now := _shares(_ours())) - last) > STILL_MIB:
+        last = now
+        time.sleep(1)
+    return now
+
+
+def _ours() -> set[int]:
+    """Kernels, which are children of this process, and all that the project has started: holder,
+    makers, templates, relays, and what waits in containers for the next kernel."""
+    found = set(psutil.Process().children(recursive=True))
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"].startswith("sandbox-"):
+            found |= {process, *process.children(recursive=True)}
+    return {process.pid for process in found}
 
 
 def _started_last(argv: list[str]) -> int:
@@ -88,28 +108,16 @@ def _started_last(argv: list[str]) -> int:
     return int(max(found, key=lambda process: process.create_time()).pid)
 
 
-def _processes_of(container: str) -> set[int]:
-    """All processes of a container of the holder: pid 1 and the kernel."""
-    holder = client.find_holder()
-    assert holder is not None
-    channel = holder.connect()
-    try:
-        groups = channel.request("inspect", {"container": container})["groups"]
-    finally:
-        channel.close()
-    lists = [Path(group, "cgroup.procs").read_text().split() for group in groups.values()]
-    found = {int(pid) for pids in lists for pid in pids}
-    assert len(found) == 2, found
-    return found
-
-
 def _shares(pids: Iterable[int]) -> float:
     """The sum of their PSS (proc_pid_smaps(5)): pages that n processes have count 1/n. MiB."""
     total = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1])
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        (pss,) = (line for line in lines if line.startswith("Pss:"))
+        total += int(pss.split()[1])
     return total / 1024
 
 
