@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 import sandbox_kernel
-from sandbox_kernel import errors
+from sandbox_kernel import engine, errors, policy, settings
+from sandbox_kernel.container import cell
 
 pytestmark = pytest.mark.everybody
 
@@ -101,6 +103,31 @@ def test_a_function_gets_each_item() -> None:
 
 
 @pytest.mark.whoever
+def test_a_function_comes_compiled_and_a_python_with_other_byte_code_takes_its_text() -> None:
+    made = cell.compiled_ahead(engine.cell_request(square, item="number"))
+    plan = policy.plan(settings.PROGRAM)
+    for compiled, value in (
+        (made.compiled, 9),
+        (b"\0\0\r\n" + made.compiled[4:], "of the text"),
+        (b"", "of the text"),
+    ):
+        request = dataclasses.replace(
+            made, code="return_value = 'of the text'", compiled=compiled, inputs={"number": 3}
+        )
+        assert engine.gather(engine.start(plan, request), plan).check().value == value
+
+
+def test_a_function_that_came_compiled_fails_with_its_lines() -> None:
+    def divide(number: int) -> float:
+        return 1 / number
+
+    (_, failed) = sandbox_kernel.map(divide, [1, 0])
+
+    assert failed.error is not None
+    place = f'"<function divide>", line {divide.__code__.co_firstlineno + 1}, in divide'
+    assert f"{place}\n    return 1 / number" in failed.error.traceback
+
+
 def test_failures_are_named_by_item_and_the_others_are_there() -> None:
     found = sandbox_kernel.map("10 / item", [1, 0, 5, "x" * 100])
 

@@ -104,3 +104,22 @@ def test_a_child_begins_pools_of_its_own() -> None:
 
     assert in_old_ones > 20
     assert left < 4  # where something was taken away meanwhile
+
+
+LOOP = """
+from sandbox_kernel.linux.template_memory import _block, POOLED
+def pools(): return {id(one) // 16384 for one in template_memory._kept}
+template_memory.fill_pools()
+kept = pools()
+made = {size: {id(_block(size, number)) // 16384 for number in range(500)} for size in POOLED}
+print(sum(len(found) for found in made.values()), sum(not found <= kept for found in made.values()))
+"""
+
+
+def test_a_loop_that_drops_what_it_makes_goes_on_in_one_pool_that_stays() -> None:
+    """Each object in turn, of all sizes: a pool that nothing else is in would be taken apart and
+    made again each time."""
+    (pools, in_others) = map(int, _said(LOOP))
+
+    assert pools < 2 * len(template_memory.POOLED)
+    assert in_others < 3  # whose pool was new already, and is full by chance
