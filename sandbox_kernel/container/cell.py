@@ -474,12 +474,23 @@ class _Run:
                     place = (frame.offset, frame.length)
                     value = outputs.read(frame.name, frame.format, *place, frame.details)
                 except errors.ValueNotTransferable as found:
-                    problem = found
+                    problem = _without_frames(found)
                 else:
                     yield e.Value(frame.name, value)
                     continue
             name = type(problem).__name__
             yield e.Error(name, str(problem), f"{name}: {problem}\n", problem)
+
+
+def _without_frames(
+    problem: errors.ValueNotTransferable,
+) -> errors.ValueNotTransferable:
+    """It stays with a result, and a frame would keep the file of values open as long."""
+    one: BaseException | None = problem
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return problem
 
 
 class _Text:
