@@ -153,10 +153,14 @@ def _join(
             os.close(descriptor)
             if kind == "user":  # and not yet in its mount namespace
                 sets_groups = payload.may_set_groups()
+        born, told = os.pipe2(os.O_CLOEXEC)
         pid, pidfd = processes.clone_sibling(0)
         if pid:
             messages.send(channel, {}, [pidfd])
             os._exit(0)
+        os.close(told)
+        os.read(born, 1)  # both have the channel, and what comes first is who was born
+        os.close(born)
         os.setsid()
         if has_user:
             os.setresgid(0, 0, 0)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from awaiting import until
+from injected import STRACE
 from oci_bundles import Bundle
 
 from sandbox_kernel.linux import seccomp_notify
@@ -152,6 +153,24 @@ def test_a_no_of_who_is_asked_is_the_error_of_the_call(bundle: Bundle, tmp_path:
     with answering(tmp_path, errno.EXDEV) as who:
         done = bundle.run(notified(bundle, who))
         assert done.stdout.split() == ["1", "inside"] and "cross-device" in done.stderr
+
+
+def test_who_asks_at_once_is_heard_after_it_is_known_who_was_born(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """The helper that joins and the process that it leaves there speak over one socket: a helper
+    that is late by a third of a second must come first nevertheless."""
+    late = ["-e", "trace=clone3", "-e", "inject=clone3:delay_exit=300000"]
+    with answering(tmp_path) as who:
+        config = notified(bundle, who)
+        config["process"]["args"] = ["sleep", "1000"]
+        with bundle.created(config) as name:
+            bundle.ok("start", name)
+            bundle.argv[:0] = [STRACE, "-f", "-qq", "-o", str(tmp_path / "calls"), *late]
+            try:
+                assert bundle.ok("exec", name, "hostname") == "inside\n"
+            finally:
+                del bundle.argv[: bundle.argv.index(late[-1]) + 1]
 
 
 def test_start_and_exec_hand_a_listener_over_each(bundle: Bundle, tmp_path: Path) -> None:
