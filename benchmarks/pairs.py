@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of each round of ours and of the peer, and the most that ours may be of the peer."""
+    """Seconds of each round of ours and of the peer, and the most that ours may be of the peer.
+
+    Without a bound it is what another peer takes, to compare with.
+    """
 
     what: str
     peer: str
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
-    bound: float
+    bound: float | None
 
     @property
     def ratios(self) -> list[float]:
@@ -37,9 +40,18 @@ class Pair:
             shown(statistics.median(self.ours)),
             f"{self.peer}: {shown(statistics.median(self.theirs))}",
             f"{_digits(self.ratio)} ({_digits(low)} to {_digits(high)})",
-            f"{self.bound:g}",
-            "yes" if self.ratio <= self.bound else "**no**",
+            *_held(self.ratio, self.bound),
         ]
+
+
+def _held(ratio: float, bound: float | None) -> tuple[str, str]:
+    """The bound, and whether it holds."""
+    if bound is None:
+        return "", ""
+    return f"{bound:g}", "yes" if ratio <= bound else NO
+
+
+NO = "**no**"
 
 
 def measure(
@@ -48,7 +60,7 @@ def measure(
     peer: str,
     theirs: Callable[[], None],
     *,
-    bound: float,
+    bound: float | None,
     rounds: int,
     warm: int = 3,
     check: Callable[[], None] = lambda: None,
@@ -81,7 +93,7 @@ class Size:
 
     def row(self) -> list[str]:
         """The same columns as a pair has."""
-        held = "yes" if self.amount <= self.bound else "**no**"
+        held = "yes" if self.amount <= self.bound else NO
         number = _digits(self.amount) if self.unit[:1] == "x" else f"{self.amount:.1f}"
         amount = f"{number} {self.unit}"
         return [self.what, amount, "", "", f"{self.bound:.3g} {self.unit}", held]
@@ -105,8 +117,7 @@ class Amounts:
             f"{self.ours:.1f} MiB",
             f"{self.peer}: {self.theirs:.1f} MiB",
             _digits(ratio),
-            f"{self.bound:g}",
-            "yes" if ratio <= self.bound else "**no**",
+            *_held(ratio, self.bound),
         ]
 
 
