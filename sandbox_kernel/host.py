@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+from sandbox_kernel.linux import reading
+
 _UNLIMITED = 1 << 60  # cgroup v1 says 2^63 - 4096 for "no limit"
 
 
 def available_memory() -> int:
     """MemAvailable, or the limit of a cgroup around this process if that is smaller. Bytes."""
-    words = _read("/proc/meminfo").split()
+    words = reading.whole("/proc/meminfo").split()
     available = int(words[words.index(b"MemAvailable:") + 1]) * 1024
     return min([available, *_enclosing_limits()])
 
@@ -18,7 +20,7 @@ def _enclosing_limits() -> list[int]:
     """Limits of this process's memory group and of the groups above it, v1 and v2."""
     limits = []
     try:
-        lines = os.fsdecode(_read("/proc/self/cgroup")).splitlines()
+        lines = os.fsdecode(reading.whole("/proc/self/cgroup")).splitlines()
     except OSError:
         return []
     for line in lines:
@@ -41,15 +43,6 @@ def _enclosing_limits() -> list[int]:
 
 def _read_number(path: str) -> int | None:
     try:
-        return int(_read(path))
+        return int(reading.whole(path))
     except (OSError, ValueError):  # not there, or "max"
         return None
-
-
-def _read(path: str) -> bytes:
-    """A small file of the kernel. Each plan reads several, and `open` takes twice as long."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 65536)
-    finally:
-        os.close(descriptor)

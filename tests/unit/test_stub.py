@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from awaiting import until
 
 from sandbox_kernel.kernel import stub
 from sandbox_kernel.linux import machine_code
@@ -51,14 +51,12 @@ def staying(machine: str) -> Iterator[tuple[subprocess.Popen[bytes], socket.sock
 
 
 def until_it_stays(pid: int, *, python: bool) -> None:
-    deadline = time.monotonic() + 20
-    while True:
+    def stays() -> bool:
         status = Path(f"/proc/{pid}/status").read_text()
         facts = dict(line.partition(":\t")[::2] for line in status.splitlines())
-        if caught(facts) if python else facts["Name"] == "sandbox-stub":
-            return
-        assert time.monotonic() < deadline, facts
-        time.sleep(0.01)
+        return caught(facts) if python else facts["Name"] == "sandbox-stub"
+
+    until(stays)
 
 
 def caught(facts: dict[str, str]) -> bool:
