@@ -65,7 +65,7 @@ def pairs(rounds: int) -> Iterator[Pair]:
     count = max(1, rounds // ROUNDS_PER_PAIR)
     yield measure(what, ours, "Pool.map", theirs, bound=BOUND, rounds=count, warm=0)
     what = "for each of these items a fork, and bwrap around nothing: no limits, no interpreter"
-    yield measure(what, with_other_walls, "Pool.map", theirs, bound=None, rounds=count, warm=0)
+    yield measure(what, with_other_walls, "Pool.map", theirs, bound=BOUND, rounds=count, warm=0)
 
 
 def in_walls_of_others(bwrap: list[str], steps: int) -> int:

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of each round of ours and of the peer, and the most that ours may be of the peer.
-
-    Without a bound it is what another peer takes, to compare with.
-    """
+    """Seconds of each round of ours and of the peer, and the most that ours may be of the peer."""
 
     what: str
     peer: str
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
-    bound: float | None
+    bound: float
 
     @property
     def ratios(self) -> list[float]:
@@ -40,18 +37,9 @@ class Pair:
             shown(statistics.median(self.ours)),
             f"{self.peer}: {shown(statistics.median(self.theirs))}",
             f"{_digits(self.ratio)} ({_digits(low)} to {_digits(high)})",
-            *_held(self.ratio, self.bound),
+            f"{self.bound:g}",
+            "yes" if self.ratio <= self.bound else "**no**",
         ]
-
-
-def _held(ratio: float, bound: float | None) -> tuple[str, str]:
-    """The bound, and whether it holds."""
-    if bound is None:
-        return "", ""
-    return f"{bound:g}", "yes" if ratio <= bound else NO
-
-
-NO = "**no**"
 
 
 def measure(
@@ -60,7 +48,7 @@ def measure(
     peer: str,
     theirs: Callable[[], None],
     *,
-    bound: float | None,
+    bound: float,
     rounds: int,
     warm: int = 3,
     check: Callable[[], None] = lambda: None,
@@ -93,7 +81,7 @@ class Size:
 
     def row(self) -> list[str]:
         """The same columns as a pair has."""
-        held = "yes" if self.amount <= self.bound else NO
+        held = "yes" if self.amount <= self.bound else "**no**"
         number = _digits(self.amount) if self.unit[:1] == "x" else f"{self.amount:.1f}"
         amount = f"{number} {self.unit}"
         return [self.what, amount, "", "", f"{self.bound:.3g} {self.unit}", held]
@@ -117,7 +105,8 @@ class Amounts:
             f"{self.ours:.1f} MiB",
             f"{self.peer}: {self.theirs:.1f} MiB",
             _digits(ratio),
-            *_held(ratio, self.bound),
+            f"{self.bound:g}",
+            "yes" if ratio <= self.bound else "**no**",
         ]
 
 

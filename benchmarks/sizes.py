@@ -27,7 +27,10 @@ def sizes(rounds: int) -> Iterator[Size]:
     yield Size("memory of the relay of a kernel that ran cells", _relay_mib(), "MiB", 45)
     yield Size("memory of the launcher after 100 containers", _launcher_mib(), "MiB", 15)
     what = "one more idle kernel: what the PSS of all processes together grows by"
-    yield Size(what, _of_a_plain_one(), "x ipykernel", 1 / 3)
+    yield Size(what, _growth_of_a_plain_one(), "x ipykernel", 1 / 3)
+    yield Size(
+        "one more idle kernel, PSS of all its processes", _of_a_plain_one(), "x ipykernel", 1 / 3
+    )
 
 
 def _import_ms(rounds: int) -> float:
@@ -52,7 +55,7 @@ def _relay_mib() -> float:
         return _resident(_started_last(kernels.SANDBOX))
 
 
-def _of_a_plain_one() -> float:
+def _growth_of_a_plain_one() -> float:
     """What all processes together take more with each further sandbox kernel, by the same of plain
     ipykernels. There are two already; of each its first cell has run."""
     plain = _growth(kernels.PLAIN, lambda: None)
@@ -100,12 +103,54 @@ def _ours() -> set[int]:
     return {process.pid for process in found}
 
 
+def _of_a_plain_one() -> float:
+    """A sandbox kernel beside two like it, by a plain ipykernel beside one like it."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(kernels.started(kernels.PLAIN))
+        plain = _shares((_started_last(kernels.PLAIN),))
+    with ExitStack() as stack:
+        for _ in range(3):
+            kernels.warm_holder()
+            kernel = stack.enter_context(kernels.started(kernels.SANDBOX))
+        face = _started_last(kernels.SANDBOX)
+        (relay,) = (
+            process.pid
+            for process in psutil.process_iter(["name"])
+            if process.info["name"] == "sandbox-relay"
+            and psutil.Process(face).cmdline()[-1] in " ".join(process.cmdline())
+        )
+        inside = _processes_of(kernels._text(kernel, NAME).strip())
+        kernels.warm_holder()
+        sandbox = _shares((face, relay, *inside))
+    kernels.no_holder()
+    return sandbox / plain
+
+
+NAME = "import socket; print(socket.gethostname())"
+
+
 def _started_last(argv: list[str]) -> int:
     """The kernel that Jupyter, which is us, started last with this argv."""
     found = [
         process for process in psutil.Process().children() if process.cmdline()[1:3] == argv[1:3]
     ]
     return int(max(found, key=lambda process: process.create_time()).pid)
+
+
+def _processes_of(container: str) -> set[int]:
+    """All processes of a container of the holder: pid 1 and the kernel."""
+    holder = client.find_holder()
+    assert holder is not None
+    channel = holder.connect()
+    try:
+        groups = channel.request("inspect", {"container": container})["groups"]
+    finally:
+        channel.close()
+    lists = [Path(group, "cgroup.procs").read_text().split() for group in groups.values()]
+    found = {int(pid) for pids in lists for pid in pids}
+    assert len(found) == 2, found
+    return found
 
 
 def _shares(pids: Iterable[int]) -> float:

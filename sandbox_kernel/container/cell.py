@@ -232,7 +232,7 @@ class _Run:
         self.cause: e.ErrorFrame | None = None
         self.values: list[e.ValueFrame | e.RefusedFrame] = []
         self.listening = cell._frames >= 0
-        self.has_room = False
+        self.roomy: set[int] = set()
         self.deadline: float | None = None
         self.done_interrupts = 0
 
@@ -307,6 +307,7 @@ class _Run:
 
     def _read(self, stream: _Text, most: int) -> Iterator[e.Event]:
         """One read of a stream: an event with its text, or nothing when there is none."""
+        self._make_room(stream.descriptor, most)
         data = stream.read(max(1, most))
         if data:
             kept = data[: self.left]
@@ -318,6 +319,13 @@ class _Run:
                 yield from self._tell()
         elif data is not None:
             stream.at_end = True
+
+    def _make_room(self, number: int, waiting: int) -> None:
+        """Let more lie in a pipe, of a writer that fills it."""
+        if waiting >= FULL and number not in self.roomy:
+            self.roomy.add(number)
+            with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
+                fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, PIPE)
 
     def _drain(self, stream: _Text, most: int) -> Iterator[e.Event]:
         """Reads what lies in the pipe now, at most so much."""
@@ -342,9 +350,7 @@ class _Run:
         if not self.listening:
             return
         left = max(1, _waiting(self.cell._frames))
-        if left >= FULL and not self.has_room:
-            self.has_room = True
-            make_room(self.cell._frames)
+        self._make_room(self.cell._frames, left)
         while left > 0:
             try:
                 data = os.read(self.cell._frames, min(left, CHUNK))
@@ -501,14 +507,10 @@ class _Text:
         self.event = event
         self.position = 0
         self.at_end = False
-        self._has_room = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read(self, most: int) -> bytes | None:
         """Bytes, empty at the end, None when there are none now."""
-        if most >= FULL and not self._has_room:
-            self._has_room = True
-            make_room(self.descriptor)
         try:
             data = os.read(self.descriptor, most)
         except BlockingIOError:
@@ -518,12 +520,6 @@ class _Text:
 
     def decode(self, data: bytes, *, last: bool) -> str:
         return self._decoder.decode(data, last)
-
-
-def make_room(descriptor: int) -> None:
-    """Let more lie in a pipe, of a writer that fills it."""
-    with contextlib.suppress(OSError):  # an ordinary user has a quota of pipe pages
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def _memory(data: bytes) -> int:

@@ -108,9 +108,8 @@ def test_a_child_begins_pools_of_its_own() -> None:
 
 LOOP = """
 from sandbox_kernel.linux.template_memory import _block, POOLED
-def pools(): return {id(one) // 16384 for one in template_memory._kept}
 template_memory.fill_pools()
-kept = pools()
+kept = {id(one) // 16384 for one in template_memory._kept}
 made = {size: {id(_block(size, number)) // 16384 for number in range(500)} for size in POOLED}
 print(sum(len(found) for found in made.values()), sum(not found <= kept for found in made.values()))
 """
