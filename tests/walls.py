@@ -228,8 +228,8 @@ OF_CONTAINERS = (
         [
             (
                 "runtime/rootfs.py",
-                "tuple(options), mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV",
-                "tuple(options), 0",
+                "attributes = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV\n        base",
+                "attributes = 0\n        base",
             )
         ],
         "test_a14_every_mount_ignores_setuid_and_device_nodes",
@@ -282,15 +282,18 @@ OF_CONTAINERS = (
         [
             (
                 "linux/paths.py",
-                "open_below("
-                "root, path, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)",
-                'os.open(path.lstrip("/") or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=root)',
+                "FINDING = (os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)",
+                "FINDING = (os.O_PATH, 0)",
             ),
             (
                 "linux/paths.py",
-                "open_below(\n                here, part, os.O_PATH | os.O_NOFOLLOW, "
-                "RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH\n            )",
-                "os.open(part, os.O_PATH | os.O_CLOEXEC, dir_fd=here)",
+                "STEPPING = (os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)",
+                "STEPPING = (os.O_PATH, 0)",
+            ),
+            (
+                "linux/paths.py",
+                "c.OPENAT2, root, encoded(path), asked, HOW_SIZE",
+                'c.OPENAT2, root, encoded(path.lstrip("/") or "."), asked, HOW_SIZE',
             ),
         ],
         "test_a24_a_mount_target_that_is_swapped_for_a_link_leads_nowhere_else",
@@ -522,13 +525,13 @@ OF_IMAGES = (
         [
             (
                 "runtime/rootfs.py",
-                "        if not stat.S_ISDIR(mode):\n            raise",
-                "        if False:\n            raise",
+                "directory=True,\n                passing=(errno.ENOENT,),",
+                "directory=False,\n                passing=(errno.ENOENT,),",
             ),
             (
                 "linux/paths.py",
-                "os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT",
-                "os.O_PATH, RESOLVE_IN_ROOT",
+                "FINDING = (os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)",
+                "FINDING = (os.O_PATH, RESOLVE_IN_ROOT)",
             ),
         ],
         "test_c55_a_link_or_file_at_a_place_of_the_kernel_is_refused",

@@ -9,18 +9,30 @@ import _socket as socket  # all that is needed here of `socket`, which is slow t
 import fcntl
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel.linux.multicall import Calls
+
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 IFF_RUNNING = 0x40
+# struct ifreq { char ifr_name[16]; short ifr_flags; ... } is 40 bytes.
+_REQUEST = struct.pack("16sh22x", b"lo", IFF_UP | IFF_LOOPBACK | IFF_RUNNING)
 
 
 def switch_on_loopback() -> None:
     """Bring `lo` up in the network namespace of the caller. Raises OSError."""
     any_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        # struct ifreq { char ifr_name[16]; short ifr_flags; ... } is 40 bytes.
-        request = struct.pack("16sh22x", b"lo", IFF_UP | IFF_LOOPBACK | IFF_RUNNING)
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, _REQUEST)
     finally:
         any_socket.close()
+
+
+def switch_on_loopback_by(calls: Calls) -> None:
+    """`switch_on_loopback` as a list of calls."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    any_socket = calls.call("socket", socket.AF_INET, kind, 0)
+    calls.call("ioctl", any_socket, SIOCSIFFLAGS, _REQUEST)
+    calls.close(any_socket)

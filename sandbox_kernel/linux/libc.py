@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ctypes import (
         CDLL,
+        CFUNCTYPE,
         c_char,
         c_char_p,
         c_int,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         c_ushort,
         c_void_p,
     )
+
+    _AtAddress = CFUNCTYPE(c_ulong, c_void_p)
 else:
     # The letters are those of the module `struct`, "z" a string that ends with 0, "P" any pointer.
 
@@ -76,6 +79,8 @@ else:
         _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
         _restype_ = c_int
 
+    _AtAddress = _Function
+
     class CDLL:
         """A library: `[name]` is a new function object, `.name` always the same."""
 
@@ -93,8 +98,9 @@ else:
 
 __all__ = [
     "MACHINE", "Structure", "addressof", "byref", "c_char", "c_char_p", "c_int", "c_long",
-    "c_ubyte", "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check", "libc", "load",
-    "number", "sizeof", "syscall",
+    "c_ubyte", "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "check",
+    "executable_memory", "function_at", "libc", "load", "number", "read_memory", "sizeof",
+    "syscall", "write_memory",
 ]  # fmt: skip
 
 libc = CDLL(None)
@@ -112,6 +118,13 @@ def _raw(count: int) -> Callable[..., int]:
     function.argtypes = (c_long, *[c_void_p] * count)
     return function
 
+
+_mmap = libc.mmap
+_mmap.argtypes = (c_void_p, c_ulong, c_int, c_int, c_int, c_long)
+_mmap.restype = c_void_p
+# include/uapi/asm-generic/mman-common.h and include/uapi/linux/mman.h
+PROT_READ, PROT_EXEC, MAP_PRIVATE = 0x1, 0x4, 0x02
+MAP_FAILED = (1 << 64) - 1
 
 _RAW = tuple(_raw(count) for count in range(7))
 
@@ -134,18 +147,54 @@ MACHINE = os.uname().machine
 """Asked before personality(2) may have the kernel name another one."""
 _BY_MACHINE = {
     "x86_64": {
+        "chdir": 80,
+        "close": 3,
+        "fchdir": 81,
+        "fcntl": 72,
+        "ioctl": 16,
+        "mkdirat": 258,
+        "mount": 165,
+        "openat": 257,
         "pivot_root": 155,
+        "readlinkat": 267,
         "seccomp": 317,
         "setgroups": 116,
+        "sethostname": 170,
+        "setns": 308,
         "setresgid": 119,
         "setresuid": 117,
+        "socket": 41,
+        "symlinkat": 266,
+        "umask": 95,
+        "umount2": 166,
+        "unlinkat": 263,
+        "unshare": 272,
+        "write": 1,
     },
     "aarch64": {
+        "chdir": 49,
+        "close": 57,
+        "fchdir": 50,
+        "fcntl": 25,
+        "ioctl": 29,
+        "mkdirat": 34,
+        "mount": 40,
+        "openat": 56,
         "pivot_root": 41,
+        "readlinkat": 78,
         "seccomp": 277,
         "setgroups": 159,
+        "sethostname": 161,
+        "setns": 268,
         "setresgid": 149,
         "setresuid": 147,
+        "socket": 198,
+        "symlinkat": 36,
+        "umask": 166,
+        "umount2": 39,
+        "unlinkat": 35,
+        "unshare": 97,
+        "write": 64,
     },
 }
 
@@ -168,6 +217,33 @@ def syscall(call: int, *arguments: object) -> int:
         errno = get_errno()
         raise OSError(errno, os.strerror(errno))
     return result
+
+
+def executable_memory(file: int, size: int) -> int:
+    """The address where the code in a file can be executed, and not written to. Raises OSError."""
+    address: int | None = _mmap(None, size, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0)
+    if address is None or address == MAP_FAILED:
+        errno = get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return address
+
+
+def function_at(address: int) -> Callable[[int], int]:
+    """The function at an address, which takes an address and returns one."""
+    function = _AtAddress(address)
+    function.argtypes = (c_void_p,)
+    function.restype = c_ulong
+    return function
+
+
+def read_memory(address: int, size: int) -> bytes:
+    """What is in memory of this process."""
+    return bytes((c_ubyte * size).from_address(address))
+
+
+def write_memory(address: int, data: bytes) -> None:
+    """Change memory of this process."""
+    (c_ubyte * len(data)).from_address(address)[:] = list(data)
 
 
 def check(result: int) -> int:

@@ -10,14 +10,23 @@ import os
 from sandbox_kernel.linux import libc as c
 from sandbox_kernel.linux import paths
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel.linux.multicall import Calls, Cell
+
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
+COPYING = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE
+"""How the mounts at a descriptor are copied."""
+
 MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
 MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+
+PLACING = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 
 FSOPEN_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
@@ -101,19 +110,15 @@ def reconfigure(mounted: int, options: tuple[tuple[str, str], ...]) -> None:
 
 def clone_tree(descriptor: int, path: str = "", *, recursive: bool = True) -> int:
     """A detached copy of the mounts at a place. Returns its descriptor. Raises OSError."""
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-    if not path:
-        flags |= AT_EMPTY_PATH
-    if recursive:
-        flags |= AT_RECURSIVE
+    flags = COPYING if recursive else COPYING & ~AT_RECURSIVE
+    if path:
+        flags &= ~AT_EMPTY_PATH
     return c.syscall(c.OPEN_TREE, descriptor, paths.encoded(path), flags)
 
 
 def place(mount: int, target: int) -> None:
     """Attach a detached mount on the place that `target` (an O_PATH descriptor) stands for."""
-    c.syscall(
-        c.MOVE_MOUNT, mount, b"", target, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    )
+    c.syscall(c.MOVE_MOUNT, mount, b"", target, b"", PLACING)
 
 
 def set_attributes(mount: int, attributes: int, *, recursive: bool = True) -> None:
@@ -137,6 +142,58 @@ def map_identities(mount: int, user_namespace: int, *, recursive: bool = False) 
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     size = c.sizeof(attributes)
     c.syscall(c.MOUNT_SETATTR, mount, b"", flags, c.byref(attributes), size)
+
+
+def new_filesystem_by(
+    calls: Calls, kind: str, options: tuple[tuple[str, str | None], ...], attributes: int
+) -> Cell:
+    """`new_filesystem` as a list of calls."""
+    context = calls.call(c.FSOPEN, kind.encode(), FSOPEN_CLOEXEC)
+    for key, value in options:
+        if value is None:
+            calls.call(c.FSCONFIG, context, FSCONFIG_SET_FLAG, key.encode(), None, 0)
+        else:
+            text = paths.encoded(value)
+            calls.call(c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), text, 0)
+    calls.call(c.FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+    made = calls.call(c.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
+    calls.close(context)
+    return made
+
+
+def place_by(calls: Calls, mount: Cell | int, target: Cell | int) -> None:
+    """`place` as one of a list of calls."""
+    calls.call(c.MOVE_MOUNT, mount, b"", target, b"", PLACING)
+
+
+def set_attributes_by(
+    calls: Calls, mount: Cell | int, attributes: int, *, recursive: bool = True
+) -> None:
+    """`set_attributes` as one of a list of calls."""
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    asked = bytes(MountAttr(attr_set=attributes))
+    calls.call(c.MOUNT_SETATTR, mount, b"", flags, asked, len(asked))
+
+
+def reconfigure_by(calls: Calls, mounted: Cell, options: tuple[tuple[str, str], ...]) -> None:
+    """`reconfigure` as a list of calls."""
+    context = calls.call(c.FSPICK, mounted, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+    for key, value in options:
+        calls.call(c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
+    calls.call(c.FSCONFIG, context, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
+    calls.close(context)
+
+
+def make_private_by(calls: Calls) -> None:
+    """`make_private` as one of a list of calls."""
+    calls.call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+
+
+def change_root_here_by(calls: Calls) -> None:
+    """`change_root_here` as a list of calls."""
+    calls.call("pivot_root", b".", b".")
+    calls.call("umount2", b".", MNT_DETACH)
+    calls.call("chdir", b"/")
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:

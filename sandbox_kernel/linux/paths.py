@@ -5,10 +5,15 @@ Constants: include/uapi/linux/openat2.h.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 
 from sandbox_kernel.linux import libc as c
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox_kernel.linux.multicall import Calls, Cell, Label
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -33,6 +38,13 @@ _how = functools.lru_cache(maxsize=64)(OpenHow)
 encoded = functools.lru_cache(maxsize=1024)(os.fsencode)
 
 
+FINDING = (os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
+"""How a place is found below a root that is not trusted; and how the next step of a path is."""
+STEPPING = (os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+MAKING = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a file is made for something to be mounted on it."""
+
+
 def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open `path` relative to the directory `root`. Raises OSError.
 
@@ -44,7 +56,27 @@ def open_below(root: int, path: str, flags: int, resolve: int, mode: int = 0) ->
 
 def find(root: int, path: str) -> int:
     """An O_PATH descriptor of an existing place below `root`; no link of any kind is followed."""
-    return open_below(root, path, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
+    return open_below(root, path, *FINDING)
+
+
+def find_by(
+    calls: Calls,
+    root: Cell | int,
+    path: str,
+    *,
+    directory: bool = False,
+    passing: tuple[int, ...] = (),
+    instead: Label | None = None,
+    then: Label | None = None,
+    into: Cell | None = None,
+    why: str | None = None,
+) -> Cell:
+    """`find` as one of a list of calls; with `directory` anything else there is ENOTDIR."""
+    flags, resolve = FINDING
+    return _open_by(
+        calls, root, path, (flags | (os.O_DIRECTORY if directory else 0), resolve),
+        passing=passing, instead=instead, then=then, into=into, why=why,
+    )  # fmt: skip
 
 
 def find_or_make(root: int, path: str, *, directory: bool, mode: int = 0o755) -> int:
@@ -64,24 +96,59 @@ def find_or_make(root: int, path: str, *, directory: bool, mode: int = 0o755) ->
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             if last and not directory:
-                file = os.open(
-                    part,
-                    os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                    0o644,
-                    dir_fd=here,
-                )
-                os.close(file)
+                os.close(os.open(part, MAKING, 0o644, dir_fd=here))
             else:
                 try:
                     os.mkdir(part, mode, dir_fd=here)
                 except FileExistsError:
                     pass
-            below = open_below(
-                here, part, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
-            )
+            below = open_below(here, part, *STEPPING)
             os.close(here)
             here = below
     except BaseException:
         os.close(here)
         raise
     return here
+
+
+def find_or_make_by(
+    calls: Calls, root: Cell | int, path: str, *, directory: bool, mode: int = 0o755
+) -> Cell:
+    """`find_or_make` as a list of calls."""
+    found = calls.label()
+    place = find_by(calls, root, path, passing=(errno.ENOENT,), then=found)
+    here = root
+    parts = [part for part in path.split("/") if part]
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        name = encoded(part)
+        if last and not directory:
+            calls.close(calls.call("openat", here, name, MAKING, 0o644))
+        else:
+            calls.call("mkdirat", here, name, mode, passing=(errno.EEXIST,))
+        below = _open_by(calls, here, part, STEPPING, into=place if last else None)
+        if here is not root:
+            calls.close(here)
+        here = below
+    calls.here(found)
+    return place
+
+
+def _open_by(
+    calls: Calls,
+    root: Cell | int,
+    path: str,
+    how: tuple[int, int],
+    *,
+    passing: tuple[int, ...] = (),
+    instead: Label | None = None,
+    then: Label | None = None,
+    into: Cell | None = None,
+    why: str | None = None,
+) -> Cell:
+    flags, resolve = how
+    asked = bytes(OpenHow(flags | os.O_CLOEXEC, 0, resolve))
+    return calls.call(
+        c.OPENAT2, root, encoded(path), asked, HOW_SIZE,
+        passing=passing, instead=instead, then=then, into=into, why=why,
+    )  # fmt: skip

@@ -25,6 +25,7 @@ import time
 
 from sandbox_kernel.errors import HostLacks, StepFailed
 from sandbox_kernel.linux import messages, mounts, paths, processes, writing
+from sandbox_kernel.linux.multicall import Calls
 from sandbox_kernel.runtime import cells, identities, rootfs
 from sandbox_kernel.runtime.steps import step
 
@@ -97,7 +98,7 @@ class Sources:
             try:
                 name = f"tree{len(self._trees)}"
                 directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-                rootfs.put(self._folder, name, tree, directory=directory)
+                rootfs.put_now(self._folder, name, tree, directory=directory)
             except BaseException:
                 os.close(kept)
                 raise
@@ -132,14 +133,16 @@ class Sources:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=self._folder)
-            rootfs.put(self._folder, name, os.dup(base), directory=True)
+            rootfs.put_now(self._folder, name, os.dup(base), directory=True)
             below = len(order["destination"])
+            calls = Calls()
             for entry in order["entries"]:
-                rootfs.make_entry(base, {**entry, "path": entry["path"][below:]})
+                rootfs.make_entry(calls, base, {**entry, "path": entry["path"][below:]})
+            calls.run()
             for mount in order["mounts"]:
                 tree = _tree(mount["source"], _attributes(mount))
                 directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-                rootfs.put(base, mount["destination"][below:], tree, directory=directory)
+                rootfs.put_now(base, mount["destination"][below:], tree, directory=directory)
             attributes = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID
             mounts.set_attributes(base, attributes | mounts.MOUNT_ATTR_NODEV, recursive=False)
         except BaseException:

@@ -27,6 +27,7 @@ import stat
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import first_process, messages, mounts, processes
+from sandbox_kernel.linux.multicall import Calls
 from sandbox_kernel.runtime import agent, becoming, payload, rootfs
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import told
@@ -140,9 +141,12 @@ class Keeper:
         with step("make private", "/"):
             mounts.make_private()
         self._set_stage()
-        self.base, self.root = rootfs.begin(self.order, trees, BASE)
+        self._begin(trees)
         config = self._bundle(trees, connected=network is not None)
-        rootfs.put_files(self.root, self.order, trees)
+        calls = Calls()
+        given = {calls.given(): tree for tree in trees.values()}
+        rootfs.put_files(calls, self.root, self.order, dict(zip(trees, given, strict=True)))
+        calls.run(given)
         os.umask(0o022)
         os.chdir("/")
         write(f"{BUNDLE}/config.json", config)
@@ -172,6 +176,14 @@ class Keeper:
             for folder in (BUNDLE, STATE, MOUNTS, BASE):
                 os.mkdir(folder, 0o700 if folder == STATE else 0o755)
 
+    def _begin(self, trees: Mapping[str, int]) -> None:
+        calls = Calls()
+        given = {calls.given(): tree for tree in trees.values()}
+        names = dict(zip(trees, given, strict=True))
+        base, root = rootfs.begin(calls, self.order, names, BASE)
+        calls.run(given)
+        self.base, self.root = calls.result(base), calls.result(root)
+
     def _bundle(self, trees: Mapping[str, int], *, connected: bool) -> dict[str, Any]:
         """config.json; and the mounts that it does not name are made.
 
@@ -189,10 +201,10 @@ class Keeper:
             destination = mount["destination"]
             directory = stat.S_ISDIR(os.fstat(tree).st_mode)
             if not self.binds_beside(mount):
-                rootfs.put(self.root, destination, tree, directory=directory)
+                rootfs.put_now(self.root, destination, tree, directory=directory)
                 continue
             place = os.open(MOUNTS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            rootfs.put(place, f"/{index}", tree, directory=directory)
+            rootfs.put_now(place, f"/{index}", tree, directory=directory)
             os.close(place)
             listed.append(
                 {

@@ -54,7 +54,7 @@ class Machine(sentry.Sentry):
             os.close(place)
             os.close(memory)
             passed = mounts.new_filesystem("tmpfs", (("mode", "0700"),), 0)
-        rootfs.put(self.root, PASSED, passed, directory=True)
+        rootfs.put_now(self.root, PASSED, passed, directory=True)
         listed = [m for m in order["config"].get("mounts", ()) if m.get("type", "bind") != "bind"]
         settings = {"hostname": order["hostname"], "mounts": listed}
         self.put_program(f"{order['wall']['carrier']}\n\nboot({settings!r})\n".encode())

@@ -33,6 +33,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 
 from sandbox_kernel.errors import StepFailed
@@ -41,9 +42,11 @@ from sandbox_kernel.linux import (
     interfaces,
     libc,
     messages,
+    mounts,
     processes,
     user_namespaces,
 )
+from sandbox_kernel.linux.multicall import Calls
 from sandbox_kernel.runtime import agent, becoming, keeper, machine, payload, rootfs, sentry
 from sandbox_kernel.runtime.cgroups import files
 from sandbox_kernel.runtime.rootfs import told
@@ -51,8 +54,10 @@ from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any, NoReturn
+
+    from sandbox_kernel.linux.multicall import Cell
 
 MOST_RECIPES = 16
 M_ARENA_MAX = -8  # malloc.h of the C library
@@ -318,6 +323,7 @@ class _Loop:
         self._program = program
         self._home = home
         self._recipes: dict[str, dict[str, Any]] = {}
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
         self._children = processes.child_signal_descriptor()
         self._first: tuple[int, str, int] | None = None
         """The first program of the container that is there: its pid, the container, its report."""
@@ -391,22 +397,27 @@ class _Loop:
     def _make(self, message: dict[str, Any], given: list[int]) -> None:
         if "new" in message:
             while len(self._recipes) >= MOST_RECIPES:
-                del self._recipes[next(iter(self._recipes))]
+                gone = next(iter(self._recipes))
+                del self._recipes[gone]
+                self._plans = {key: plan for key, plan in self._plans.items() if key[0] != gone}
             self._recipes[message["recipe"]] = message["new"]
         recipe = self._recipes[message["recipe"]]
         network = given.pop(1) if message["connected"] else None
         names, count = message["trees"], 1 + len(message["trees"])
         beyond = count + len(message["numbers"])
         inner = beyond + message["around"]
+        trees = dict(zip(names, given[1:count], strict=True))
+        entrances = given[inner:]
         making = _Making(
             {**recipe, **{name: message[name] for name in ("hostname", "process")}},
             life=given[0],
-            trees=dict(zip(names, given[1:count], strict=True)),
+            trees=trees,
             numbers=dict(zip(message["numbers"], given[count:beyond], strict=True)),
             around=given[beyond:inner],
-            entrances=given[inner:],
+            entrances=entrances,
             program=self._program,
             network=network,
+            plan=lambda: self._plan(message, trees, len(entrances)),
         )
         _in_a_thread(making.work)
         # Before the answer: all that is in the container's group then is ended with it.
@@ -431,6 +442,22 @@ class _Loop:
             descriptors += making.namespaces.values()
         messages.send(self._channel, said, descriptors)
 
+    def _plan(self, message: Mapping[str, Any], trees: Mapping[str, int], entrances: int) -> _Plan:
+        """The calls for this container, which are those of others of its recipe. StepFailed."""
+        folders = frozenset(
+            name
+            for name, tree in trees.items()
+            if name.startswith("mount ") and stat.S_ISDIR(os.fstat(tree).st_mode)
+        )
+        around, connected = message["around"], message["connected"]
+        key = (message["recipe"], *trees, folders, around, entrances, connected)
+        if key not in self._plans:
+            self._plans[key] = _Plan(
+                self._recipes[message["recipe"]], list(trees), folders, around, entrances,
+                connected=connected,
+            )  # fmt: skip
+        return self._plans[key]
+
 
 def _in_a_thread(work: Callable[[Any], None]) -> None:
     """Have a thread do it, and wait until it releases the lock that it is given."""
@@ -438,6 +465,83 @@ def _in_a_thread(work: Callable[[Any], None]) -> None:
     over.acquire()
     _thread.start_new_thread(work, (over,))
     over.acquire()
+
+
+class _Plan:
+    """The calls that make a container of a recipe, before there is a pid 1 and after."""
+
+    def __init__(
+        self,
+        recipe: Mapping[str, Any],
+        trees: Collection[str],
+        folders: Collection[str],
+        around: int,
+        entrances: int,
+        *,
+        connected: bool,
+    ) -> None:
+        self.before = calls = Calls()
+        self._around = [calls.given() for _ in range(around)]
+        self._entrances = [calls.given() for _ in range(entrances)]
+        self._network = calls.given() if connected else None
+        flags = recipe["flags"] & ~processes.CLONE_NEWUSER
+        # The group that this thread is in then is the root of groups that is seen.
+        groups = processes.CLONE_NEWCGROUP if recipe["cgroup_namespace"] else 0
+        with calls.step("enter", "the cgroup"):
+            if self._around:
+                files.enter_by(calls, self._around)
+                calls.call("unshare", groups)
+                groups = 0
+            files.enter_by(calls, self._entrances)
+        # Of this thread; looked up while /proc is still the host's.
+        with calls.step("open", "namespaces"):
+            opening = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            self.own = calls.call("openat", mounts.AT_FDCWD, b"/proc/thread-self/ns", opening)
+        flags |= groups
+        if self._network is not None:
+            with calls.step("enter", "the network namespace"):
+                calls.call("setns", self._network, processes.CLONE_NEWNET)
+            flags &= ~processes.CLONE_NEWNET
+        with calls.step("unshare", "namespaces"):
+            calls.call("unshare", flags)
+        if recipe["network_namespace"] and not connected:
+            with calls.step("bring up", "lo"):
+                interfaces.switch_on_loopback_by(calls)
+        self.layout = rootfs.Layout(recipe, trees, folders, calls)
+        self.after = calls = self.layout.then
+        self._own_after = calls.given()
+        with calls.step("open", "namespaces"):
+            opening = os.O_RDONLY | os.O_CLOEXEC
+            self.kinds = {
+                kind: calls.call("openat", self._own_after, FILE_OF[kind].encode(), opening)
+                for kind in recipe["kinds"]
+            }
+
+    def given_before(
+        self,
+        trees: Mapping[str, int],
+        around: list[int],
+        entrances: list[int],
+        network: int | None,
+    ) -> dict[Cell, int]:
+        """What the calls before pid 1 are given."""
+        cells = {self.layout.trees[name][0]: tree for name, tree in trees.items()}
+        cells.update(zip(self._around, around, strict=True))
+        cells.update(zip(self._entrances, entrances, strict=True))
+        if self._network is not None and network is not None:
+            cells[self._network] = network
+        return cells
+
+    def given_after(self, trees: Mapping[str, int]) -> dict[Cell, int]:
+        """What those after it are given: of the results of those before, too."""
+        found, layout = self.before.result, self.layout
+        cells = {layout.trees[name][1]: tree for name, tree in trees.items()}
+        return {
+            **cells,
+            self._own_after: found(self.own),
+            layout.root_then: found(layout.root),
+            layout.place_then: found(layout.place),
+        }
 
 
 class _Making:
@@ -454,10 +558,12 @@ class _Making:
         entrances: list[int],
         program: int,
         network: int | None,
+        plan: Callable[[], _Plan],
     ) -> None:
         self._around = around
         self._network = network
         self._order = order
+        self._plan = plan
         self._life = life
         self._trees = trees
         self._numbers = numbers
@@ -486,40 +592,19 @@ class _Making:
 
     def _make(self) -> None:
         """Enter the groups, make the namespaces, lay the root file system out around pid 1."""
-        order = self._order
-        flags = order["flags"] & ~processes.CLONE_NEWUSER
-        # The group that this thread is in then is the root of groups that is seen.
-        groups = processes.CLONE_NEWCGROUP if order["cgroup_namespace"] else 0
-        with step("enter", "the cgroup"):
-            if self._around:
-                files.enter(self._around)
-                processes.unshare(groups)
-                groups = 0
-            files.enter(self._entrances)
-        # Of this thread; looked up while /proc is still the host's.
-        own = os.open("/proc/thread-self/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        flags |= groups
-        if self._network is not None:
-            with step("enter", "the network namespace"):
-                processes.setns(self._network, processes.CLONE_NEWNET)
-            flags &= ~processes.CLONE_NEWNET
-        with step("unshare", "namespaces"):
-            processes.unshare(flags)
-        with step("set hostname", order["hostname"]):
-            socket.sethostname(order["hostname"])
-        if order["network_namespace"] and self._network is None:
-            with step("bring up", "lo"):
-                interfaces.switch_on_loopback()
-        self.writable = rootfs.lay_out(order, self._trees, self._start_first)
-        with step("open", "namespaces"):
-            self.namespaces = {
-                kind: os.open(FILE_OF[kind], os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
-                for kind in order["kinds"]
-            }
+        plan = self._plan()
+        given = plan.given_before(self._trees, self._around, self._entrances, self._network)
+        plan.before.run(given)
+        self.writable = plan.before.result(plan.layout.base)
+        with step("set hostname", self._order["hostname"]):
+            socket.sethostname(self._order["hostname"])
+        with step("mount", "/proc"):
+            self._start_first()
+        plan.after.run(plan.given_after(self._trees))
+        self.namespaces = {kind: plan.after.result(cell) for kind, cell in plan.kinds.items()}
 
-    def _start_first(self, place: int) -> None:
-        """Pid 1, which mounts proc on a place. Raises OSError as the mount did."""
-        os.fchdir(place)
+    def _start_first(self) -> None:
+        """Pid 1, which mounts proc on the working directory. Raises OSError as the mount did."""
         result, end = os.pipe2(os.O_CLOEXEC)
         # posix_spawn shares the memory until the program is executed: no page is copied.
         pid = os.posix_spawn(

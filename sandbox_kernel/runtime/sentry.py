@@ -65,7 +65,7 @@ class Sentry(Keeper):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
             tree = mounts.clone_tree(place, recursive=False)
             os.close(place)
-        rootfs.put(self.root, FIRST, tree, directory=False)
+        rootfs.put_now(self.root, FIRST, tree, directory=False)
 
     def call(self, words: list[str], numbers: Mapping[int, int], entrances: list[int]) -> int:
         """As `Keeper.call`, with no more descriptors than gVisor takes."""

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_kernel.linux import first_process, machine_code, stub_process
+from sandbox_kernel.linux import first_process, machine_code, multicall, stub_process
 
 TOOLS = {"x86_64": "x86_64-linux-gnu-", "aarch64": "aarch64-linux-gnu-"}
-PROGRAMS = {"first": first_process.MACHINES, "stub": stub_process.MACHINES}
+PROGRAMS = {
+    "first": first_process.MACHINES,
+    "stub": stub_process.MACHINES,
+    "multicall": multicall.MACHINES,
+}
 
 
 @pytest.mark.parametrize("machine", machine_code.MACHINES)
