@@ -6,7 +6,6 @@ Constants: include/uapi/linux/openat2.h.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 
 from sandbox_kernel.linux import libc as c
@@ -33,9 +32,31 @@ class OpenHow(c.Structure):
 
 
 HOW_SIZE = c.sizeof(OpenHow)
-# The same few ways and names come with each container.
-_how = functools.lru_cache(maxsize=64)(OpenHow)
-encoded = functools.lru_cache(maxsize=1024)(os.fsencode)
+# The same few ways and names come with each container. `functools` would do it as well, and takes
+# two of the thirty milliseconds that a `run` of the OCI command line has.
+_hows: dict[tuple[int, int, int], OpenHow] = {}
+_encoded: dict[str, bytes] = {}
+MOST_KEPT = 1024
+
+
+def _how(flags: int, mode: int, resolve: int) -> OpenHow:
+    asked = (flags, mode, resolve)
+    how = _hows.get(asked)
+    if how is None:
+        if len(_hows) >= MOST_KEPT:
+            _hows.clear()
+        how = _hows[asked] = OpenHow(*asked)
+    return how
+
+
+def encoded(path: str) -> bytes:
+    """The bytes of a path, as os.fsencode has them."""
+    found = _encoded.get(path)
+    if found is None:
+        if len(_encoded) >= MOST_KEPT:
+            _encoded.clear()
+        found = _encoded[path] = os.fsencode(path)
+    return found
 
 
 FINDING = (os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
