@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     class _Call(NamedTuple):
         number: int
-        arguments: tuple[int | bytes | Cell | None, ...]
+        arguments: tuple[int | bytes | Cell | Buffer | None, ...]
         result: Cell
         passing: tuple[int, ...]
         instead: Label | None
@@ -194,6 +194,17 @@ class Cell:
         self.offset = offset
 
 
+class Buffer:
+    """Memory that a call writes to; of `size` bytes, which begin as `content` each time."""
+
+    __slots__ = ("content", "place", "size")
+
+    def __init__(self, size: int, content: bytes) -> None:
+        self.size = size
+        self.content = content
+        self.place = 0
+
+
 class Label:
     """A place among the calls, see `Calls.here`."""
 
@@ -212,6 +223,7 @@ class Calls:
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._cells = 0
+        self._buffers: list[Buffer] = []
         self._step = ("do", "system calls")
         self._memory: bytearray | None = None
         self._fresh = b""
@@ -225,6 +237,12 @@ class Calls:
         self._cells += 1
         return Cell(_WORD.size * (self._cells - 1))
 
+    def buffer(self, size: int, content: bytes = b"") -> Buffer:
+        """Room for what a call answers; `data` has it afterwards."""
+        made = Buffer(size, content)
+        self._buffers.append(made)
+        return made
+
     def step(self, verb: str, subject: str) -> _Step:
         """What the calls written down in this block do, for an error: ("mount", "/proc")."""
         return _Step(self, (verb, subject))
@@ -232,7 +250,7 @@ class Calls:
     def call(
         self,
         name: str | int,
-        *arguments: int | bytes | Cell | None,
+        *arguments: int | bytes | Cell | Buffer | None,
         passing: tuple[int, ...] = (),
         instead: Label | None = None,
         then: Label | None = None,
@@ -291,6 +309,11 @@ class Calls:
         value: int = _WORD.unpack_from(self._memory, self._start + cell.offset)[0]
         return value
 
+    def data(self, buffer: Buffer, size: int) -> bytes:
+        """So much of what is in a buffer after the last `run`."""
+        assert self._memory is not None
+        return bytes(self._memory[buffer.place : buffer.place + size])
+
     def _write_down(self) -> None:
         """The records, the cells and the bytes, in memory that stays where it is."""
         self._start = SIZE * (len(self._calls) + 1)
@@ -302,10 +325,15 @@ class Calls:
                 if isinstance(argument, bytes) and argument not in places:
                     places[argument] = size
                     size += -(-(len(argument) + 1) // _WORD.size) * _WORD.size
+        for buffer in self._buffers:
+            buffer.place = size
+            size += -(-buffer.size // _WORD.size) * _WORD.size
         memory = bytearray(size)
         address = c.addressof(c.c_ubyte.from_buffer(memory))
         for text, place in places.items():
             memory[place : place + len(text)] = text
+        for buffer in self._buffers:
+            memory[buffer.place : buffer.place + len(buffer.content)] = buffer.content
         for index, call in enumerate(self._calls):
             words, indirect = [], 0
             for position, argument in enumerate(call.arguments):
@@ -314,6 +342,8 @@ class Calls:
                     words.append(address + self._start + argument.offset)
                 elif isinstance(argument, bytes):
                     words.append(address + places[argument])
+                elif isinstance(argument, Buffer):
+                    words.append(address + argument.place)
                 else:
                     words.append(argument or 0)
             words += [0] * (MOST_ARGUMENTS - len(words))
@@ -352,7 +382,8 @@ class Calls:
                 opened.add(result)
             elif call.number == c.number("close"):
                 (closed,) = call.arguments
-                opened.discard(values[closed.offset] if isinstance(closed, Cell) else closed)
+                number = values[closed.offset] if isinstance(closed, Cell) else closed
+                opened.discard(number)
             index = self._next(call.then, index)
         for descriptor in opened:
             os.close(descriptor)

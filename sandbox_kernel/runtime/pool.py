@@ -77,7 +77,7 @@ class Pool:
         self._failed: dict[str, tuple[float, str]] = {}
         self._refused: dict[str, dict[str, str]] = {}
         """By template: modules that can't be in it, and why."""
-        self._filters = own_filters() + 2
+        self._filters = templates.own_filters() + 2
         self._asked: dict[str, int] = {}
         self._stopped: list[Callable[[], None]] = []
         self.next_tick: float | None = None
@@ -705,12 +705,6 @@ class _Claim:
     def _close(self) -> None:
         while self._owned:
             os.close(self._owned.pop())
-
-
-def own_filters() -> int:
-    """How many seccomp filters this process has already, of whoever started it."""
-    facts = templates._status(os.getpid())
-    return int(facts.get("Seccomp_filters", 0))
 
 
 def available() -> float:

@@ -57,7 +57,7 @@ import time
 from collections import deque
 
 from sandbox_kernel.errors import StepFailed
-from sandbox_kernel.linux import messages, processes, reading, waiting
+from sandbox_kernel.linux import messages, process_facts, processes, reading, waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -215,7 +215,23 @@ def check_child(held: Held, nest: Held, pid: int, *, filters: int) -> int:
 
     Raises StepFailed, which names what differs. All of it is read from the kernel.
     """
-    facts = _status(pid)
+    facts = process_facts.look(pid, held.namespaces)
+    _check_status(status := _parsed(facts.status), filters)
+    for kind in facts.differing:
+        raise _differs(f"its {kind} namespace is another")
+    _check_groups(held, facts.groups)
+    _check_descriptors(pid, facts)
+    _check_memory(nest, pid)
+    return int(status["NSpid"].split()[-2])
+
+
+def own_filters() -> int:
+    """How many seccomp filters this process has already, of whoever started it."""
+    found = _parsed(reading.whole(f"/proc/{os.getpid()}/status"))
+    return int(found.get("Seccomp_filters", 0))
+
+
+def _check_status(found: dict[str, str], filters: int) -> None:
     wanted = {
         "NoNewPrivs": "1",
         "Threads": "1",
@@ -228,19 +244,8 @@ def check_child(held: Held, nest: Held, pid: int, *, filters: int) -> int:
     if filters:
         wanted |= {"Seccomp": "2", "Seccomp_filters": str(filters)}
     for name, value in wanted.items():
-        if facts.get(name) != value:
-            raise _differs(f"{name} is {facts.get(name)}, not {value}")
-    for kind, descriptor in held.namespaces.items():
-        here, there = (
-            os.fstat(descriptor),
-            os.stat(f"/proc/{pid}/ns/{processes.FILE_OF_NAMESPACE[kind]}"),
-        )
-        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-            raise _differs(f"its {kind} namespace is another")
-    _check_groups(held, pid)
-    _check_descriptors(pid)
-    _check_memory(nest, pid)
-    return int(facts["NSpid"].split()[-2])
+        if found.get(name) != value:
+            raise _differs(f"{name} is {found.get(name)}, not {value}")
 
 
 _NOTHING = "0" * 16
@@ -250,9 +255,9 @@ def _differs(how: str) -> StepFailed:
     return StepFailed("check", "the process that a template has forked", how)
 
 
-def _status(pid: int) -> dict[str, str]:
-    """/proc/PID/status, proc(5)."""
-    text = reading.whole(f"/proc/{pid}/status").decode("utf-8", "replace")
+def _parsed(status: bytes) -> dict[str, str]:
+    """What counts of /proc/PID/status, proc(5)."""
+    text = status.decode("utf-8", "replace")
     facts = {}
     for name in _FACTS:
         # The name of the program is the first line, and has no line break in it.
@@ -269,23 +274,20 @@ _FACTS = (
 )  # fmt: skip
 
 
-def _check_groups(held: Held, pid: int) -> None:
+def _check_groups(held: Held, found: bytes) -> None:
     """It is in the groups of the container, which are those of its pid 1 (cgroups(7))."""
-    found, wanted = (reading.whole(f"/proc/{one}/cgroup") for one in (pid, held.pid))
+    wanted = reading.whole(f"/proc/{held.pid}/cgroup")
     if found != wanted:
         other = b", ".join(sorted({*found.splitlines()} - {*wanted.splitlines()}))
         raise _differs(f"it is in another control group: {other.decode('utf-8', 'replace')}")
 
 
-def _check_descriptors(pid: int) -> None:
+def _check_descriptors(pid: int, facts: process_facts.Facts) -> None:
     """Nothing is open but /dev/null three times, and the socket to us."""
-    others = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        target = os.stat(f"/proc/{pid}/fd/{name}")
-        if int(name) > 2:
-            others.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-        elif target.st_rdev != os.makedev(1, 3):
-            raise _differs(f"its descriptor {name} is not /dev/null")
+    for number, device in enumerate(facts.devices):
+        if device != os.makedev(1, 3):
+            raise _differs(f"its descriptor {number} is not /dev/null")
+    others = [os.readlink(f"/proc/{pid}/fd/{number}") for number in facts.open if number > 2]
     if len(others) != 1 or not others[0].startswith("socket:"):
         raise _differs(f"open in it are {', '.join(sorted(others))}")
 
@@ -297,20 +299,10 @@ def _check_memory(nest: Held, pid: int) -> None:
     no such memory: it lies on a read-only mount.
     """
     writable = os.fstat(nest.writable).st_dev
-    maps, end = reading.whole(f"/proc/{pid}/maps"), 0
-    # Most have hundreds of lines, and hardly one whose mode ends with `s`, which a blank follows.
-    while (found := maps.find(b"s ", end)) >= 0:
-        begin, end = maps.rfind(b"\n", 0, found) + 1, maps.find(b"\n", found)
-        # Addresses, mode, offset, device, inode, path: proc(5).
-        _, mode, _, numbers, _, *rest = maps[begin:end].split(b" ", 5)
-        if mode[3:] != b"s":
-            continue
-        major, _, minor = numbers.partition(b":")
-        device = os.makedev(int(major, 16), int(minor, 16))
-        path = os.fsdecode(rest[0].lstrip(b" ")) if rest else ""
-        reachable = b"w" in mode or path.endswith("(deleted)") or path.startswith("/dev/")
-        if reachable or device == writable or not path:
-            raise _differs(f"memory of {path or 'no file'} is shared")
+    for one in process_facts.shared_memory(pid):
+        named = one.path.endswith("(deleted)") or one.path.startswith("/dev/")
+        if one.writable or named or one.device == writable or not one.path:
+            raise _differs(f"memory of {one.path or 'no file'} is shared")
 
 
 def give(ready: Ready, order: dict[str, Any], descriptors: list[int]) -> None:

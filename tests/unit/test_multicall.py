@@ -127,6 +127,23 @@ def test_what_a_list_that_failed_had_opened_is_closed_and_nothing_else(
     assert os.listdir(tmp_path) == ["here"]
 
 
+def test_what_a_call_writes_is_read_and_forgotten_by_the_next_time(
+    root: int, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("long text")
+    calls = Calls()
+    file = calls.call("openat", root, b"file", os.O_RDONLY | os.O_CLOEXEC)
+    text = calls.buffer(16, b"before")
+    size = calls.call("read", file, text, 16)
+    calls.close(file)
+
+    calls.run()
+    assert calls.data(text, calls.result(size)) == b"long text"
+    (tmp_path / "file").write_text("x")
+    calls.run()
+    assert calls.data(text, 6) == b"xefore"
+
+
 def test_fewer_bytes_than_asked_for_are_no_space_left(root: int) -> None:
     full = os.open("/dev/null", os.O_WRONLY)
     calls = Calls()
