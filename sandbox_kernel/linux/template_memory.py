@@ -43,8 +43,8 @@ def settle() -> None:
 
 
 def make_immortal() -> int:
-    """Nobody counts references to the objects that are there now. How many these are; 0 where this
-    Python can't do that."""
+    """Nobody counts references to the objects that are there now, but for frames and what they
+    alone know. How many these are; 0 where this Python can't do that."""
     version = sys.version_info[:2]
     if sys.implementation.name != "cpython" or not MORTAL_BEFORE <= version < UNTRIED_FROM:
         return 0
@@ -52,21 +52,18 @@ def make_immortal() -> int:
     immortal = word(id(None)).value
     if immortal < 1 << 31 or "t" in sys.abiflags:  # a Python without its lock counts otherwise
         return 0
-    found = _reachable()
-    for number in found:
-        word(number).value = immortal
-    return len(found)
-
-
-def _reachable() -> set[int]:
-    """The addresses of all objects, but for frames and what they alone know."""
+    found = 0
     left = gc.get_objects()
-    found: set[int] = set()
     while left:
         one = left.pop()
-        if id(one) in found or isinstance(one, FrameType):
+        count = word(id(one))
+        # Also those that were so before: what has references and is none of ours is in the list.
+        if count.value >= 1 << 31 or isinstance(one, FrameType):
             continue
-        found.add(id(one))
+        # The mark is in the object: to keep the numbers of all would leave a MiB of pools that are
+        # free and have been written to, and each fork takes as long over such a page as over any.
+        count.value = immortal
+        found += 1
         if isinstance(one, CodeType):  # tells the collector nothing
             left += (one.co_consts, one.co_names, one.co_filename, one.co_name, one.co_qualname)
             left += (one.co_linetable, one.co_exceptiontable)
