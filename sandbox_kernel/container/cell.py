@@ -237,24 +237,30 @@ class _Run:
         self.done_interrupts = 0
 
     def steps(self, *, block: bool) -> Iterator[e.Event | Idle]:
-        with select.epoll() as poller:  # one descriptor that another loop can wait for
-            exit_ = yield from self._until_exit(poller, block=block)
+        if block:
+            exit_ = yield from self._until_exit(select.poll())
+        else:
+            with select.epoll() as poller:  # one descriptor that another loop can wait for
+                exit_ = yield from self._until_exit(poller)
         yield from self._rest()
         yield from self._end(exit_)
 
     def _until_exit(
-        self, poller: select.epoll, *, block: bool
+        self, poller: select.epoll | select.poll
     ) -> Generator[e.Event | Idle, None, Exit]:
         numbers = {self.streams[1].descriptor, self.streams[2].descriptor}
         if self.cell._frames >= 0:
             numbers.add(self.cell._frames)
         for number in (*numbers, self.cell._wake, self.process.fileno()):
-            poller.register(number, select.EPOLLIN)
+            poller.register(number, select.POLLIN)  # for both it is this bit
         exit_: Exit | None = None
         while exit_ is None:
-            if not block:
+            if isinstance(poller, select.epoll):
                 yield Idle(poller.fileno(), self._patience())
-            ready = {number for number, _ in poller.poll(self._at_once() if block else 0)}
+                found = poller.poll(0)
+            else:
+                found = poller.poll(1000 * self._at_once())
+            ready = {number for number, _ in found}
             self._interrupt(self.cell._wake in ready)
             if self.process.fileno() in ready:
                 with contextlib.suppress(TimeoutError):  # the news was that it has started

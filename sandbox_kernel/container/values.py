@@ -22,6 +22,8 @@ from . import values_in
 PAGE = mmap.PAGESIZE
 DEEP = 200
 MOST_BYTES = 16 << 30
+WORTH_A_MAP = 1 << 16
+"""Bytes of a value from which on a map of its pages is cheaper than a copy."""
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 CAN = (
     "what can: None, bool, int, float, str, lists and dictionaries of these (keys str), bytes, "
@@ -265,7 +267,7 @@ class Outputs:
         """Call when the processes of the cell have ended: nobody can write from here on.
 
         A process that got hold of the file and lives on (in a container that is kept) makes the
-        seal fail; then values are copied before they are parsed.
+        seal fail; then values are copied before they are parsed, as small ones always are.
         """
         try:
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
@@ -281,7 +283,7 @@ class Outputs:
             raise ValueNotTransferable(name, form, "the cell announced it outside of its file")
         if length == 0:
             data = memoryview(b"")
-        elif self.sealed:
+        elif self.sealed and length >= WORTH_A_MAP:
             # Private pages: what the caller changes in an array is copied, the rest is shared.
             private = mmap.mmap(self.descriptor, length, access=mmap.ACCESS_COPY, offset=offset)
             data = memoryview(private)
