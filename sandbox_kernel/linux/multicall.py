@@ -287,8 +287,15 @@ class Calls:
 
     # --- doing them
 
-    def run(self, given: Mapping[Cell, int] | None = None) -> None:
-        """Do them. Raises StepFailed; what a list that failed has opened itself is closed again."""
+    def run(
+        self,
+        given: Mapping[Cell, int] | None = None,
+        texts: Mapping[Buffer, bytes] | None = None,
+    ) -> None:
+        """Do them, with these numbers in cells and texts in buffers (a 0 comes behind each).
+
+        Raises StepFailed; what a list that failed has opened itself is closed again.
+        """
         if self._memory is None:
             self._write_down()
         memory = self._memory
@@ -296,6 +303,10 @@ class Calls:
         memory[:] = self._fresh
         for cell, value in (given or {}).items():
             _WORD.pack_into(memory, self._start + cell.offset, value)
+        for buffer, text in (texts or {}).items():
+            if len(text) >= buffer.size:
+                raise ValueError(f"{len(text)} bytes for a buffer of {buffer.size}")
+            memory[buffer.place : buffer.place + len(text)] = text
         stopped = _runner()(self._address)
         if stopped:
             self._fail((stopped - self._address) // SIZE, given or {})

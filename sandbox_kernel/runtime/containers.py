@@ -138,6 +138,13 @@ class Containers:
         """Whether one of them is more than ready for somebody who may come."""
         return any(not self.pool.only_waits(held) for held in self._containers.values())
 
+    def drop_kept(self) -> None:
+        """Groups that wait for their next container go, since there will be none so soon."""
+        try:
+            self._driver.drop_kept()
+        except (SandboxError, OSError) as error:  # the sweep of the next start tries again
+            print(f"sandbox-kernel: remove a group: {error}", file=sys.stderr, flush=True)
+
     def get_ready(self) -> None:
         """Have a place for the first, while its program makes up its mind."""
         try:
@@ -161,6 +168,7 @@ class Containers:
             self._end(held)
         self._wire.drain()
         self._slots.close()
+        self.drop_kept()
 
     # --- channels
 

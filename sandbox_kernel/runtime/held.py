@@ -260,7 +260,7 @@ class Held:
         """Pid 1 lives as long as this is open."""
         self._entrances: list[int] = []
         """Of its group, for whoever comes in next."""
-        self.slots = slots
+        self._driver, self.slots = driver, slots
         """Where its slot is one of: the launcher's, or those of a nest."""
         self._sources = sources
         self.single = bool(order.get("single"))
@@ -271,9 +271,7 @@ class Held:
         try:
             slots.maker_of(self.slot)
             with step("make cgroup", f"{launcher}/{self.id}"):
-                self.group: Group = driver.create(
-                    f"{launcher}/{self.id}", order["config"]["linux"].get("resources", {})
-                )
+                self.group: Group = self._new_group(f"{launcher}/{self.id}")
         except BaseException:
             slots.give_back(self.slot, reuse=False)
             raise
@@ -590,7 +588,7 @@ class Held:
         self.leases.clear()
         cells.let_go(self)
         try:
-            if not (self.answered and self.group.remove_empty()):
+            if not (self.answered and (self._keeps_group() or self.group.remove_empty())):
                 maker = self.slot.maker if self.answered else None
                 self.group.kill(maker.pid if maker else None)
                 self.group.remove()
@@ -598,6 +596,14 @@ class Held:
             if self.joined:
                 self.slots.rest(self.slot)  # the next one shall not be in that network
             self.slots.give_back(self.slot, reuse=self._leaves_no_trace())
+
+    def _new_group(self, name: str) -> Group:
+        create = self._driver.create_again if self.order.get("pooled") else self._driver.create
+        return create(name, self.order["config"]["linux"].get("resources", {}))
+
+    def _keeps_group(self) -> bool:
+        """Whether its group waits for another container that came out of a pool, as this one."""
+        return bool(self.order.get("pooled")) and self._driver.keep(self.group)
 
     def _leaves_no_trace(self) -> bool:
         """Whether the user namespace is as new: nothing in it could have changed it."""

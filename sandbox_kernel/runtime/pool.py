@@ -238,6 +238,7 @@ class Pool:
         for template in list(self._templates.values()):
             self._retire(template, reason)
         self._asked.clear()
+        self._containers.drop_kept()
         self._stopped.append(done)
         self._tell_stopped()
 
@@ -625,6 +626,8 @@ class Pool:
         if nested is not None:
             self._let_go_of(nested)
             self._retire(nested, "its nest ended")
+            if not self._by_nest:
+                self._containers.drop_kept()
             self._tell_stopped()
 
     def interpreter_ended(self, held: Held) -> None:
@@ -669,6 +672,8 @@ class Pool:
                     del template.demand[recipe]
                     for ready in list(template.ready.pop(recipe, ())):
                         self._discard(ready, "nobody wanted it")
+        if short or now - self.last_use > self._demand:
+            self._containers.drop_kept()
         self.next_tick = now + TICK_SECONDS if self._by_nest else None
 
 

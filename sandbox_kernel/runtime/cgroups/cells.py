@@ -29,6 +29,7 @@ class CellGroup:
 
     def __init__(self, container: contract.Group, name: str) -> None:
         above = container.paths()
+        container.touched = True
         self._v2 = V2 in above
         if not self._v2 and any(controller not in above for controller in NEEDED):
             raise HostLacks(

@@ -68,6 +68,9 @@ DEFAULT_PERIOD = 100_000  # microseconds, kernel/sched/fair.c: default_cfs_perio
 class Group:
     """One control group (a container, or one run in it). Paths, limits, usage, and its end."""
 
+    touched = False
+    """Whether more was done to it than to let processes in: then it is no other container's."""
+
     def entrances(self) -> list[int]:
         """Descriptors, the caller's, to which a process writes `0` to come in itself; all of them.
 
@@ -178,6 +181,20 @@ class Driver:
     def create(self, group_name: str, resources: Mapping[str, Any]) -> Group:
         """A new group `LAUNCHER/CONTAINER` with these limits in force. LimitNotEnforceable."""
         raise NotImplementedError
+
+    def create_again(self, group_name: str, resources: Mapping[str, Any]) -> Group:
+        """As `create`; the group may be one that was kept, and has these limits in force."""
+        return self.create(group_name, resources)
+
+    def keep(self, group: Group) -> bool:
+        """Keep the group of a container that is over for `create_again`.
+
+        False: it is in no way as new, or there are enough, and is the caller's to remove.
+        """
+        return False
+
+    def drop_kept(self) -> None:
+        """Remove what is kept. Raises StepFailed."""
 
     def ways_home(self) -> list[int]:
         """Entrances of the groups that this process is in, for one that leaves them for a while.

@@ -17,7 +17,7 @@ import os
 import time
 
 from sandbox_kernel import errors
-from sandbox_kernel.runtime.cgroups import contract, files, v1_limits
+from sandbox_kernel.runtime.cgroups import contract, files, v1_again, v1_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ALWAYS = ("freezer", "memory", "pids", "cpu", "cpuacct")
 OF_A_RUN = ("freezer", "cpuacct")
+MOST_KEPT = 8
+"""Groups that are kept to be used again."""
 
 BOOT_SWITCH = {
     "memory": "start the machine with `cgroup_enable=memory`",
@@ -104,6 +106,8 @@ class Driver(contract.Driver):
         self.unset: dict[str, Any] = {}
         """What a new group says of a limit that nobody set in it; asked once for each."""
         self._always = [name for name in controllers if name in tops]
+        self._kept: list[Group] = []
+        self._spares = 0
 
     def support(self) -> dict[str, str]:
         return dict(self._support)
@@ -118,10 +122,36 @@ class Driver(contract.Driver):
             for limit in limits:
                 group.join(v1_limits.FILE_OF_LIMIT[limit][0])
             group.set_first(limits)
+            group.asked = limits
         except BaseException:
             group.remove()
             raise
         return group
+
+    def create_again(self, group_name: str, resources: Mapping[str, Any]) -> Group:
+        limits = contract.wanted(resources)
+        for group in [group for group in self._kept if group.asked == limits]:
+            new = group.is_new()
+            if new is None:
+                continue
+            self._kept.remove(group)
+            if new and group.begin_again(contract.directory_name(group_name)):
+                return group
+            group.remove()
+        return self.create(group_name, resources)
+
+    def keep(self, group: contract.Group) -> bool:
+        if not isinstance(group, Group) or len(self._kept) >= MOST_KEPT:
+            return False
+        self._spares += 1
+        if not group.can_wait(self._always) or not group.wait(f"spare-{self._spares}"):
+            return False
+        self._kept.append(group)
+        return True
+
+    def drop_kept(self) -> None:
+        while self._kept:
+            self._kept.pop().remove()
 
     def sweep(self, is_alive: Callable[[str], bool]) -> contract.Swept:
         groups: dict[str, dict[str, str]] = {}
@@ -220,6 +250,11 @@ class Group(contract.Group):
         self._oom: int | None = None
         self._first: dict[str, Any] = {}
         self._has_quota = False
+        self.asked: dict[str, Any] = {}
+        """The limits that it was made with."""
+        self._again: v1_again.Again | None = None
+        self._ready: list[int] = []
+        """Entrances that are open already."""
 
     def set_first(self, limits: Mapping[str, Any]) -> None:
         """The limits of a new group. LimitNotEnforceable."""
@@ -242,7 +277,57 @@ class Group(contract.Group):
         return dict(self._directories)
 
     def entrances(self) -> list[int]:
-        return entrances(self._directories)
+        ready, self._ready = self._ready, []
+        return ready or entrances(self._directories)
+
+    def can_wait(self, controllers: Iterable[str]) -> bool:
+        """Whether it may be as new when all have left it; `controllers` are those of any group."""
+        quota = self._has_quota and "cpu" in self._directories  # what was held back stays counted
+        usual = [*self._directories] == [*controllers] and {*self._directories} >= v1_again.NEEDED
+        if self.touched or quota or not usual or not _is_apart(self._directories):
+            return False
+        if self._oom is not None:
+            try:
+                os.eventfd_read(self._oom)
+            except BlockingIOError:
+                pass
+            else:
+                return False  # it was at its end of memory
+        return True
+
+    def wait(self, name: str) -> bool:
+        """Be nobody's for a while, by this name beside the launcher's. False: it can't."""
+        if self._again is None:
+            in_force = tuple(v1_limits.FILE_OF_LIMIT[limit] for limit in self.asked)
+            try:
+                self._again = v1_again.Again(self._directories, in_force)
+            except (OSError, errors.StepFailed):
+                return False
+        return self._rename(f"{self._name.partition('.')[0]}.{name}")
+
+    def is_new(self) -> bool | None:
+        """See `v1_again.Again`."""
+        assert self._again is not None
+        return self._again.is_new()
+
+    def begin_again(self, name: str) -> bool:
+        """Be the next container's. False: it can't."""
+        assert self._again is not None
+        if not self._rename(name):
+            return False
+        ready = self._again.begin()
+        self._ready = ready or []
+        return ready is not None
+
+    def _rename(self, name: str) -> bool:
+        """Give it another name, in each hierarchy or in none. False: in none."""
+        assert self._again is not None
+        if not self._again.rename(name):
+            return False
+        places = self._directories.items()
+        self._name = name
+        self._directories = {key: f"{os.path.dirname(path)}/{name}" for key, path in places}
+        return True
 
     def limits(self) -> dict[str, Any]:
         return v1_limits.read(self._directories, self._driver.support())
@@ -257,6 +342,7 @@ class Group(contract.Group):
 
     def update(self, resources: Mapping[str, Any]) -> None:
         limits = contract.wanted(resources)
+        self.touched = True
         self._driver.require(limits)
         self._has_quota = self._has_quota or "cpus" in limits
         for limit in limits:
@@ -306,15 +392,22 @@ class Group(contract.Group):
         return _table(self._directories, controller, name)
 
     def kill(self, leaving: int | None = None) -> None:
+        self.touched = True
         kill(self._directories, leaving)
 
     def thaw(self) -> None:
         _freeze(self._directories.get("freezer"), "THAWED")
 
     def child(self, name: str) -> Run:
+        self.touched = True
         return Run(self, name)
 
     def remove(self) -> None:
+        while self._ready:
+            os.close(self._ready.pop())
+        if self._again is not None:
+            self._again.close()
+            self._again = None
         if self._oom is not None:
             os.close(self._oom)
             self._oom = None
@@ -328,6 +421,11 @@ class Group(contract.Group):
             return False
         self.remove()
         return True
+
+
+def _is_apart(directories: Mapping[str, str]) -> bool:
+    """Whether each controller is mounted by itself: two of a hierarchy have one directory."""
+    return len({*directories.values()}) == len(directories)
 
 
 def usage(directories: Mapping[str, str]) -> dict[str, int | float | None]:
