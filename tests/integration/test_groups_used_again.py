@@ -13,7 +13,7 @@ import pytest
 
 import sandbox_kernel
 from sandbox_kernel.runtime import cgroups
-from sandbox_kernel.runtime.cgroups import mounted, v1, v1_again
+from sandbox_kernel.runtime.cgroups import mounted, v1, v1_again, v1_usage
 from sandbox_kernel.runtime.cgroups.contract import Driver, Group
 
 MIB = 1 << 20
@@ -79,6 +79,7 @@ def test_the_next_container_has_the_same_directories_by_its_own_name(driver: Dri
     with groups.process("rest") as child:
         groups.join(two, child.pid)
         assert two.usage()["pids"] == 1
+        assert two.usage() == v1_usage.of(two.paths(), held_back=False)
     two.remove()
 
 

@@ -49,6 +49,6 @@ def usage(paths: Mapping[str, str]) -> dict[str, int | float | None]:
         from sandbox_kernel.runtime.cgroups import v2
 
         return v2.usage(paths[""])
-    from sandbox_kernel.runtime.cgroups import v1
+    from sandbox_kernel.runtime.cgroups import v1_usage
 
-    return v1.usage(paths)
+    return v1_usage.of(paths)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from sandbox_kernel.errors import HostLacks
-from sandbox_kernel.runtime.cgroups import contract, files, v1, v1_limits, v2, v2_limits
+from sandbox_kernel.runtime.cgroups import contract, files, v1, v1_limits, v1_usage, v2, v2_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class CellGroup:
             refused = files.read_table(f"{here}/pids.events").get("max", 0)
             return {**v2.usage(here), "forks_refused": refused}
         refused = files.read_table(f"{self._directories['pids']}/pids.events").get("max", 0)
-        return {**v1.usage(self._directories), "forks_refused": refused}
+        return {**v1_usage.of(self._directories), "forks_refused": refused}
 
     def remove(self) -> None:
         """Its processes are gone or going."""

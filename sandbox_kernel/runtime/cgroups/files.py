@@ -39,9 +39,13 @@ def read_number(path: str) -> int | None:
 def read_table(path: str) -> dict[str, int]:
     """Lines "key number" as a mapping; empty when the file is not there."""
     try:
-        text = read(path)
+        return parsed(read(path))
     except FileNotFoundError:
         return {}
+
+
+def parsed(text: str) -> dict[str, int]:
+    """Such lines as a mapping."""
     table = {}
     for line in text.splitlines():
         key, _, value = line.rpartition(" ")

@@ -17,7 +17,7 @@ import os
 import time
 
 from sandbox_kernel import errors
-from sandbox_kernel.runtime.cgroups import contract, files, v1_again, v1_limits
+from sandbox_kernel.runtime.cgroups import contract, files, v1_again, v1_limits, v1_usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -365,17 +365,16 @@ class Group(contract.Group):
             _freeze(freezer, "THAWED")
 
     def usage(self) -> dict[str, int | float | None]:
-        if self._has_quota or self._driver.support()["cpus"]:
-            return usage(self._directories)
-        # What never had a quota was never held back.
-        others = {name: path for name, path in self._directories.items() if name != "cpu"}
-        return {**usage(others), "throttled_seconds": 0.0}
+        held_back = bool(self._has_quota or self._driver.support()["cpus"])  # or never was
+        if self._again is None:
+            return v1_usage.of(self._directories, held_back=held_back)
+        return v1_usage.read(self._again.read_usage(), held_back=held_back)
 
     def oom_kills(self) -> int:
-        return self._table("memory", "memory.oom_control").get("oom_kill", 0)
+        return v1_usage.table(self._directories, "memory", "memory.oom_control").get("oom_kill", 0)
 
     def forks_refused(self) -> int:
-        return self._table("pids", "pids.events").get("max", 0)
+        return v1_usage.table(self._directories, "pids", "pids.events").get("max", 0)
 
     def oom_fd(self) -> int | None:
         directory = self._directories.get("memory")
@@ -387,9 +386,6 @@ class Group(contract.Group):
             finally:
                 os.close(control)
         return self._oom
-
-    def _table(self, controller: str, name: str) -> dict[str, int]:
-        return _table(self._directories, controller, name)
 
     def kill(self, leaving: int | None = None) -> None:
         self.touched = True
@@ -426,44 +422,6 @@ class Group(contract.Group):
 def _is_apart(directories: Mapping[str, str]) -> bool:
     """Whether each controller is mounted by itself: two of a hierarchy have one directory."""
     return len({*directories.values()}) == len(directories)
-
-
-def usage(directories: Mapping[str, str]) -> dict[str, int | float | None]:
-    """What the processes of these groups used, by controller's directory."""
-    time_used = _number(directories, "cpuacct", "cpuacct.usage")
-    throttled = _table(directories, "cpu", "cpu.stat").get("throttled_time")
-    moved = _block_bytes(directories)
-    return {
-        "cpu_seconds": None if time_used is None else time_used / 1e9,
-        "memory_bytes": _number(directories, "memory", "memory.usage_in_bytes"),
-        "memory_peak_bytes": _number(directories, "memory", "memory.max_usage_in_bytes"),
-        "pids": _number(directories, "pids", "pids.current"),
-        "pids_peak": _number(directories, "pids", "pids.peak"),
-        "throttled_seconds": None if throttled is None else throttled / 1e9,
-        "read_bytes": moved.get("Read"),
-        "written_bytes": moved.get("Write"),
-        "oom_kills": _table(directories, "memory", "memory.oom_control").get("oom_kill"),
-    }
-
-
-def _block_bytes(directories: Mapping[str, str]) -> dict[str, int]:
-    """Bytes moved by direction. Empty without counters: "Total" alone, or no blkio group."""
-    sums: dict[str, int] = {}
-    for key, count in _table(directories, "blkio", "blkio.throttle.io_service_bytes").items():
-        _, _, direction = key.partition(" ")
-        if direction:
-            sums[direction] = sums.get(direction, 0) + count
-    return sums
-
-
-def _number(directories: Mapping[str, str], controller: str, name: str) -> int | None:
-    directory = directories.get(controller)
-    return None if directory is None else files.read_number(f"{directory}/{name}")
-
-
-def _table(directories: Mapping[str, str], controller: str, name: str) -> dict[str, int]:
-    directory = directories.get(controller)
-    return {} if directory is None else files.read_table(f"{directory}/{name}")
 
 
 class Run(contract.Group):

@@ -19,17 +19,21 @@ import os
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux.multicall import Calls
+from sandbox_kernel.runtime.cgroups import v1_usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandbox_kernel.linux.multicall import Buffer, Cell
+    from sandbox_kernel.runtime.cgroups.v1_usage import Read
 
     Files = tuple[tuple[str, str], ...]  # controller and name of each
 
 ROOM = 512
-"""Bytes of a file that is looked at; one that says more is not that of a group as new."""
+"""Bytes of a file that are looked at: one that says more is not that of a group as new."""
+ROOM_FOR_DISKS = 1 << 15
+"""The same where each disk of the machine has five lines."""
 PROCESSES = 2
 """The most that are in a group at once while any container is made and its first process runs:
 what `pids.peak` says can't be set back."""
@@ -47,8 +51,12 @@ INSIDE = (("freezer", "tasks", b""), ("pids", "pids.current", b"0\n"))
 """The same of one that nobody is in."""
 PEAK = ("pids", "pids.peak")
 LEFT = ("memory", "memory.usage_in_bytes")
-# What is set back to 0, of what `v1.usage` reads.
-RESETTING = (("memory", "memory.max_usage_in_bytes"), ("cpuacct", "cpuacct.usage"))
+# What is set back to 0, of what `v1_usage.read` and `observe.groups` read.
+RESETTING = (
+    ("memory", "memory.max_usage_in_bytes"),
+    ("memory", "memory.failcnt"),
+    ("cpuacct", "cpuacct.usage"),
+)
 NEEDED = frozenset(("freezer", "memory", "pids", "cpuacct"))
 
 
@@ -112,6 +120,12 @@ class Again:
             os.close(entrance)
         return None
 
+    def read_usage(self) -> Read:
+        """What `v1_usage.read` asks for. Raises StepFailed."""
+        using = _using(self._controllers)
+        using.calls.run(dict(zip(using.places, self._opened, strict=False)))
+        return using.one
+
     def close(self) -> None:
         """Let go of the directories."""
         while self._opened:
@@ -127,17 +141,17 @@ class _Reading:
         self._place = dict(zip(controllers, self.places, strict=True))
         self._limits = [self._file(*file) for file in limits]
 
-    def _file(self, controller: str, name: str) -> tuple[Buffer, Cell]:
+    def _file(self, controller: str, name: str, room: int = ROOM) -> tuple[Buffer, Cell]:
         calls, missing = self.calls, self.calls.label()
         place = self._place[controller]
-        text = calls.buffer(ROOM)
+        text = calls.buffer(room)
         size = calls.given()
         with calls.step("read", name):
             file = calls.call(
                 "openat", place, name.encode(), os.O_RDONLY | os.O_CLOEXEC,
                 passing=(errno.ENOENT,), instead=missing,
             )  # fmt: skip
-            calls.call("read", file, text, ROOM, into=size)
+            calls.call("read", file, text, room, into=size)
             calls.close(file)
             calls.here(missing)
         return text, size
@@ -200,5 +214,28 @@ class _Beginning(_Reading):
         return int(self.said(self._left))
 
 
+class _Using(_Reading):
+    """What the processes in a group used."""
+
+    def __init__(self, controllers: tuple[str, ...]) -> None:
+        super().__init__(controllers, ())
+        self._used = {
+            (controller, name): self._file(controller, name, _room(controller))
+            for controller, name in v1_usage.FILES
+            if controller in controllers
+        }
+
+    def one(self, controller: str, name: str) -> str | None:
+        """What one of the files says; None: there is no such file, or it says too much."""
+        file = self._used.get((controller, name))
+        said = self.said(file) if file else b""
+        return said.decode("ascii").rstrip("\n") if 0 < len(said) < _room(controller) else None
+
+
+def _room(controller: str) -> int:
+    return ROOM_FOR_DISKS if controller == "blkio" else ROOM
+
+
+_using = functools.lru_cache(maxsize=4)(_Using)
 _looking = functools.lru_cache(maxsize=8)(_Looking)
 _beginning = functools.lru_cache(maxsize=8)(_Beginning)
