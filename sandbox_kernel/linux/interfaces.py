@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import _socket as socket  # all that is needed here of `socket`, which is slow to import
 import fcntl
-import struct
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 IFF_RUNNING = 0x40
 # struct ifreq { char ifr_name[16]; short ifr_flags; ... } is 40 bytes.
-_REQUEST = struct.pack("16sh22x", b"lo", IFF_UP | IFF_LOOPBACK | IFF_RUNNING)
+_FLAGS = (IFF_UP | IFF_LOOPBACK | IFF_RUNNING).to_bytes(2, sys.byteorder)
+_REQUEST = b"lo".ljust(16, b"\0") + _FLAGS + bytes(22)
 
 
 def switch_on_loopback() -> None:

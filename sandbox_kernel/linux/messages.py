@@ -7,8 +7,8 @@ whose descriptor is then the last of the packet.
 from __future__ import annotations
 
 import _socket as socket  # all that is needed here of `socket`, which is slow to import
+import _struct as struct  # the same of `struct`
 import os
-import struct
 
 from sandbox_kernel import plain_json
 from sandbox_kernel.linux import writing

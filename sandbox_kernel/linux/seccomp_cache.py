@@ -11,14 +11,6 @@ import stat
 from sandbox_kernel import plain_json
 from sandbox_kernel.linux import libc as c
 
-try:  # as Python is built mostly; `hashlib` loads OpenSSL for the same
-    from _sha256 import sha256  # before Python 3.12
-except ImportError:
-    try:
-        from _sha2 import sha256
-    except ImportError:
-        from hashlib import sha256
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +66,13 @@ def _library_version() -> str:
 
 
 def _digest(data: bytes) -> bytes:
+    try:  # as Python is built mostly; `hashlib` loads OpenSSL for the same
+        from _sha2 import sha256
+    except ImportError:
+        try:
+            from _sha256 import sha256  # before Python 3.12
+        except ImportError:
+            from hashlib import sha256
     digest: bytes = sha256(data).digest()
     return digest
 

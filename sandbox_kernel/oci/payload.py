@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import _signal as signal  # `signal` is the same with enumerations around it, slow to import
 import _socket as socket  # all that is needed here of `socket`, which is slow to import
+import _struct as struct  # all that is needed here of `struct`, which takes longer to import
 import fcntl
 import os
-import struct
 
 from sandbox_kernel.linux import capabilities, processes, seccomp_install
 from sandbox_kernel.linux import libc as c

@@ -5,9 +5,9 @@ In which order they have to be taken stands in `payload`, and in `oci.payload`.
 
 from __future__ import annotations
 
+import _struct as struct  # without the module around it, which takes longer to import
 import fcntl
 import os
-import struct
 
 from sandbox_kernel.errors import StepFailed
 from sandbox_kernel.linux import libc as c
