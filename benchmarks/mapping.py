@@ -35,8 +35,8 @@ def busy(steps: int) -> int:
 
 
 def pairs(rounds: int) -> Iterator[Pair]:
-    """A thousand items of about 20 ms; and what a process and namespaces for each of them take
-    where a program in C makes them, which no container can do without."""
+    """A thousand items of about 20 ms, beside workers that share a process each; and beside what a
+    process and namespaces for each item take where a program in C makes them."""
     workers = len(os.sched_getaffinity(0))
     steps = calibrated(workers)
     items = [steps + number for number in range(ITEMS)]
@@ -64,8 +64,8 @@ def pairs(rounds: int) -> Iterator[Pair]:
     what = f"`map` of {ITEMS} items of {SECONDS_EACH * 1000:g} ms, {workers} at once"
     count = max(1, rounds // ROUNDS_PER_PAIR)
     yield measure(what, ours, "Pool.map", theirs, bound=BOUND, rounds=count, warm=0)
-    what = "for each of these items a fork, and bwrap around nothing: no limits, no interpreter"
-    yield measure(what, with_other_walls, "Pool.map", theirs, bound=BOUND, rounds=count, warm=0)
+    peer = "fork, and bwrap around nothing: no limits, no interpreter"
+    yield measure(what, ours, peer, with_other_walls, bound=1, rounds=count, warm=0)
 
 
 def in_walls_of_others(bwrap: list[str], steps: int) -> int:
