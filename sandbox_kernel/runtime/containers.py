@@ -3,10 +3,7 @@
 Over a channel a program asks for one thing at a time; the container or run that it made belongs to
 it, and ends when it closes.
 
-Requests (`op`): create, run, limits, usage, stop, kill, kill-run, finish, wait, remove, list,
-inspect, logs, events, writable, network, pool, about, cell, cell-usage, end-cell. Answers
-(`event`): created, started, exited, limits, usage, stopping, removed, list, inspect, logs, events,
-writable, network, pool, cell, recipe-wanted, network-wanted (nobody holds networks), error.
+What can be asked for, and the answers, stand in `requests`.
 
 What `outlives` the channel that it was asked for over ends by `remove`, or with the launcher. One
 that is to leave a `record` is listed after its end, with its output, until it is removed.
@@ -23,7 +20,7 @@ import time
 
 from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, waiting
-from sandbox_kernel.runtime import cells, networks, open_files, outputs, telling, wiring
+from sandbox_kernel.runtime import cells, networks, open_files, outputs, requests, telling, wiring
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
@@ -78,7 +75,7 @@ class Containers:
         holds: bool,
         stop_holding: Callable[[], None],
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._driver = driver
         self.ids = ids
         self._launcher = launcher
@@ -88,8 +85,9 @@ class Containers:
         self._owners: dict[str, Client | None] = {}
         self._deadlines: list[tuple[float, str, int]] = []
         self._recipes: dict[str, dict[str, Any]] = {}
-        self._records: dict[str, telling.Record] = {}
-        self._events = Feed(telling.MOST_EVENTS)
+        self.records: dict[str, telling.Record] = {}
+        """Of those that are over and were to leave one, by id."""
+        self.events = Feed(telling.MOST_EVENTS)
         self._next_spare: float | None = None
         self.about: dict[str, Any] = {}
         """What programs are told about this launcher."""
@@ -99,15 +97,15 @@ class Containers:
 
     def has_any(self) -> bool:
         """Whether there is a container, or the record of one."""
-        return bool(self._containers or self._records)
+        return bool(self._containers or self.records)
 
     def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
         """See `Loop.watch`."""
-        self._loop.watch(descriptor, handler)
+        self.loop.watch(descriptor, handler)
 
     def forget(self, descriptor: int) -> None:
         """See `Loop.forget`."""
-        self._loop.forget(descriptor)
+        self.loop.forget(descriptor)
 
     # --- their time
 
@@ -154,7 +152,7 @@ class Containers:
 
     def kill_all(self, reason: str) -> None:
         """Those who had them are gone, and nobody asks for the records."""
-        self._records.clear()
+        self.records.clear()
         for held in list(self._containers.values()):
             held.kill(reason)
 
@@ -191,7 +189,7 @@ class Containers:
         except BlockingIOError:
             return
         except ValueError as error:
-            self._answer(client, wiring.as_message(StepFailed("read", "a request", str(error))))
+            self.answer(client, wiring.as_message(StepFailed("read", "a request", str(error))))
             return
         if received is None:
             self._drop(client)
@@ -201,12 +199,12 @@ class Containers:
     def _handle(self, client: Client, message: dict[str, Any], descriptors: list[int]) -> None:
         """Do what is asked for. Owns the descriptors, and closes those that nobody took."""
         try:
-            handler = _OPERATIONS.get(message.get("op", ""))
+            handler = requests.OPERATIONS.get(message.get("op", ""))
             if handler is None:
                 raise StepFailed("read", str(message.get("op")), "no such request")
             handler(self, client, message, descriptors)
         except Exception as error:  # what one program asks for wrongly ends no other's containers
-            self._answer(client, wiring.as_message(error))
+            self.answer(client, wiring.as_message(error))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -222,9 +220,10 @@ class Containers:
             self._owners[client.held.id] = None
             client.held.kill("its program ended")
 
-    def _answer(
+    def answer(
         self, client: Client | None, message: dict[str, Any], descriptors: tuple[int, ...] = ()
     ) -> None:
+        """Tell a client something. One that has gone, or does not read, is dropped."""
         if client is None or client.channel.fileno() < 0:
             return
         try:
@@ -235,18 +234,18 @@ class Containers:
 
     # --- requests
 
-    def _create(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
+    def create(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
         name = message.get("name")
-        if name and any(row["name"] == name for row in self._rows()):
+        if name and any(row["name"] == name for row in self.rows()):
             raise StepFailed("create", name, "a container of this name exists: remove it first")
-        recipe = self._recipe_of(message)
+        recipe = self.recipe_of(message)
         warm = message.get("warm")
         if recipe is None or (warm and not self.pool.knows(warm["key"], message, owned)):
-            self._answer(client, {"event": "recipe-wanted"})
+            self.answer(client, {"event": "recipe-wanted"})
             return
         message = {**message, **recipe}
         if message.get("network") and not self._wire.is_there():
-            self._answer(client, {"event": "network-wanted"})
+            self.answer(client, {"event": "network-wanted"})
             return
         if not (warm and self.pool.take(client, message, owned)):
             self.create_cold(client, message, owned)
@@ -268,7 +267,7 @@ class Containers:
             if not message.get("outlives"):
                 client.run = (held, run)
             if message.get("logged"):
-                outputs.collect(self._loop, held, numbers)
+                outputs.collect(self.loop, held, numbers)
         else:
             numbers = {}
         message["created"] = time.time()
@@ -282,7 +281,7 @@ class Containers:
         try:
             self.create_cold(client, message, owned)
         except Exception as error:  # see `_handle`
-            self._answer(client, wiring.as_message(error))
+            self.answer(client, wiring.as_message(error))
 
     def _new(self, order: dict[str, Any], slots: Slots) -> Held:
         open_files.need("make", order["id"])
@@ -316,7 +315,7 @@ class Containers:
         if held.oom_fd >= 0:
             self.watch(held.oom_fd, lambda: self._hear_oom(held))
 
-    def _recipe_of(self, message: dict[str, Any]) -> dict[str, Any] | None:
+    def recipe_of(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """What of an order depends on plan and image alone: it came with it, or with another."""
         digest: str = message["recipe"]
         if digest not in self._recipes:
@@ -327,175 +326,35 @@ class Containers:
             self._recipes[digest] = prepare({name: message[name] for name in RECIPE})
         return self._recipes[digest]
 
-    def _run(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        held = self._find(message["container"])
-        open_files.need("run", message["container"])
-        numbers = dict(zip(message["numbers"], owned, strict=True))
-        owned.clear()
-        if message.get("logged"):
-            outputs.collect(self._loop, held, numbers)
-        if held.agent is None and held.needs_agent(message["process"]):
-            self._open_agent(held)
-        run = held.start(client, message["process"], numbers, message.get("timeout"))
-        if not message.get("outlives"):
-            client.run = (held, run)
+    def stop_later(self, held: Held, seconds: float) -> None:
+        """End it then, if it has not ended before."""
+        heapq.heappush(self._deadlines, (time.monotonic() + seconds, held.id, -1))
 
-    def _limits(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        held = self._find(message["container"])
-        if message.get("resources"):
-            held.group.update(message["resources"])
-            held.order["plan"] = message["plan"]
-            self._tell("limits", held, limits=held.group.limits())
-        self._answer(client, {"event": "limits", "limits": held.group.limits()})
+    def stop_pool(self, done: Callable[[], None]) -> None:
+        """Hold nothing for others any more; `done` when all that waited is gone."""
+        self._stop_holding()
+        self._slots.rest_all()
+        self.pool.stop("the pool was stopped", done)
 
-    def _usage(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        held = self._find(message["container"])
-        self._answer(client, {"event": "usage", "usage": held.usage()})
-
-    def _open_agent(self, held: Held, *, adopts: bool = False) -> None:
+    def open_agent(self, held: Held, *, adopts: bool = False) -> None:
         agent = held.open_agent(adopts=adopts)
         self.watch(agent.fileno(), lambda: self._hear_inner(held, agent))
 
-    def _begin_cell(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """Answered when its process, the pidfd that came with this, is in its group."""
-        held = self._find(message["container"])
-        if held.keeper and held.agent is None:
-            self._open_agent(held)
-        (leader,) = owned
-        owned.clear()
-        cells.begin(held, client, message["cell"], leader)
-
-    def _cell_usage(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        self._answer(client, cells.usage(self._find(message["container"]), message["cell"]))
-
-    def _end_cell(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """All that is in its group; with `leader`, first that one, and the group if it is empty."""
-        held = self._find(message["container"])
-        gone = True
-        if message.get("leader"):
-            gone = cells.retire(held, message["cell"])
-        else:
-            cells.end(held, message["cell"])
-        self._answer(client, {"event": "cell", "gone": gone})
-
-    def _stop(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """SIGTERM to what was started in it; it ends when that did, or when the time is over."""
-        held = self._find(message["container"])
-        deadline = time.monotonic() + float(message.get("timeout", 0))
-        heapq.heappush(self._deadlines, (deadline, held.id, -1))
-        self._tell("stopping", held)
-        held.stop()
-        self._answer(client, {"event": "stopping"})
-
-    def _kill(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        self._find(message["container"]).kill(message.get("reason", "killed"))
-        self._answer(client, {"event": "stopping"})
-
-    def _kill_run(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        held = self._find(message["container"])
-        run = held.runs.get(message["run"])
-        if run:
-            held.kill_run(run, message.get("reason", "killed"))
-        self._answer(client, {"event": "stopping"})
-
-    def _finish(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """The code of a container's only process is over: so is the container. No answer but the
-        exit, and none when it ended meanwhile."""
-        held = self._containers.get(message["container"])
-        if held is None or client.run is None or client.run[0] is not held or not held.single:
-            return
-        if held.runs.get(0) is client.run[1] and held.reason is None:
-            self._on_exit(held, {"run": 0, "status": int(message["status"])})
-            self.pool.finished(held)
-
-    def _wait(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """Answered when the container is over, also when it is removed."""
-        held = self._containers.get(message["container"])
-        if held is None:
-            self._answer(client, {"event": "removed"})
-        else:
-            held.order.setdefault("waiting", []).append(client)
-
-    def _remove(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        if self._records.pop(message["container"], None):
-            self._answer(client, {"event": "removed"})
-            return
-        held = self._find(message["container"], ending=True)
-        held.order["record"] = False
-        held.order.setdefault("waiting", []).append(client)
-        held.kill("removed")
-
-    def _list(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        self._answer(client, {"event": "list", "containers": self._rows()})
-
-    def _tell_about(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        self._answer(client, {"event": "about", **self.about})
-
-    def _tell_pool(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """`do`: status, warm (an order will come), stop (answered when all that waited is gone)."""
-        if message["do"] == "warm":
-            order = message["order"]
-            recipe = self._recipe_of(order)
-            if recipe is None or not self.pool.knows(order["warm"]["key"], order, owned):
-                self._answer(client, {"event": "recipe-wanted"})
-                return
-            self.pool.expect({**order, **recipe})
-            self._answer(client, {"event": "pool"})
-        elif message["do"] == "stop":
-            self._stop_holding()
-            self._slots.rest_all()
-            self.pool.stop("the pool was stopped", lambda: self._answer(client, {"event": "pool"}))
-        else:
-            answer = {"templates": self.pool.status(), "bounds": self.pool.bounds()}
-            self._answer(client, {"event": "pool", **answer})
-
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         living = [held for held in self._containers.values() if not self.pool.only_waits(held)]
-        return [*map(telling.row, living), *(record.row for record in self._records.values())]
+        return [*map(telling.row, living), *(record.row for record in self.records.values())]
 
-    def _inspect(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        record = self._records.get(message["container"])
-        row = record.row if record else telling.inspected(self._find(message["container"]))
-        self._answer(client, {**row, "event": "inspect"})
-
-    def _logs(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        name = message["container"]
-        record = self._records.get(name)
-        log = record.log if record else self._find(name, ending=True).log
-
-        def is_over() -> bool:
-            return name not in self._containers
-
-        telling.tell_log(log, message, is_over, lambda told: self._answer(client, told))
-
-    def _hear_events(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        telling.tell_events(self._events, message, lambda told: self._answer(client, told))
-
-    def _tell(self, kind: str, held: Held, **details: Any) -> None:
+    def tell(self, kind: str, held: Held, **details: Any) -> None:
         """One more event, for those who asked for events."""
-        self._events.append(telling.event(kind, held, details), 1)
+        self.events.append(telling.event(kind, held, details), 1)
 
-    def _writable(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """A descriptor of the writable layer, for `diff`; where it came from is in the order."""
-        held = self._find(message["container"])
-        self._answer(
-            client,
-            {"event": "writable", "layered": bool(held.order.get("layers"))},
-            (held.writable,),
-        )
+    def get(self, reference: str) -> Held | None:
+        """The container of this id, if it is not over."""
+        return self._containers.get(reference)
 
-    def _lend_network(self, client: Client, message: dict[str, Any], owned: list[int]) -> None:
-        """Its network namespace, for another container that shares it."""
-        held = self._find(message["container"])
-        if not held.ready:
-            raise StepFailed("enter", message["container"], "it is just starting: try again")
-        network = networks.of(held)
-        try:
-            self._answer(client, {"event": "network"}, (network,))
-        finally:
-            os.close(network)
-
-    def _find(self, reference: str, *, ending: bool = False) -> Held:
+    def find(self, reference: str, *, ending: bool = False) -> Held:
+        """A container that runs; with `ending`, also one that is on its way out. Raises
+        NoSuchContainer."""
         held = self._containers.get(reference)
         if held is None or (held.reason and not ending):
             raise NoSuchContainer(f"find container `{reference}`: it is not running")
@@ -538,7 +397,7 @@ class Containers:
         elif "failed" in said:
             self._not_made(held, said)
         else:
-            self._on_exit(held, {**said, "run": 0})
+            self.on_exit(held, {**said, "run": 0})
 
     def _not_made(self, held: Held, said: dict[str, Any]) -> None:
         held.answered = True
@@ -553,19 +412,19 @@ class Containers:
         self.watch(pidfd, lambda: self._end(held))
         if self.pool.made(held):
             return
-        self._tell("created", held)
+        self.tell("created", held)
         owner = self._owners.get(held.id)
         if leader >= 0:
             self._on_start(held, held.runs[0], leader)
-            self._answer(owner, telling.created(held), (leader,))
+            self.answer(owner, telling.created(held), (leader,))
             os.close(leader)
         else:
             held.slots.spare(held.slot)
-            self._answer(owner, telling.created(held))
+            self.answer(owner, telling.created(held))
         if held.keeper and 0 in held.runs:
             held.start_first()
         if "failure" in said:
-            self._on_exit(held, {"run": 0, "failure": said["failure"], "status": said["status"]})
+            self.on_exit(held, {"run": 0, "failure": said["failure"], "status": said["status"]})
 
     def _maker_ended(self, slot: Slot) -> None:
         """Somebody ended it: what it was making, or whose end it would tell, ends too."""
@@ -607,7 +466,7 @@ class Containers:
     def start_template(self, held: Held, process: dict[str, Any], numbers: dict[int, int]) -> None:
         """Run the program of a template in its nest. Closes the descriptors."""
         try:
-            self._open_agent(held, adopts=True)
+            self.open_agent(held, adopts=True)
         except BaseException:
             for descriptor in numbers.values():
                 os.close(descriptor)
@@ -622,17 +481,17 @@ class Containers:
 
     def started(self, held: Held, run: Run, leader: int, client: Client) -> None:
         """A client's process runs in a container that was ready."""
-        self._tell("created", held)
+        self.tell("created", held)
         self._on_start(held, run, leader)
-        self._answer(client, telling.created(held), (leader,))
+        self.answer(client, telling.created(held), (leader,))
 
     def exited(self, held: Held, message: dict[str, Any]) -> None:
         """A client's process ended."""
-        self._on_exit(held, message)
+        self.on_exit(held, message)
 
     def tell_template(self, kind: str, template: Template, **details: Any) -> None:
         """One more event, about a template."""
-        self._tell(kind, template.held, **details)
+        self.tell(kind, template.held, **details)
 
     # --- what containers say
 
@@ -668,24 +527,24 @@ class Containers:
             if run is not None:
                 self._on_start(held, run, descriptors[0])
                 answer = {"event": "started", "run": run.number}
-                self._answer(run.client, answer, (descriptors[0],))  # type: ignore[arg-type] # Held does not know what a client is
+                self.answer(run.client, answer, (descriptors[0],))  # type: ignore[arg-type] # Held does not know what a client is
         elif at == "moved":
             waiting, answer = cells.moved(held, message)
-            self._answer(waiting, answer)  # type: ignore[arg-type] # as above
+            self.answer(waiting, answer)  # type: ignore[arg-type] # as above
         elif at == "exited":
-            self._on_exit(held, message)
+            self.on_exit(held, message)
             self.pool.interpreter_ended(held)
         elif at == "orphan":
             self.pool.reaped(held, message)
 
     def _on_start(self, held: Held, run: Run, leader: int) -> None:
         held.forked(run, leader)
-        self._tell("started", held, run=run.number)
+        self.tell("started", held, run=run.number)
         if run.timeout is not None:
             deadline = time.monotonic() + run.timeout
             heapq.heappush(self._deadlines, (deadline, held.id, run.number))
 
-    def _on_exit(self, held: Held, message: dict[str, Any]) -> None:
+    def on_exit(self, held: Held, message: dict[str, Any]) -> None:
         run = held.runs.pop(message["run"], None)
         if run is None:
             return
@@ -718,23 +577,23 @@ class Containers:
         held.last_exit = {
             name: answer.get(name) for name in ("status", "signal", "failure", "reason", "timeout")
         }
-        self._answer(run.client, answer)  # type: ignore[arg-type] # as above
+        self.answer(run.client, answer)  # type: ignore[arg-type] # as above
         os.sched_yield()  # who waits for it may have been woken on this very processor
-        self._tell("exited", held, run=run.number, **held.last_exit)
+        self.tell("exited", held, run=run.number, **held.last_exit)
 
     def _hear_oom(self, held: Held) -> None:
         """The kernel ended a process of the group: on cgroup v1 we end the others (D4)."""
         os.read(held.oom_fd, 4096)
         if not cgroup_cells.ran_out(held.group):
             return  # of a cell, whose group has ended it, or copies of files were dropped
-        self._tell("out-of-memory", held)
+        self.tell("out-of-memory", held)
         # The kernel says so before it chooses what to end, so its counter may still be 0.
         held.kill("out-of-memory")
 
     def _hear_what_was_said(self, held: Held) -> None:
         """What its agent and its maker said last comes before its end."""
         for channel in (held.agent, held.keeper):
-            while channel and self._loop.watches(channel.fileno()) and waiting.readable(channel):
+            while channel and self.loop.watches(channel.fileno()) and waiting.readable(channel):
                 self._hear_inner(held, channel)
         maker = held.slot.maker
         while maker and maker is held.slot.maker and waiting.readable(maker.channel):
@@ -752,19 +611,19 @@ class Containers:
             self._say_exited(held, run, {"signal": int(signal.SIGKILL)}, None)
         over = wiring.as_message(NoSuchContainer(f"find container `{held.id}`: it has ended"))
         for asking in cells.unanswered(held):
-            self._answer(asking, over)  # type: ignore[arg-type] # as in `_on_agent`
+            self.answer(asking, over)  # type: ignore[arg-type] # as in `_on_agent`
         for channel in (held.agent, held.keeper):
             self.forget(channel.fileno() if channel else -1)
         for descriptor in (held.pidfd, held.oom_fd):
             self.forget(descriptor)
-        outputs.end(self._loop, held)
+        outputs.end(self.loop, held)
         if held.order.get("record") and held.ready:
-            self._records[held.id] = telling.of_ended(held)
+            self.records[held.id] = telling.of_ended(held)
         owner = self._owners.pop(held.id, None)
         del self._containers[held.id]
         held.log.wake()
         if held.ready:
-            self._tell("ended", held, reason=held.reason)
+            self.tell("ended", held, reason=held.reason)
         failure: SandboxError | None = None
         try:
             held.end()
@@ -776,14 +635,12 @@ class Containers:
 
         def gone() -> None:
             for client in removers:
-                self._answer(
-                    client, wiring.as_message(failure) if failure else {"event": "removed"}
-                )
+                self.answer(client, wiring.as_message(failure) if failure else {"event": "removed"})
 
         self._wire.unplug(held.id, gone)
         if not held.ready:
             refused = held.order.get("refused")
-            self._answer(owner, refused or wiring.as_message(telling.why_not_made(held)))
+            self.answer(owner, refused or wiring.as_message(telling.why_not_made(held)))
         for run in held.runs.values():
             _let_go(run)
         if client_held := owner:
@@ -800,31 +657,6 @@ def _let_go(run: Run) -> None:
     client, run.client = run.client, None
     if isinstance(client, Client):
         client.run = None
-
-
-_OPERATIONS: dict[str, Callable[[Containers, Client, dict[str, Any], list[int]], None]] = {
-    "create": Containers._create,
-    "run": Containers._run,
-    "limits": Containers._limits,
-    "usage": Containers._usage,
-    "cell": Containers._begin_cell,
-    "cell-usage": Containers._cell_usage,
-    "end-cell": Containers._end_cell,
-    "stop": Containers._stop,
-    "kill": Containers._kill,
-    "kill-run": Containers._kill_run,
-    "finish": Containers._finish,
-    "wait": Containers._wait,
-    "remove": Containers._remove,
-    "list": Containers._list,
-    "inspect": Containers._inspect,
-    "logs": Containers._logs,
-    "events": Containers._hear_events,
-    "writable": Containers._writable,
-    "network": Containers._lend_network,
-    "pool": Containers._tell_pool,
-    "about": Containers._tell_about,
-}
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
