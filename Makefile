@@ -89,7 +89,8 @@ bench: packages-to-test
 	@$(MAKE) VENV=.venv-bench PYTHON=$(NEWEST) .venv-bench/.ready-to-test
 	$(UV) pip install --quiet --python .venv-bench/bin/python --compile-bytecode \
 		--no-deps --reinstall .
-	.venv-bench/bin/python -m benchmarks $(SETS)
+	.venv-bench/bin/python -P -c 'import runpy, sys; sys.path.append("."); \
+		runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)' $(SETS)
 
 format: $(VENV)/.ready-to-test
 	$(BIN)/ruff format .

@@ -129,6 +129,13 @@ class Maker:
         connected = [] if network is None else [network]
         given = [life, *connected, *trees.values(), *numbers.values(), *around, *entrances]
         messages.send(self.channel, message, given)
+        if "new" in message:
+            # Makers that are forked later have it then, and share its memory.
+            with contextlib.suppress(StepFailed):
+                _plan_of(
+                    order["recipe"], order, trees, len(around), len(entrances),
+                    connected=network is not None,
+                )  # fmt: skip
 
     def make_network(self, container: str) -> None:
         """Ask for a network namespace that belongs to the slot; it comes over `channel`."""
@@ -323,7 +330,6 @@ class _Loop:
         self._program = program
         self._home = home
         self._recipes: dict[str, dict[str, Any]] = {}
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
         self._children = processes.child_signal_descriptor()
         self._first: tuple[int, str, int] | None = None
         """The first program of the container that is there: its pid, the container, its report."""
@@ -397,9 +403,7 @@ class _Loop:
     def _make(self, message: dict[str, Any], given: list[int]) -> None:
         if "new" in message:
             while len(self._recipes) >= MOST_RECIPES:
-                gone = next(iter(self._recipes))
-                del self._recipes[gone]
-                self._plans = {key: plan for key, plan in self._plans.items() if key[0] != gone}
+                del self._recipes[next(iter(self._recipes))]
             self._recipes[message["recipe"]] = message["new"]
         recipe = self._recipes[message["recipe"]]
         network = given.pop(1) if message["connected"] else None
@@ -417,7 +421,14 @@ class _Loop:
             entrances=entrances,
             program=self._program,
             network=network,
-            plan=lambda: self._plan(message, trees, len(entrances)),
+            plan=lambda: _plan_of(
+                message["recipe"],
+                recipe,
+                trees,
+                message["around"],
+                len(entrances),
+                connected=message["connected"],
+            ),
         )
         _in_a_thread(making.work)
         # Before the answer: all that is in the container's group then is ended with it.
@@ -441,22 +452,6 @@ class _Loop:
             said["kinds"] = list(making.namespaces)
             descriptors += making.namespaces.values()
         messages.send(self._channel, said, descriptors)
-
-    def _plan(self, message: Mapping[str, Any], trees: Mapping[str, int], entrances: int) -> _Plan:
-        """The calls for this container, which are those of others of its recipe. StepFailed."""
-        folders = frozenset(
-            name
-            for name, tree in trees.items()
-            if name.startswith("mount ") and stat.S_ISDIR(os.fstat(tree).st_mode)
-        )
-        around, connected = message["around"], message["connected"]
-        key = (message["recipe"], *trees, folders, around, entrances, connected)
-        if key not in self._plans:
-            self._plans[key] = _Plan(
-                self._recipes[message["recipe"]], list(trees), folders, around, entrances,
-                connected=connected,
-            )  # fmt: skip
-        return self._plans[key]
 
 
 def _in_a_thread(work: Callable[[Any], None]) -> None:
@@ -542,6 +537,33 @@ class _Plan:
             layout.root_then: found(layout.root),
             layout.place_then: found(layout.place),
         }
+
+
+_plans: dict[tuple[Any, ...], _Plan] = {}
+"""Those of the launcher when a maker was forked, and its own."""
+
+
+def _plan_of(
+    name: str,
+    recipe: Mapping[str, Any],
+    trees: Mapping[str, int],
+    around: int,
+    entrances: int,
+    *,
+    connected: bool,
+) -> _Plan:
+    """The calls for a container, which are those of others of its recipe. Raises StepFailed."""
+    folders = frozenset(
+        tree
+        for tree, descriptor in trees.items()
+        if tree.startswith("mount ") and stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    )
+    key = (name, *trees, folders, around, entrances, connected)
+    if key not in _plans:
+        while len(_plans) >= MOST_RECIPES:
+            del _plans[next(iter(_plans))]
+        _plans[key] = _Plan(recipe, list(trees), folders, around, entrances, connected=connected)
+    return _plans[key]
 
 
 class _Making:
