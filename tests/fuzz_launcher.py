@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandbox_kernel import container, policy
 from sandbox_kernel.container.process import ProcessSpec
-from sandbox_kernel.runtime import containers
+from sandbox_kernel.runtime import requests
 from sandbox_kernel.runtime.client import Launcher
 
 NAME = "launcher-requests"
@@ -28,7 +28,7 @@ REQUEST = {
 }  # fmt: skip
 KNOWN = (("limits", {"container": "x", "resources": [1]}), ("limits", {"container": []}))
 """The first ended the launcher."""
-OPERATIONS = st.sampled_from([*containers._OPERATIONS, "", "nothing"])
+OPERATIONS = st.sampled_from([*requests.OPERATIONS, "", "nothing"])
 
 
 def fed() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
