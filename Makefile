@@ -89,7 +89,7 @@ bench: packages-to-test
 	@$(MAKE) VENV=.venv-bench PYTHON=$(NEWEST) .venv-bench/.ready-to-test
 	$(UV) pip install --quiet --python .venv-bench/bin/python --compile-bytecode \
 		--no-deps --reinstall .
-	.venv-bench/bin/python -P -c 'import runpy, sys; sys.path.append("."); \
+	cd .venv-bench && bin/python -c 'import runpy, sys; sys.path.append("$(CURDIR)"); \
 		runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)' $(SETS)
 
 format: $(VENV)/.ready-to-test
