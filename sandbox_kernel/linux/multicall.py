@@ -228,7 +228,10 @@ class Calls:
         self._memory: bytearray | None = None
         self._fresh = b""
         self._address = self._start = 0
-        self._writing: list[int] = []
+        self._writing: list[tuple[int, int]] = []
+        """Which calls have to write how many bytes."""
+        self._steps: list[tuple[tuple[str, str], str | None]] = []
+        """Of each call its step, and what an error says of it."""
 
     # --- writing them down
 
@@ -266,6 +269,7 @@ class Calls:
         `written` a result that has to come: fewer bytes are an error, no space left.
         Raises OSError(ENOSYS) when this machine's number of the call is not known.
         """
+        assert self._memory is None  # they are added before the first `run`
         number = c.number(name) if isinstance(name, str) else name
         result = into or self.given()
         self._calls.append(
@@ -310,9 +314,10 @@ class Calls:
         stopped = _runner()(self._address)
         if stopped:
             self._fail((stopped - self._address) // SIZE, given or {})
-        for index in self._writing:
-            if self.result(self._calls[index].result) < (self._calls[index].written or 0):
-                raise StepFailed(*self._calls[index].step, os.strerror(errno.ENOSPC), errno.ENOSPC)
+        for index, written in self._writing:
+            if self._record(SIZE * index)[-1] < written:
+                step, _ = self._steps[index]
+                raise StepFailed(*step, os.strerror(errno.ENOSPC), errno.ENOSPC)
 
     def result(self, cell: Cell) -> int:
         """What is in a cell after the last `run`."""
@@ -367,7 +372,9 @@ class Calls:
                 SIZE * (self._next(call.then, index) - index), 0,
             )  # fmt: skip
         _WORD.pack_into(memory, SIZE * len(self._calls), END)
-        self._writing = [i for i, call in enumerate(self._calls) if call.written is not None]
+        self._writing = [(i, call.written) for i, call in enumerate(self._calls) if call.written]
+        self._steps = [(call.step, call.why) for call in self._calls]
+        self._calls, self._buffers = [], []  # what is needed of them is in the memory
         self._memory, self._fresh, self._address = memory, bytes(memory), address
 
     def _next(self, label: Label | None, index: int) -> int:
@@ -379,32 +386,33 @@ class Calls:
 
     def _fail(self, failed: int, given: Mapping[Cell, int]) -> NoReturn:
         """Go the same way again, to see what is open, and close it."""
-        values = {cell.offset: value for cell, value in given.items()}
+        values = {self._address + self._start + cell.offset: given[cell] for cell in given}
         opened: set[int] = set()
-        index = 0
-        while index != failed:
-            call = self._calls[index]
-            result = self._own_result(index)
-            values[call.result.offset] = result
+        place = 0
+        while place != SIZE * failed:
+            number, *words, result = self._record(place)
+            descriptor, command = words[0], words[1]
+            indirect, cell = words[MOST_ARGUMENTS : MOST_ARGUMENTS + 2]
+            instead, then = words[-2:]
+            values[cell] = result
             if result < 0:
-                index = self._next(call.instead, index)
+                place += instead
                 continue
-            if call.number in _opening() or _copies(call):
+            copies = number == c.number("fcntl") and command == fcntl.F_DUPFD_CLOEXEC
+            if number in _opening() or copies:
                 opened.add(result)
-            elif call.number == c.number("close"):
-                (closed,) = call.arguments
-                number = values[closed.offset] if isinstance(closed, Cell) else closed
-                opened.discard(number)
-            index = self._next(call.then, index)
+            elif number == c.number("close"):
+                opened.discard(values[descriptor] if indirect & 1 else descriptor)
+            place += then
         for descriptor in opened:
             os.close(descriptor)
-        call, number = self._calls[failed], -self._own_result(failed)
-        raise StepFailed(*call.step, call.why or os.strerror(number), number)
+        errno_of_it = -self._record(place)[-1]
+        (step, why) = self._steps[failed]
+        raise StepFailed(*step, why or os.strerror(errno_of_it), errno_of_it)
 
-    def _own_result(self, index: int) -> int:
+    def _record(self, place: int) -> tuple[int, ...]:
         assert self._memory is not None
-        value: int = _RECORD.unpack_from(self._memory, SIZE * index)[-1]
-        return value
+        return _RECORD.unpack_from(self._memory, place)
 
 
 class _Step:
@@ -429,10 +437,6 @@ def _opening() -> frozenset[int]:
     """The calls whose result is a new descriptor."""
     older = (c.number(name) for name in ("openat", "socket"))
     return frozenset((*older, c.OPEN_TREE, c.FSOPEN, c.FSPICK, c.FSMOUNT, c.OPENAT2))
-
-
-def _copies(call: _Call) -> bool:
-    return call.number == c.number("fcntl") and call.arguments[1] == fcntl.F_DUPFD_CLOEXEC
 
 
 @functools.cache

@@ -48,7 +48,7 @@ else:
     Facts = namedtuple("Facts", "status groups differing devices open")
     Shared = namedtuple("Shared", "writable device path")
 
-MOST = 1 << 14
+MOST = 1 << 12
 """Bytes of one file; who has more to tell has more open, or is in more groups, than any of ours."""
 # include/uapi/linux/stat.h: struct statx is 256 bytes.
 STATX_INO = 0x100

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from sandbox_kernel.linux.multicall import Cell
 
 MOST_RECIPES = 16
+MOST_PLANS = 4
+"""Each is some 100 KiB."""
 M_ARENA_MAX = -8  # malloc.h of the C library
 RECIPE = (
     "config", "entries", "trees", "layers", "storage_size", "flags", "kinds", "cgroup_namespace",
@@ -559,11 +561,13 @@ def _plan_of(
         if tree.startswith("mount ") and stat.S_ISDIR(os.fstat(descriptor).st_mode)
     )
     key = (name, *trees, folders, around, entrances, connected)
-    if key not in _plans:
-        while len(_plans) >= MOST_RECIPES:
+    plan = _plans.pop(key, None)
+    if plan is None:
+        while len(_plans) >= MOST_PLANS:
             del _plans[next(iter(_plans))]
-        _plans[key] = _Plan(recipe, list(trees), folders, around, entrances, connected=connected)
-    return _plans[key]
+        plan = _Plan(recipe, list(trees), folders, around, entrances, connected=connected)
+    _plans[key] = plan  # the last that was used is the last that is dropped
+    return plan
 
 
 class _Making:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOM = 512
 """Bytes of a file that are looked at: one that says more is not that of a group as new."""
-ROOM_FOR_DISKS = 1 << 15
+ROOM_FOR_DISKS = 1 << 14
 """The same where each disk of the machine has five lines."""
 PROCESSES = 2
 """The most that are in a group at once while any container is made and its first process runs:
