@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 MOST_RECIPES = 16
 MOST_PLANS = 4
 """Each is some 100 KiB."""
+MANY = 8
+"""After so many makers of one recipe, the launcher has its plan for those that come."""
 M_ARENA_MAX = -8  # malloc.h of the C library
 RECIPE = (
     "config", "entries", "trees", "layers", "storage_size", "flags", "kinds", "cgroup_namespace",
@@ -131,7 +133,7 @@ class Maker:
         connected = [] if network is None else [network]
         given = [life, *connected, *trees.values(), *numbers.values(), *around, *entrances]
         messages.send(self.channel, message, given)
-        if "new" in message:
+        if "new" in message and _is_told_to_many(order["recipe"]):
             # Makers that are forked later have it then, and share its memory.
             with contextlib.suppress(StepFailed):
                 _plan_of(
@@ -541,6 +543,15 @@ class _Plan:
         }
 
 
+def _is_told_to_many(recipe: str) -> bool:
+    """Whether so many makers have been told of it that there will be more."""
+    while len(_told) >= MOST_RECIPES:
+        del _told[next(iter(_told))]
+    _told[recipe] = _told.pop(recipe, 0) + 1
+    return _told[recipe] >= MANY
+
+
+_told: dict[str, int] = {}
 _plans: dict[tuple[Any, ...], _Plan] = {}
 """Those of the launcher when a maker was forked, and its own."""
 
