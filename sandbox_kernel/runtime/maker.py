@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 MOST_RECIPES = 16
 MOST_PLANS = 4
 """Each is some 100 KiB."""
-MANY = 8
+MANY = 16
 """After so many makers of one recipe, the launcher has its plan for those that come."""
 M_ARENA_MAX = -8  # malloc.h of the C library
 RECIPE = (
