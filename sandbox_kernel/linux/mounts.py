@@ -97,17 +97,6 @@ def new_filesystem(kind: str, options: tuple[tuple[str, str | None], ...], attri
         os.close(context)
 
 
-def reconfigure(mounted: int, options: tuple[tuple[str, str], ...]) -> None:
-    """Set options of the file system that is mounted where a descriptor leads. Raises OSError."""
-    context = c.syscall(c.FSPICK, mounted, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
-    try:
-        for key, value in options:
-            c.syscall(c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
-        c.syscall(c.FSCONFIG, context, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
-    finally:
-        os.close(context)
-
-
 def clone_tree(descriptor: int, path: str = "", *, recursive: bool = True) -> int:
     """A detached copy of the mounts at a place. Returns its descriptor. Raises OSError."""
     flags = COPYING if recursive else COPYING & ~AT_RECURSIVE
@@ -176,7 +165,7 @@ def set_attributes_by(
 
 
 def reconfigure_by(calls: Calls, mounted: Cell, options: tuple[tuple[str, str], ...]) -> None:
-    """`reconfigure` as a list of calls."""
+    """Set options of the file system that is mounted where a descriptor leads; a list of calls."""
     context = calls.call(c.FSPICK, mounted, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
     for key, value in options:
         calls.call(c.FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
