@@ -32,7 +32,19 @@ from sandbox_kernel.linux.machine_code import Program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import NamedTuple, NoReturn
+    from typing import NamedTuple, NoReturn, TypedDict
+
+    File = tuple["Buffer", "Cell"]
+    """What was read of one, and how much."""
+
+    class Ways(TypedDict, total=False):
+        """How the list goes on after a call, and where the result goes: see `Calls.call`."""
+
+        passing: tuple[int, ...]
+        instead: Label | None
+        then: Label | None
+        into: Cell | None
+        why: str | None
 
     class _Call(NamedTuple):
         number: int
@@ -285,18 +297,28 @@ class Calls:
         """Add the closing of a descriptor."""
         self.call("close", descriptor)
 
+    def file(
+        self, place: Cell | int, name: str, room: int, *, may_be_missing: bool = False
+    ) -> File:
+        """Add the reading of a file of the kernel below a folder; `said` has it afterwards."""
+        text, size, end = self.buffer(room), self.given(), self.label()
+        file = self.call(
+            "openat", place, name.encode(), os.O_RDONLY | os.O_CLOEXEC,
+            passing=(errno.ENOENT,) if may_be_missing else (), instead=end,
+        )  # fmt: skip
+        self.call("read", file, text, room, into=size)
+        self.close(file)
+        self.here(end)
+        return text, size
+
     def here(self, label: Label) -> None:
         """The place of a label is before the next call that is added."""
         label.index = len(self._calls)
 
     # --- doing them
 
-    def run(
-        self,
-        given: Mapping[Cell, int] | None = None,
-        texts: Mapping[Buffer, bytes] | None = None,
-    ) -> None:
-        """Do them, with these numbers in cells and texts in buffers (a 0 comes behind each).
+    def run(self, given: Mapping[Cell, int] | None = None) -> None:
+        """Do them, with these numbers in cells.
 
         Raises StepFailed; what a list that failed has opened itself is closed again.
         """
@@ -307,10 +329,6 @@ class Calls:
         memory[:] = self._fresh
         for cell, value in (given or {}).items():
             _WORD.pack_into(memory, self._start + cell.offset, value)
-        for buffer, text in (texts or {}).items():
-            if len(text) >= buffer.size:
-                raise ValueError(f"{len(text)} bytes for a buffer of {buffer.size}")
-            memory[buffer.place : buffer.place + len(text)] = text
         stopped = _runner()(self._address)
         if stopped:
             self._fail((stopped - self._address) // SIZE, given or {})
@@ -324,6 +342,12 @@ class Calls:
         assert self._memory is not None
         value: int = _WORD.unpack_from(self._memory, self._start + cell.offset)[0]
         return value
+
+    def said(self, file: File) -> bytes:
+        """What was in a file at the last `run`, as far as there was room; nothing if it was not
+        there."""
+        text, size = file
+        return self.data(text, self.result(size))
 
     def data(self, buffer: Buffer, size: int) -> bytes:
         """So much of what is in a buffer after the last `run`."""

@@ -12,7 +12,9 @@ from sandbox_kernel.linux import libc as c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox_kernel.linux.multicall import Calls, Cell, Label
+    from typing import Unpack
+
+    from sandbox_kernel.linux.multicall import Calls, Cell, Ways
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -86,18 +88,12 @@ def find_by(
     path: str,
     *,
     directory: bool = False,
-    passing: tuple[int, ...] = (),
-    instead: Label | None = None,
-    then: Label | None = None,
-    into: Cell | None = None,
-    why: str | None = None,
+    **ways: Unpack[Ways],
 ) -> Cell:
     """`find` as one of a list of calls; with `directory` anything else there is ENOTDIR."""
     flags, resolve = FINDING
-    return _open_by(
-        calls, root, path, (flags | (os.O_DIRECTORY if directory else 0), resolve),
-        passing=passing, instead=instead, then=then, into=into, why=why,
-    )  # fmt: skip
+    how = (flags | (os.O_DIRECTORY if directory else 0), resolve)
+    return _open_by(calls, root, path, how, **ways)
 
 
 def find_or_make(root: int, path: str, *, directory: bool, mode: int = 0o755) -> int:
@@ -160,16 +156,8 @@ def _open_by(
     root: Cell | int,
     path: str,
     how: tuple[int, int],
-    *,
-    passing: tuple[int, ...] = (),
-    instead: Label | None = None,
-    then: Label | None = None,
-    into: Cell | None = None,
-    why: str | None = None,
+    **ways: Unpack[Ways],
 ) -> Cell:
     flags, resolve = how
     asked = bytes(OpenHow(flags | os.O_CLOEXEC, 0, resolve))
-    return calls.call(
-        c.OPENAT2, root, encoded(path), asked, HOW_SIZE,
-        passing=passing, instead=instead, then=then, into=into, why=why,
-    )  # fmt: skip
+    return calls.call(c.OPENAT2, root, encoded(path), asked, HOW_SIZE, **ways)

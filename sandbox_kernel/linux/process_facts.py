@@ -70,8 +70,8 @@ class _Looking:
         self.process = calls.given()
         self.namespaces = {kind: calls.given() for kind in kinds}
         with calls.step("look at", "a process"):
-            self.status = self._whole(b"status")
-            self.groups = self._whole(b"cgroup")
+            self.status = calls.file(self.process, "status", MOST)
+            self.groups = calls.file(self.process, "cgroup", MOST)
             self.kinds = {
                 kind: (
                     self._seen(self.process, b"ns/" + processes.FILE_OF_NAMESPACE[kind].encode()),
@@ -85,23 +85,11 @@ class _Looking:
             self.listed_size = calls.call("getdents64", folder, self.listed, MOST)
             calls.close(folder)
 
-    def _whole(self, name: bytes) -> tuple[Buffer, Cell]:
-        file = self.calls.call("openat", self.process, name, os.O_RDONLY | os.O_CLOEXEC)
-        text = self.calls.buffer(MOST)
-        size = self.calls.call("read", file, text, MOST)
-        self.calls.close(file)
-        return text, size
-
     def _seen(self, place: Cell, name: bytes) -> Buffer:
         flags = 0 if name else mounts.AT_EMPTY_PATH
         seen = self.calls.buffer(_STATX_SIZE)
         self.calls.call("statx", place, name, flags, STATX_INO, seen)
         return seen
-
-    def text(self, file: tuple[Buffer, Cell]) -> bytes:
-        """What was in a file."""
-        buffer, size = file
-        return self.calls.data(buffer, self.calls.result(size))
 
 
 _looking = functools.lru_cache(maxsize=8)(_Looking)
@@ -127,8 +115,8 @@ def look(pid: int, namespaces: Mapping[str, int]) -> Facts:
     )
     first = [_DEVICES.unpack_from(calls.data(seen, _STATX_SIZE)) for seen in looking.first]
     return Facts(
-        status=looking.text(looking.status),
-        groups=looking.text(looking.groups),
+        status=calls.said(looking.status),
+        groups=calls.said(looking.groups),
         differing=differing,
         devices=tuple(os.makedev(major, minor) for major, minor, _, _ in first),
         open=_numbers(calls.data(looking.listed, calls.result(looking.listed_size))),

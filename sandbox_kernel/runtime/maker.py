@@ -134,7 +134,8 @@ class Maker:
         given = [life, *connected, *trees.values(), *numbers.values(), *around, *entrances]
         messages.send(self.channel, message, given)
         if "new" in message and _is_told_to_many(order["recipe"]):
-            # Makers that are forked later have it then, and share its memory.
+            # Makers that are forked later have it then, and share its memory. What there is against
+            # it, this one says.
             with contextlib.suppress(StepFailed):
                 _plan_of(
                     order["recipe"], order, trees, len(around), len(entrances),

@@ -4,7 +4,7 @@ To make six directories, to set the limits and to take all of it away again cost
 millisecond of processor time, much of it in the kernel's own threads. What a container that did
 nothing special leaves of that is empty, and as it was when it was new: its counters can be set back
 to 0, or stand where the making of any container takes them. Such a group gets another name and is
-the next container's. `looks_new` says which are no such groups, and these are removed.
+the next container's. `Again.is_new` says which are no such groups, and these are removed.
 
 A container has no way to its own group, so nothing else of it can be in there.
 
@@ -13,7 +13,6 @@ Source: Documentation/admin-guide/cgroup-v1: memory, cpuacct, pids, blkio-contro
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 
@@ -25,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandbox_kernel.linux.multicall import Buffer, Cell
+    from sandbox_kernel.linux.multicall import File
     from sandbox_kernel.runtime.cgroups.v1_usage import Read
 
     Files = tuple[tuple[str, str], ...]  # controller and name of each
@@ -141,28 +140,13 @@ class _Reading:
         self._place = dict(zip(controllers, self.places, strict=True))
         self._limits = [self._file(*file) for file in limits]
 
-    def _file(self, controller: str, name: str, room: int = ROOM) -> tuple[Buffer, Cell]:
-        calls, missing = self.calls, self.calls.label()
-        place = self._place[controller]
-        text = calls.buffer(room)
-        size = calls.given()
-        with calls.step("read", name):
-            file = calls.call(
-                "openat", place, name.encode(), os.O_RDONLY | os.O_CLOEXEC,
-                passing=(errno.ENOENT,), instead=missing,
-            )  # fmt: skip
-            calls.call("read", file, text, room, into=size)
-            calls.close(file)
-            calls.here(missing)
-        return text, size
-
-    def said(self, file: tuple[Buffer, Cell]) -> bytes:
-        text, size = file
-        return self.calls.data(text, self.calls.result(size))
+    def _file(self, controller: str, name: str, room: int = ROOM) -> File:
+        with self.calls.step("read", name):
+            return self.calls.file(self._place[controller], name, room, may_be_missing=True)
 
     def in_force(self) -> tuple[bytes, ...]:
         """What the files of the limits say."""
-        return tuple(map(self.said, self._limits))
+        return tuple(map(self.calls.said, self._limits))
 
 
 class _Looking(_Reading):
@@ -182,13 +166,13 @@ class _Looking(_Reading):
 
     def is_left(self) -> bool:
         """Whether nobody is in it."""
-        return all(self.said(file) == wanted for file, wanted in self._inside)
+        return all(self.calls.said(file) == wanted for file, wanted in self._inside)
 
     def says_new(self) -> bool:
         """Whether all that can't be set back is as in a new one."""
-        peak = self.said(self._peak)
+        peak = self.calls.said(self._peak)
         return int(peak or b"0") <= PROCESSES and all(
-            self.said(file) in (wanted, b"") for file, wanted in self._telling
+            self.calls.said(file) in (wanted, b"") for file, wanted in self._telling
         )
 
 
@@ -211,7 +195,7 @@ class _Beginning(_Reading):
             ]
 
     def left(self) -> int:
-        return int(self.said(self._left))
+        return int(self.calls.said(self._left))
 
 
 class _Using(_Reading):
@@ -228,7 +212,7 @@ class _Using(_Reading):
     def one(self, controller: str, name: str) -> str | None:
         """What one of the files says; None: there is no such file, or it says too much."""
         file = self._used.get((controller, name))
-        said = self.said(file) if file else b""
+        said = self.calls.said(file) if file else b""
         return said.decode("ascii").rstrip("\n") if 0 < len(said) < _room(controller) else None
 
 
