@@ -71,20 +71,32 @@ except (ValueError, KeyError) as error:
 def rehearse():
     """Goes the way of a cell with nothing to say: a fork copies each page that it first writes to,
     and these copies are then made before anybody waits for them. Leaves nothing behind."""
-    kept = sys.modules["__main__"], sys.stdout, sys.argv[:]
+    kept = sys.modules["__main__"], sys.stdout, sys.argv[:], display.current
+    backend = os.environ.get("MPLBACKEND")
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1}
-    request.update(shell_lines=False, shows=True, compiled=b"")
+    inputs, outputs = (os.memfd_create("values", os.MFD_CLOEXEC) for _ in range(2))
+    os.pwrite(inputs, b"[1]", 0)
+    os.ftruncate(outputs, 4096)
+    request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1, "shell_lines": False}
+    request.update(shows=True, compiled=b"", outputs=["item"])
+    request["inputs"] = [("item", "json", 0, 3, {})]
     channel = channels.Channel(null, null)
     channel.begin()
     try:
         sys.stdout = channels.text_stream(channels.Stream(null, channel), "strict")
-        Cell(marshal.loads(marshal.dumps(request)), channel).execute()
-        sys.stdout.flush()
+        request = marshal.loads(marshal.dumps(request))
+        status = Cell(request, channel, inputs, outputs).run()
+        channel.send({"kind": "done", "status": status})
     finally:
-        sys.modules["__main__"], sys.stdout, sys.argv[:] = kept
-        builtins.__dict__.pop(SHOW, None)
+        sys.modules["__main__"], sys.stdout, sys.argv[:], display.current = kept
+        if backend is None:
+            del os.environ["MPLBACKEND"]
+        if "linecache" in sys.modules:
+            del sys.modules["linecache"].cache["<cell>"]
+        for name in (SHOW, "display"):
+            builtins.__dict__.pop(name, None)
         os.close(null)
+        os.close(outputs)
 
 
 def finish(status):
@@ -106,9 +118,11 @@ def finish(status):
 class Cell:
     """One request on its way."""
 
-    def __init__(self, request, channel):
+    def __init__(self, request, channel, inputs=REQUEST, outputs=VALUES):
         self.request = request
         self.channel = channel
+        self.inputs = inputs
+        self.outputs = outputs
         self.source = request["code"]
         self.name = request["name"]
         self.text = "\n" * (request["first_line"] - 1) + self.source
@@ -210,15 +224,15 @@ class Cell:
         if self.request["inputs"]:
             from . import values
 
-            for name, value in values.take(REQUEST, self.request["inputs"]):
+            for name, value in values.take(self.inputs, self.request["inputs"]):
                 self.namespace[name] = value
-        os.close(REQUEST)
+        os.close(self.inputs)
 
     def give_outputs(self):
         if self.request["outputs"]:
             from . import values
 
-            values.give(VALUES, self.request["outputs"], self.namespace, self.channel)
+            values.give(self.outputs, self.request["outputs"], self.namespace, self.channel)
 
     def ended(self, problem):
         """sys.exit() in a cell: a status other than 0 is an error that a notebook stops at."""
@@ -251,3 +265,7 @@ def main_module():
     module.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = module
     return module.__dict__
+
+
+UNREHEARSED = (main, finish)
+"""What a child goes through beside what `rehearse` does."""

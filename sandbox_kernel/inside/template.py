@@ -9,19 +9,19 @@ is not, stands in `runtime/templates.py`.
 The outside says one thing at a time over descriptor 4, and what comes is from the launcher alone.
 """
 
-import array
+# Of what there is in C and once more in Python, that in C: a child goes through less of it.
+import _signal
+import _socket
 import ctypes
 import json
 import os
-import resource
-import signal
-import socket
 import struct
 import sys
 
 CONTROL = 4
 PACKET = 1 << 16
-MOST_DESCRIPTORS = 64
+SPACE = _socket.CMSG_SPACE(4 * 64)
+"""For so many descriptors."""
 # include/uapi/linux/sched.h
 CLONE_PARENT = 0x00008000
 CLONE_CHILD_CLEARTID = 0x00200000
@@ -57,9 +57,10 @@ system_call.restype = ctypes.c_long
 before_fork = ctypes.pythonapi.PyOS_BeforeFork
 after_fork_in_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
 after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
+decoder = json.JSONDecoder()
 NO_CAPABILITY = ((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
 REHEARSALS = 16
-"""How often a template goes the way of its children: so often that its interpreter has adapted."""
+"""So often a template goes the way of its children: its interpreter has adapted to it then."""
 
 
 class Program(ctypes.Structure):
@@ -81,7 +82,7 @@ def main():
     os.close(3)
     os.environ.pop("LD_BIND_NOW", None)  # it was for us
     control = known(CONTROL)
-    control.set_inheritable(False)
+    os.set_inheritable(CONTROL, False)
     message, _ = receive(control)
     if message["main"] == "cell":
         from . import hooks
@@ -98,7 +99,6 @@ def main():
     import atexit  # noqa: F401
     import faulthandler  # noqa: F401
     import fcntl  # noqa: F401
-    import threading  # noqa: F401
 
     from . import cell, channel, display, failure, hooks, template_memory, values  # noqa: F401
 
@@ -108,13 +108,16 @@ def main():
     closing = Program(len(rules) // 8, ctypes.cast(rules, ctypes.c_void_p))
     main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
     if hasattr(main, "rehearse"):
-        for _ in range(REHEARSALS):
-            rehearse(CONTROL)
-            main.rehearse()
-    # Until the child begins with it, it says nothing.
-    prepared = (main.prepare(),) if hasattr(main, "prepare") else ()
+        rehearse_all(main)
+        also = (
+            become_forker, fork_beside, child, known, check, give_up, install, new_seeds, send,
+            receive, run, *main.UNREHEARSED,
+        )  # fmt: skip
+        template_memory.lay_together(lambda: rehearse_all(main), also)
+        rehearse_all(main)
+    ahead = Ahead(main, closing)
     template_memory.settle()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children of ours end at once, by themselves
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # children of ours end at once, by themselves
     send(control, {"ready": True, "pid": os.getpid()})
     while True:
         received = receive(control)
@@ -123,13 +126,32 @@ def main():
         descriptor, user = received[1]
         try:
             if os.fork() == 0:
-                become_forker(control, descriptor, user, closing, main, prepared)
+                become_forker(control, descriptor, user, ahead)
         finally:
             os.close(descriptor)
             os.close(user)
 
 
-def become_forker(control, descriptor, user, closing, main, prepared):
+def rehearse_all(main):
+    """All that can be gone through ahead, until the interpreter has adapted to it."""
+    for _ in range(REHEARSALS):
+        rehearse(CONTROL)
+        main.rehearse()
+
+
+class Ahead:
+    """What is the same for all children, and made before there is one."""
+
+    def __init__(self, main, closing):
+        self.main = main
+        self.closing = closing
+        # Until a child begins with it, it says nothing.
+        self.arguments = (main.prepare(),) if hasattr(main, "prepare") else ()
+        self.rehearse = getattr(main, "rehearse", None)
+        self.environment = dict(os.environ)
+
+
+def become_forker(control, descriptor, user, ahead):
     """Joins the user namespace of a slot, and forks a child for each container made there.
 
     It is a child of pid 1 of the nest, and so are its children (CLONE_PARENT): nobody who runs the
@@ -152,7 +174,7 @@ def become_forker(control, descriptor, user, closing, main, prepared):
             try:
                 check(setns(descriptors[1], CLONE_NEWPID))
                 if fork_beside() == 0:
-                    child(channel, order, descriptors, closing, main, prepared)
+                    child(channel, order, descriptors, ahead)
             except OSError as error:
                 send(channel, {"failed": order["container"], "why": str(error)})
             for number in descriptors:
@@ -183,7 +205,7 @@ def fork_beside():
 def clone_arguments():
     """clone(2) with its number and the order of its arguments on this machine."""
     kept = ctypes.c_void_p()
-    flags = CLONE_PARENT | signal.SIGCHLD
+    flags = CLONE_PARENT | _signal.SIGCHLD
     if prctl(PR_GET_TID_ADDRESS, ctypes.addressof(kept), None, 0, 0) == 0 and kept.value:
         flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
     number = CLONE[os.uname().machine]
@@ -217,7 +239,7 @@ def threads():
 
 def known(descriptor):
     """The socket that is this descriptor, of the one kind that there is here."""
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
 
 
 def send(channel, message):
@@ -226,22 +248,21 @@ def send(channel, message):
 
 def receive(channel):
     """The next message and its descriptors; None at the end."""
-    space = socket.CMSG_SPACE(4 * MOST_DESCRIPTORS)
-    body, control, _, _ = channel.recvmsg(PACKET, space, socket.MSG_CMSG_CLOEXEC)
-    numbers = array.array("i")
+    body, control, _, _ = channel.recvmsg(PACKET, SPACE, _socket.MSG_CMSG_CLOEXEC)
+    numbers = []
     for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            numbers += memoryview(data[: len(data) // 4 * 4]).cast("i")
     if not body:
         return None
     if body == b"memfd":
         memory = numbers.pop()
         body = os.pread(memory, os.fstat(memory).st_size, 0)
         os.close(memory)
-    return json.loads(body), list(numbers)
+    return decoder.raw_decode(body.decode())[0], numbers
 
 
-def child(forker, order, descriptors, closing, main, prepared):
+def child(forker, order, descriptors, ahead):
     """Enters the container, waits there for what it is to run, and runs it. Never returns."""
     step = "start"
     try:
@@ -254,7 +275,7 @@ def child(forker, order, descriptors, closing, main, prepared):
         step = "join a namespace"
         for index, flag in enumerate(order["namespaces"]):
             check(setns(descriptors[2 + index], flag))
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         step = "become root of the container"
         os.setsid()
         os.setresgid(0, 0, 0)
@@ -267,28 +288,26 @@ def child(forker, order, descriptors, closing, main, prepared):
             confine(order["landlock"])
         step = "close descriptors"
         os.closerange(3, own)
-        os.closerange(own + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.closerange(own + 1, os.sysconf("SC_OPEN_MAX"))
         step = "install the filter"
-        install(closing)
+        install(ahead.closing)
         step = "prepare"
         new_seeds()
-        if order["rehearses"] and hasattr(main, "rehearse"):
+        if order["rehearses"] and ahead.rehearse:
             rehearse(own)
-            main.rehearse()
+            ahead.rehearse()
         channel = known(own)
         step = "say that it is there"
         send(channel, {"here": order["container"]})
         received = receive(channel)
     except BaseException as error:
         try:
-            socket.socket(fileno=descriptors[0]).send(
-                json.dumps({"failed": step, "why": repr(error)}).encode()
-            )
+            send(known(descriptors[0]), {"failed": step, "why": repr(error)})
         finally:
             os._exit(1)
     if received is None:
         os._exit(0)
-    run(channel, *received, main, prepared)
+    run(channel, *received, ahead)
 
 
 def rehearse(descriptor):
@@ -333,16 +352,16 @@ def install(program):
     check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
 
 
-def run(channel, order, descriptors, main, prepared):
+def run(channel, order, descriptors, ahead):
     """Becomes what the outside asked for."""
     os.close(channel.detach())
     place(descriptors, order["numbers"])
-    if dict(os.environ) != order["environment"]:
+    if ahead.environment != order["environment"]:
         os.environ.clear()
         os.environ.update(order["environment"])
     os.chdir(order["directory"])
     sys.modules.pop(__name__, None)
-    main.main(*prepared)
+    ahead.main.main(*ahead.arguments)
     os._exit(0)
 
 

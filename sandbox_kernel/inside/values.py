@@ -1,11 +1,11 @@
 """Values of a cell in and out: JSON, numpy arrays as .npy, Arrow tables, bytes. Never pickle.
 
 In: each value lies in the sealed memory file of the request, at a whole page, and is mapped, not
-copied; what the cell changes is its own. Out: values are written into a memory file of a fixed
-size that the outside gave, at whole pages, and announced by a frame with place and length.
+copied, unless it is small; what the cell changes is its own. Out: values are written into a memory
+file of a fixed size that the outside gave, at whole pages, and announced by a frame with place and
+length.
 """
 
-import mmap
 import os
 import sys
 
@@ -23,11 +23,15 @@ class Refused(Exception):
 
 def take(descriptor, entries):
     """Yields (name, value) for each entry (name, format, offset, length, details)."""
-    whole = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-    view = memoryview(whole)
+    view = None
     for name, form, offset, length, details in entries:
         try:
-            value = READERS[form](view[offset : offset + length], details)
+            if form in COPIED and length <= SMALL:
+                data = os.pread(descriptor, length, offset)
+            else:
+                view = view or mapped(descriptor)
+                data = view[offset : offset + length]
+            value = READERS[form](data, details)
         except ImportError as problem:
             raise ImportError(
                 "the input `%s` needs `%s` in the container, and the image lacks it (%s)"
@@ -37,10 +41,17 @@ def take(descriptor, entries):
         yield name, value
 
 
+def mapped(descriptor):
+    """The whole file; what is written to it stays here."""
+    import mmap
+
+    return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY))
+
+
 def read_json(data, details):
     import json
 
-    return json.loads(bytes(data))
+    return json.loads(str(data, "utf-8"))
 
 
 def read_bytes(data, details):
@@ -82,6 +93,10 @@ def read_arrow(data, details):
 
 
 READERS = {"json": read_json, "bytes": read_bytes, "npy": read_array, "arrow": read_arrow}
+COPIED = ("json", "bytes")
+"""What is made of these keeps nothing of the bytes."""
+SMALL = 1 << 20
+"""Above it a map costs less than one more copy."""
 
 
 def give(descriptor, names, namespace, channel):
@@ -171,6 +186,7 @@ def to_array(value):
     if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
         return None
     import io
+    import mmap
 
     from numpy.lib import format as npy
 

@@ -18,8 +18,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from types import CodeType, FrameType
+from opcode import opmap
+from types import CodeType, FrameType, FunctionType
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+ADAPTED = "_co_code_adaptive"
+"""The attribute of code that has it as it is, with its counters."""
 MORTAL_BEFORE = (3, 12)
 UNTRIED_FROM = (3, 14)
 """Versions of CPython: the layout of a count of references is no promise of the next one."""
@@ -40,6 +47,46 @@ def settle() -> None:
     gc.freeze()  # a child does not look through it for garbage
     fill_pools()
     fill_gaps()
+
+
+def lay_together(go: Callable[[], None], also: Iterable[FunctionType]) -> int:
+    """The code that each child writes to lies side by side from now on. How many functions it is.
+
+    A Python that adapts its code to what it does counts in the code how often it came by (PEP 659,
+    from 3.11 on), and where it can't adapt it counts on. `go` is the way of a child, gone before:
+    which code it writes to is seen. `also` is what it leaves out.
+    """
+    if not hasattr(CodeType, ADAPTED):
+        return 0
+    found = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
+    # Numbers and not the bytes themselves, whose gaps each fork would have to copy.
+    seen = [(one, _state(one)) for one in found if _has_run(one)]
+    go()
+    written = [one for one, before in seen if _state(one) != before]
+    chosen = {id(one): one for one in (*written, *also)}.values()
+    fill_gaps()
+    # All of it is made before the first of the old is dropped, or it would fill the gaps of that.
+    for one, code in [(one, _again(one.__code__)) for one in chosen]:
+        one.__code__ = code
+    return len(chosen)
+
+
+def _has_run(function: FunctionType) -> bool:
+    adapted: bytes = getattr(function.__code__, ADAPTED)
+    return adapted != function.__code__.co_code
+
+
+def _state(function: FunctionType) -> int:
+    return hash(getattr(function.__code__, ADAPTED))
+
+
+def _again(code: CodeType) -> CodeType:
+    """The same code once more, and not in a pool, where each size has pages of its own: what is
+    small gets instructions behind its end."""
+    inner = tuple(_again(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    missing = POOLED[0] + 16 - sys.getsizeof(code)
+    behind = bytes((opmap["NOP"], 0)) * (missing // 2)
+    return code.replace(co_consts=inner, co_code=code.co_code + behind)
 
 
 def make_immortal() -> int:

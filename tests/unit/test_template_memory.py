@@ -63,6 +63,35 @@ now = [bytes(size - 33) for size in sizes]
 print(sum(id(one) // 16384 in begun for one in now))
 """
 
+TOGETHER = """
+import traceback
+text = (
+    "def one_%d(value, more=2):\\n  def inner(): return value\\n"
+    "  for x in (1, 'a'): value != x\\n"
+    "  if value == 'fail': raise KeyError(value)\\n"
+)
+held, many = [], []
+for number in range(40):
+    exec(text % number + "  value != 1\\n" * number + "  return (inner(), more)\\n")
+    held.append([bytes(300 + 16 * size) for size in range(100)])
+    many.append(globals()["one_%d" % number])
+def go():
+    for one in many: one(3); one("a")
+for _ in range(20): go()
+pages = lambda: len({id(one.__code__) // 4096 for one in many})
+before, never = pages(), lambda: 5
+count = template_memory.lay_together(go, [never])
+for _ in range(20): go()
+print(before, pages(), count, never())
+lines = []
+sys.settrace(lambda frame, event, argument: lines.append(frame.f_lineno))
+result = many[7](4, more=6)
+sys.settrace(None)
+print(result == (4, 6), lines[0], never.__code__.co_firstlineno > 0)
+try: many[7]("fail")
+except KeyError as error: print(traceback.extract_tb(error.__traceback__)[-1].lineno)
+"""
+
 
 def _said(program: str, allocator: str = "default") -> list[str]:
     start = "import os, sys; from sandbox_kernel.linux import template_memory\n"
@@ -122,3 +151,11 @@ def test_a_loop_that_drops_what_it_makes_goes_on_in_one_pool_that_stays() -> Non
 
     assert pools < 2 * len(template_memory.POOLED)
     assert in_others < 3  # whose pool was new already, and is full by chance
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before, no code was written to")
+def test_code_that_is_written_to_lies_side_by_side_and_works_as_before() -> None:
+    before, after, count, *rest = _said(TOGETHER)
+    assert int(after) < int(before) / 2
+    assert 40 <= int(count) < 60
+    assert rest == ["5", "True", "1", "True", "4"]
