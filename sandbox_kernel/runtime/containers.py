@@ -80,6 +80,7 @@ class Containers:
         self.ids = ids
         self._launcher = launcher
         self._sources = sources
+        self.sources_folder = sources.folder
         self._stop_holding = stop_holding
         self._containers: dict[str, Held] = {}
         self._owners: dict[str, Client | None] = {}

@@ -46,6 +46,7 @@ class Sources:
     """
 
     def __init__(self, folder: str) -> None:
+        self.folder = folder
         # On top of a folder of ours; no other process sees these mounts.
         mounts.mount("sandbox", folder, "tmpfs", 0, "mode=0755,size=1m")
         os.mkdir(f"{folder}/dev", 0o755)

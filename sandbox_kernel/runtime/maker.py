@@ -27,6 +27,7 @@ import _thread
 import base64
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import os
@@ -229,13 +230,13 @@ def start_in_new_namespace(write_maps: Callable[[int], None], home: list[int]) -
 
 
 def start(
-    user: int, pid_namespace: int | None, home: list[int], network: int | None = None
+    user: int, pid_namespace: int | None, home: list[int], hidden: str, network: int | None = None
 ) -> Maker:
     """A maker in a user namespace that is there, in a nest in its pid namespace. Closes `home`.
 
-    All are descriptors. With `network`, outside of a nest, it is in that network namespace, which
-    belongs to another slot: so it has to enter that before it enters its own. Raises StepFailed,
-    OSError.
+    All are descriptors but `hidden`, a folder whose mounts it does not have. With `network`,
+    outside of a nest, it is in that network namespace, which belongs to another slot: so it has to
+    enter that before it enters its own. Raises StepFailed, OSError.
     """
     channel, theirs = messages.pair()
     try:
@@ -243,7 +244,7 @@ def start(
             if pid_namespace is None:
                 pid, pidfd = processes.clone(0)
                 if pid == 0:
-                    _be_maker(theirs, user, home, network)
+                    _be_maker(theirs, user, home, network, lambda: _hide(hidden))
                 return Maker(channel, pidfd, pid)
             helper = os.fork()
             if helper == 0:
@@ -282,7 +283,7 @@ def _become_maker(
         processes.prctl(processes.PR_SET_DUMPABLE, 0)
         maker, pidfd = processes.clone_sibling(0)
         if maker == 0:
-            _be_maker(channel, user, home)
+            _be_maker(channel, user, home, leave=_leave)
         messages.send(channel, {}, [pidfd])
     except BaseException as error:
         messages.send(channel, {"why": repr(error)})
@@ -290,9 +291,17 @@ def _become_maker(
 
 
 def _be_maker(
-    channel: socket.socket, user: int | None, home: list[int], network: int | None = None
+    channel: socket.socket,
+    user: int | None,
+    home: list[int],
+    network: int | None = None,
+    leave: Callable[[], None] | None = None,
 ) -> NoReturn:
-    """Make what is asked for, until the launcher lets go."""
+    """Make what is asked for, until the launcher lets go.
+
+    `leave` makes a mount namespace with fewer mounts: a container begins with a copy of all of its
+    maker's, and each costs as much as a few system calls until the kernel has freed it again.
+    """
     try:
         gc.disable()
         sys.meta_path.clear()  # an import in a thread of ours would run the image's code
@@ -300,6 +309,8 @@ def _be_maker(
         program = fcntl.fcntl(first_process.program(), fcntl.F_DUPFD_CLOEXEC, 16)
         if network is not None:
             processes.setns(network, processes.CLONE_NEWNET)
+        if leave is not None:
+            leave()
         others = () if user is None else (user,)
         processes.close_all_but((channel.fileno(), program, *home, *others))
         processes.set_name("sandbox-maker")
@@ -325,6 +336,45 @@ def _be_maker(
             messages.send(channel, {"ended": repr(error)[:500]})
     finally:
         os._exit(0)
+
+
+def _hide(folder: str) -> None:
+    """Have no mounts there, in a namespace of our own. Raises OSError."""
+    processes.unshare(processes.CLONE_NEWNS)
+    try:
+        mounts.detach(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise  # else somebody removed the folder by hand, and the mounts with it
+
+
+def _leave() -> None:
+    """Have next to no mounts, in a namespace of our own. Raises OSError.
+
+    What is left are the host's proc and sysfs, which have to be seen by whoever mounts others
+    (`mount_too_revealing` of fs/namespace.c), and a place for the root of a container.
+    """
+    processes.unshare(processes.CLONE_NEWNS)
+    root = mounts.new_filesystem("tmpfs", (("mode", "0755"), ("size", "64k")), 0)
+    stage = os.open(rootfs.STAGE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.place(root, stage)
+    for path in ("/proc", "/sys", rootfs.STAGE):
+        os.mkdir(path[1:], 0o755, dir_fd=root)
+    for path in ("/proc", "/sys"):
+        place = os.open(path[1:], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+        mounts.place(_copy_of(path), place)
+    os.fchdir(root)
+    mounts.change_root_here()
+
+
+def _copy_of(path: str) -> int:
+    """Of the mount there, and of those below it only where they can't be told apart from it."""
+    try:
+        return mounts.clone_tree(mounts.AT_FDCWD, path, recursive=False)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a user namespace above: what they cover stays covered
+            raise
+        return mounts.clone_tree(mounts.AT_FDCWD, path)
 
 
 class _Loop:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     class Owner(Protocol):
         """What a launcher does for its slots."""
 
+        sources_folder: str
+
         def ways_home(self) -> list[int]: ...
         def hear_maker_of(self, slot: Slot) -> None: ...
         def forget(self, descriptor: int) -> None: ...
@@ -108,15 +110,19 @@ class Slots:
     def maker_of(self, slot: Slot) -> maker.Maker:
         """Who makes containers in a slot, started when nobody does. Raises StepFailed, OSError."""
         if slot.maker is None:
-            slot.maker = maker.start(slot.user, self._pid, self._owner.ways_home())
+            slot.maker = self._start_maker(slot, None)
             self._owner.hear_maker_of(slot)
         return slot.maker
 
     def join_network(self, slot: Slot, network: int) -> None:
         """Another maker, in a network namespace that is there. Raises StepFailed, OSError."""
         self.rest(slot)
-        slot.maker = maker.start(slot.user, self._pid, self._owner.ways_home(), network)
+        slot.maker = self._start_maker(slot, network)
         self._owner.hear_maker_of(slot)
+
+    def _start_maker(self, slot: Slot, network: int | None) -> maker.Maker:
+        home, hidden = self._owner.ways_home(), self._owner.sources_folder
+        return maker.start(slot.user, self._pid, home, hidden, network)
 
     def spare(self, slot: Slot) -> None:
         """Its container needs no maker for now: it may go, if there are many."""
