@@ -31,7 +31,7 @@ from sandbox_kernel.runtime.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from sandbox_kernel.runtime.cgroups.contract import Driver, Group
@@ -62,7 +62,7 @@ class Sources:
         ):
             os.symlink(target, f"{folder}/dev/{name}")
         for name in DEVICES:
-            self._bind_device(name, f"{folder}/dev/{name}")
+            self._make_device(name, f"{folder}/dev/{name}")
         self.dev = self._read_only(f"{folder}/dev")
         self.empty = self._read_only(f"{folder}/empty")
         self.null = os.open(f"{folder}/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -74,25 +74,30 @@ class Sources:
     def tree(self, order: Mapping[str, Any], seconds: float = 0) -> int:
         """A detached copy of an image's read-only tree, which is put together the first time.
 
-        What was replaced on the host since then is bound anew, if that was more than `seconds` ago.
+        What was replaced on the host since then, or changed where it is a copy, is there anew, if
+        that was more than `seconds` ago.
         """
-        key = self._key((order["key"],), order["mounts"], seconds)
+        key = self._key((order["key"],), order["mounts"], seconds, _state_of)
         if key not in self._trees:
             self._trees[key] = self._put_together(order, f"tree{len(self._trees)}")
         return mounts.clone_tree(self._trees[key])
 
     def _key(
-        self, name: tuple[object, ...], sources: Sequence[Mapping[str, Any]], seconds: float
+        self,
+        name: tuple[object, ...],
+        sources: Sequence[Mapping[str, Any]],
+        seconds: float,
+        state: Callable[[Mapping[str, Any]], tuple[int, ...]],
     ) -> tuple[object, ...]:
         now = time.monotonic()
         seen = self._seen.get(name)
         if seen is None or now - seen[0] >= seconds:
-            seen = self._seen[name] = now, (*name, *map(_file_of, sources))
+            seen = self._seen[name] = now, (*name, *map(state, sources))
         return seen[1]
 
     def bind(self, mount: Mapping[str, Any], seconds: float = 0) -> int:
         """A detached copy of a read-only part of the host that many containers get; see `tree`."""
-        key = self._key((mount["source"], *mount["options"]), (mount,), seconds)
+        key = self._key((mount["source"], *mount["options"]), (mount,), seconds, _file_of)
         if key not in self._trees:
             tree = _tree(mount["source"], _attributes(mount))
             kept = os.dup(tree)
@@ -130,7 +135,7 @@ class Sources:
 
     def _put_together(self, order: Mapping[str, Any], name: str) -> int:
         """Mounts cover mounts: what half a tree was made of is covered by the next try."""
-        base = mounts.new_filesystem("tmpfs", (("mode", "0755"), ("size", "1m")), 0)
+        base = mounts.new_filesystem("tmpfs", (("mode", "0755"), ("size", TREE_SIZE)), 0)
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=self._folder)
@@ -141,15 +146,28 @@ class Sources:
                 rootfs.make_entry(calls, base, {**entry, "path": entry["path"][below:]})
             calls.run()
             for mount in order["mounts"]:
+                destination = mount["destination"][below:]
+                if _copied(mount["source"], base, destination):
+                    continue
                 tree = _tree(mount["source"], _attributes(mount))
                 directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-                rootfs.put_now(base, mount["destination"][below:], tree, directory=directory)
+                rootfs.put_now(base, destination, tree, directory=directory)
             attributes = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID
             mounts.set_attributes(base, attributes | mounts.MOUNT_ATTR_NODEV, recursive=False)
         except BaseException:
             os.close(base)
             raise
         return base
+
+    @staticmethod
+    def _make_device(name: str, target: str) -> None:
+        """A node of our own where we may make one, which is no mount in each container."""
+        try:
+            os.mknod(target, stat.S_IFCHR | 0o666, os.makedev(*DEVICES[name]))
+        except PermissionError:
+            Sources._bind_device(name, target)
+        else:
+            os.chmod(target, 0o666)  # noqa: S103 - whatever the umask was, as everywhere
 
     @staticmethod
     def _bind_device(name: str, target: str) -> None:
@@ -194,6 +212,9 @@ DEVICES = {
 }
 
 
+MOST_COPIED = 128 << 10
+"""Bytes of a file of a tree that is no mount in each container."""
+TREE_SIZE = "8m"
 POOLED_SECONDS = 1.0
 """What a pool makes may be that much older: most of it waits longer than that anyway."""
 IMAGE_IDS = "image-ids"
@@ -642,13 +663,56 @@ def prepare(recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _file_of(mount: Mapping[str, Any]) -> tuple[int, int]:
+def _file_of(mount: Mapping[str, Any]) -> tuple[int, ...]:
     """Device and inode of a source: what was replaced on the host is bound anew."""
+    found = _found(mount)
+    return found.st_dev, found.st_ino
+
+
+def _state_of(mount: Mapping[str, Any]) -> tuple[int, ...]:
+    """The same where a file may be copied, whose content counts then."""
+    found = _found(mount)
+    content = (found.st_size, found.st_mtime_ns) if _is_small(found) else ()
+    return found.st_dev, found.st_ino, *content
+
+
+def _found(mount: Mapping[str, Any]) -> os.stat_result:
     try:
-        found = os.stat(mount["source"], follow_symlinks=False)
+        return os.stat(mount["source"], follow_symlinks=False)
     except FileNotFoundError as error:
         raise StepFailed("find mount source", mount["source"], "it is gone", 2) from error
-    return found.st_dev, found.st_ino
+
+
+def _is_small(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_size <= MOST_COPIED
+
+
+def _copied(source: str, root: int, destination: str) -> bool:
+    """Whether it is a small file that everybody may read, which is copied to a place below `root`.
+
+    A mount costs each container more than the file would, were it read each time.
+    """
+    with step("copy", source):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            file = paths.open_below(mounts.AT_FDCWD, source, flags, paths.RESOLVE_NO_SYMLINKS)
+        except PermissionError:
+            return False
+        try:
+            found = os.fstat(file)
+            if not _is_small(found) or not found.st_mode & stat.S_IROTH:
+                return False
+            place = paths.find_or_make(root, destination, directory=False)
+            try:
+                with open(f"/proc/self/fd/{place}", "wb") as copy:
+                    copy.write(os.read(file, MOST_COPIED))
+                    os.fchmod(copy.fileno(), found.st_mode & 0o777)
+                os.utime(f"/proc/self/fd/{place}", ns=(found.st_atime_ns, found.st_mtime_ns))
+            finally:
+                os.close(place)
+        finally:
+            os.close(file)
+    return True
 
 
 def _show_as(tree: int, namespace: int) -> None:
