@@ -18,7 +18,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from opcode import opmap
 from types import CodeType, FrameType, FunctionType
 
 TYPE_CHECKING = False
@@ -81,11 +80,13 @@ def _state(function: FunctionType) -> int:
 
 
 def _again(code: CodeType) -> CodeType:
-    """The same code once more, and not in a pool, where each size has pages of its own: what is
-    small gets instructions behind its end."""
+    """The same code once more, and not in a pool, where each size has pages of its own: small code
+    gets more of its last instruction, which leaves it, behind its end."""
     inner = tuple(_again(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    last = code.co_code[-2:]
     missing = POOLED[0] + 16 - sys.getsizeof(code)
-    behind = bytes((opmap["NOP"], 0)) * (missing // 2)
+    # Where it begins with 0 it is the place of a counter of the last one.
+    behind = last * (missing // 2) if last[0] else b""
     return code.replace(co_consts=inner, co_code=code.co_code + behind)
 
 

@@ -22,6 +22,7 @@ from sandbox_kernel.errors import NoSuchContainer, SandboxError, StepFailed
 from sandbox_kernel.linux import messages, waiting
 from sandbox_kernel.runtime import cells, networks, open_files, outputs, requests, telling, wiring
 from sandbox_kernel.runtime.cgroups import cells as cgroup_cells
+from sandbox_kernel.runtime.ended_networks import EndedNetworks
 from sandbox_kernel.runtime.feed import Feed
 from sandbox_kernel.runtime.held import Held, Run, Sources, prepare
 from sandbox_kernel.runtime.pool import Pool
@@ -94,6 +95,7 @@ class Containers:
         """What programs are told about this launcher."""
         self._slots = Slots(self, reserve, ids)
         self._wire = Wire(self, runtime)
+        self._ended_networks = EndedNetworks()
         self.pool = Pool(self, holds=holds)
 
     def has_any(self) -> bool:
@@ -112,7 +114,8 @@ class Containers:
 
     def next_due(self) -> float | None:
         """When `end_overdue` has something to do next, by time.monotonic; None when nothing is."""
-        dues = [at for at in (self.pool.next_tick, self._next_spare) if at is not None]
+        known = (self.pool.next_tick, self._next_spare, self._ended_networks.due)
+        dues = [at for at in known if at is not None]
         if self._deadlines:
             dues.append(self._deadlines[0][0])
         return min(dues) if dues else None
@@ -121,6 +124,8 @@ class Containers:
         """What is due: ends of runs and of what nobody uses."""
         if self.pool.next_tick is not None and self.pool.next_tick <= now:
             self.pool.tick()
+        if self._ended_networks.due is not None and self._ended_networks.due <= now:
+            self._ended_networks.close()
         if self._next_spare is None or self._next_spare <= now:
             self._next_spare = self._slots.rest_idle(now)
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -165,6 +170,7 @@ class Containers:
         self.pool.close()
         for held in sorted(self._containers.values(), key=_is_nest):
             self._end(held)
+        self._ended_networks.close()
         self._wire.drain()
         self._slots.close()
         self.drop_kept()
@@ -625,6 +631,7 @@ class Containers:
         held.log.wake()
         if held.ready:
             self.tell("ended", held, reason=held.reason)
+        self._ended_networks.add(held.take_network())
         failure: SandboxError | None = None
         try:
             held.end()

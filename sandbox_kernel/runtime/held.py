@@ -313,14 +313,18 @@ class Held:
             self.kill(self.reason)
 
     def let_namespaces_go(self) -> None:
-        """Nobody enters them by us any more.
+        """Nobody enters them by us any more. That of the network stays until the end.
 
         Before the end, if that may be: whoever lets go of a mount namespace last waits until all
         processors have seen that its mounts are gone, which is a process of the container then.
         """
-        for descriptor in self.namespaces.values():
-            os.close(descriptor)
-        self.namespaces.clear()
+        for kind in [kind for kind in self.namespaces if self.over or kind != "network"]:
+            os.close(self.namespaces.pop(kind))
+
+    def take_network(self) -> list[int]:
+        """The descriptor of its network namespace, if we have it and nobody else is in there."""
+        shared = self.joined or self.order.get("network") or "network" not in self.namespaces
+        return [] if shared else [self.namespaces.pop("network")]
 
     def join_network(self, network: int) -> None:
         """Be made in a network namespace that is there, of another container. Raises StepFailed.

@@ -119,17 +119,21 @@ def test_200_cells_from_8_threads_leak_nothing() -> None:
 
 
 def _put_away(launcher: int) -> None:
-    """Until it has let go of the connection that was closed last, which takes it a moment."""
+    """Until it has let go of the connection that was closed last, which takes it a moment, and of
+    the network namespaces of containers that are over."""
     folder = f"/proc/{launcher}/fd"
 
-    def sockets() -> int:
+    def links() -> list[str]:
         with suppress(FileNotFoundError):
-            return sum(
-                os.readlink(f"{folder}/{n}").startswith("socket:") for n in os.listdir(folder)
-            )
-        return SOCKETS + 1  # one was just closed
+            return [os.readlink(f"{folder}/{number}") for number in os.listdir(folder)]
+        return []  # one was just closed
 
-    until(lambda: sockets() == SOCKETS)
+    def is_done() -> bool:
+        found = links()
+        networks = any(link.startswith("net:") for link in found)
+        return sum(link.startswith("socket:") for link in found) == SOCKETS and not networks
+
+    until(is_done)
 
 
 def _work(shells: list[InteractiveShell], cells: int, failed: list[BaseException]) -> None:
