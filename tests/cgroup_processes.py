@@ -131,6 +131,15 @@ def spin() -> None:
     sys.stdin.read()
 
 
+def compute() -> None:
+    """Use the CPU for 0.6 seconds, however long that takes."""
+    end = time.process_time() + 0.6
+    while time.process_time() < end:
+        pass
+    print("computed", flush=True)
+    sys.stdin.read()
+
+
 def rest() -> None:
     """Do nothing until the input closes."""
     sys.stdin.read()

@@ -61,7 +61,7 @@ def next_of(driver: Driver, resources: dict[str, Any] = LIMITS, seconds: float =
 
 
 def test_the_next_container_has_the_same_directories_by_its_own_name(driver: Driver) -> None:
-    one = used(driver, "spin")
+    one = used(driver, "compute")
     before, places = inodes(one), [Path(path) for path in one.paths().values()]
     assert (one.usage()["cpu_seconds"] or 0) > 0.5
     assert driver.keep(one)

@@ -84,7 +84,7 @@ class Again:
     def is_new(self) -> bool | None:
         """Whether nothing was counted that can't be set back. None: somebody is in it yet; who has
         ended is, for some moments."""
-        looking = _looking(self._controllers, self._limits)
+        looking = _looking(self._controllers, ())
         try:
             looking.calls.run(dict(zip(looking.places, self._opened, strict=False)))
         except StepFailed:
