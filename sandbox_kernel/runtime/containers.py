@@ -341,7 +341,12 @@ class Containers:
         """Hold nothing for others any more; `done` when all that waited is gone."""
         self._stop_holding()
         self._slots.rest_all()
-        self.pool.stop("the pool was stopped", done)
+
+        def gone() -> None:
+            self._ended_networks.close()
+            done()
+
+        self.pool.stop("the pool was stopped", gone)
 
     def open_agent(self, held: Held, *, adopts: bool = False) -> None:
         agent = held.open_agent(adopts=adopts)
