@@ -108,13 +108,15 @@ def main():
     closing = Program(len(rules) // 8, ctypes.cast(rules, ctypes.c_void_p))
     main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
     if hasattr(main, "rehearse"):
-        rehearse_all(main)
+        for _ in range(REHEARSALS):
+            rehearse_all(main)
         also = (
             become_forker, fork_beside, child, known, check, give_up, install, new_seeds, send,
             receive, run, *main.UNREHEARSED,
         )  # fmt: skip
         template_memory.lay_together(lambda: rehearse_all(main), also)
-        rehearse_all(main)
+        for _ in range(REHEARSALS):
+            rehearse_all(main)
     ahead = Ahead(main, closing)
     template_memory.settle()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # children of ours end at once, by themselves
@@ -133,10 +135,9 @@ def main():
 
 
 def rehearse_all(main):
-    """All that can be gone through ahead, until the interpreter has adapted to it."""
-    for _ in range(REHEARSALS):
-        rehearse(CONTROL)
-        main.rehearse()
+    """All of a child's way that can be gone ahead, once."""
+    rehearse(CONTROL)
+    main.rehearse()
 
 
 class Ahead:
