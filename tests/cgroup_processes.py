@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -124,19 +124,19 @@ def fork_bomb() -> None:
 
 def spin() -> None:
     """Use the CPU for one second of wall time."""
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        pass
-    print("spun", flush=True)
-    sys.stdin.read()
+    _work(time.monotonic, 1)
 
 
 def compute() -> None:
     """Use the CPU for 0.6 seconds, however long that takes."""
-    end = time.process_time() + 0.6
-    while time.process_time() < end:
+    _work(time.process_time, 0.6)
+
+
+def _work(clock: Callable[[], float], seconds: float) -> None:
+    end = clock() + seconds
+    while clock() < end:
         pass
-    print("computed", flush=True)
+    print("spun", flush=True)
     sys.stdin.read()
 
 
