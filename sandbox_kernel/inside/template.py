@@ -61,6 +61,8 @@ decoder = json.JSONDecoder()
 NO_CAPABILITY = ((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
 REHEARSALS = 16
 """So often a template goes the way of its children: its interpreter has adapted to it then."""
+REHEARSAL_SECONDS = 10.0
+"""The longest that a kernel may take for it, which can go that way in a fork alone."""
 
 
 class Program(ctypes.Structure):
@@ -114,9 +116,16 @@ def main():
             become_forker, fork_beside, child, known, check, give_up, install, new_seeds, send,
             receive, run, *main.UNREHEARSED,
         )  # fmt: skip
-        template_memory.lay_together(lambda: rehearse_all(main), also)
+        written = template_memory.written_by(lambda: rehearse_all(main))
+        template_memory.lay_together((*written, *also))
         for _ in range(REHEARSALS):
             rehearse_all(main)
+    else:
+        from . import first_cell
+
+        template_memory.lay_together(
+            template_memory.written_by_a_fork(first_cell.of_a_kernel, REHEARSAL_SECONDS)
+        )
     ahead = Ahead(main, closing)
     template_memory.settle()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # children of ours end at once, by themselves

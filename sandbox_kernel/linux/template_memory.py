@@ -15,14 +15,22 @@ This goes along into containers as text (`container/program.py`), so it imports 
 
 from __future__ import annotations
 
+# In a template that cells are forked from, what is imported here is: nothing that takes long, and
+# `_signal` for `signal`.
+import _signal
 import ctypes
+import fcntl
 import gc
+import os
+import select
 import sys
-from types import CodeType, FrameType, FunctionType
+import time
+from types import CodeType, FrameType, FunctionType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 ADAPTED = "_co_code_adaptive"
 """The attribute of code that has it as it is, with its counters."""
@@ -30,17 +38,26 @@ MORTAL_BEFORE = (3, 12)
 UNTRIED_FROM = (3, 14)
 """Versions of CPython: the layout of a count of references is no promise of the next one."""
 POOL_BYTES, POOL_HEADER = 16 << 10, 48
-"""Objects/obmalloc.c, on machines of 64 bits."""
+"""Objects/obmalloc.c, on machines of 64 bits. A header begins with the number of blocks taken."""
 POOLED = range(512, 0, -16)
 """Sizes of blocks in pools."""
-MOST_POOLS = 16
+MOST_POOLS = 64
 """Filled of one size: where Python has another allocator (PYTHONMALLOC), no pool ever begins."""
+NEW = 4
+"""So few blocks are taken of a new pool. Not each is ours: what goes on here makes objects too."""
+LOOKS = 16
+"""So often code has run when it is adapted."""
+FAR = 64
+"""Descriptors below are those of what a fork becomes."""
+NUMBER = 4
+END = b"\xff" * NUMBER
 LARGEST_GAP = 120 << 10
 """Above it malloc(3) maps what it gives, M_MMAP_THRESHOLD of mallopt(3)."""
 
 
 def settle() -> None:
     """The last that a process with one thread does before its first fork."""
+    give_versions()
     gc.collect()
     make_immortal()
     gc.freeze()  # a child does not look through it for garbage
@@ -48,26 +65,91 @@ def settle() -> None:
     fill_gaps()
 
 
-def lay_together(go: Callable[[], None], also: Iterable[FunctionType]) -> int:
-    """The code that each child writes to lies side by side from now on. How many functions it is.
+def written_by(go: Callable[[], None]) -> list[FunctionType]:
+    """The functions whose code `go` wrote to, which has been gone before.
 
     A Python that adapts its code to what it does counts in the code how often it came by (PEP 659,
-    from 3.11 on), and where it can't adapt it counts on. `go` is the way of a child, gone before:
-    which code it writes to is seen. `also` is what it leaves out.
+    from 3.11 on), and where it can't adapt it counts on.
     """
+    found = [one for one in _functions() if _has_run(one)]
+    # Numbers and not the bytes themselves, whose gaps each fork would have to copy.
+    before = [_state(one.__code__) for one in found]
+    go()
+    return [found[number] for number in _changed(found, before)]
+
+
+def written_by_a_fork(
+    go: Callable[[Callable[[], None]], object], seconds: float
+) -> list[FunctionType]:
+    """The same of a way that only a fork can go, since it leaves threads: `go` calls what it gets
+    when it has come to its end. None where it fails or takes longer; nothing is left of it."""
+    found = _functions()
+    before = [_state(one.__code__) for one in found]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            writing = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, FAR)
+
+            def told() -> None:
+                for number in _changed(found, before):
+                    os.write(writing, number.to_bytes(NUMBER, "little"))
+                os.write(writing, END)
+
+            go(told)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        said = _all_of(reading, seconds)
+    finally:
+        os.close(reading)
+        os.kill(child, _signal.SIGKILL)
+        os.waitpid(child, 0)
+    if said[-NUMBER:] != END:
+        return []
+    places = range(0, len(said) - NUMBER, NUMBER)
+    return [found[int.from_bytes(said[at : at + NUMBER], "little")] for at in places]
+
+
+def _all_of(reading: int, seconds: float) -> bytes:
+    """What comes until the end, or until so much time has passed."""
+    said, poll = b"", select.poll()
+    poll.register(reading, select.POLLIN)
+    until = time.monotonic() + seconds
+    while poll.poll(max(0.0, 1000 * (until - time.monotonic()))):
+        more = os.read(reading, 1 << 16)
+        if not more:
+            break
+        said += more
+    return said
+
+
+def lay_together(functions: Iterable[FunctionType]) -> int:
+    """The code of these lies side by side from now on: children that write to it copy few pages.
+    How many functions it is."""
     if not hasattr(CodeType, ADAPTED):
         return 0
-    found = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
-    # Numbers and not the bytes themselves, whose gaps each fork would have to copy.
-    seen = [(one, _state(one)) for one in found if _has_run(one)]
-    go()
-    written = [one for one, before in seen if _state(one) != before]
-    chosen = {id(one): one for one in (*written, *also)}.values()
+    chosen = {id(one): one for one in functions}.values()
     fill_gaps()
-    # All of it is made before the first of the old is dropped, or it would fill the gaps of that.
-    for one, code in [(one, _again(one.__code__)) for one in chosen]:
-        one.__code__ = code
+    # All of it is made before the first of the old is dropped, or it would fill the gaps of that;
+    # what several functions have together they keep together.
+    codes = {id(one.__code__): one.__code__ for one in chosen}
+    again = {number: _again(code) for number, code in codes.items()}
+    keeps = _has_versions()
+    for one in chosen:
+        version = _version(one)
+        kept = version.value
+        one.__code__ = again[id(one.__code__)]
+        if keeps:
+            version.value = kept
     return len(chosen)
+
+
+def _functions() -> list[FunctionType]:
+    if not hasattr(CodeType, ADAPTED):
+        return []
+    return [one for one in gc.get_objects() if type(one) is FunctionType]
 
 
 def _has_run(function: FunctionType) -> bool:
@@ -75,8 +157,16 @@ def _has_run(function: FunctionType) -> bool:
     return adapted != function.__code__.co_code
 
 
-def _state(function: FunctionType) -> int:
-    return hash(getattr(function.__code__, ADAPTED))
+def _changed(functions: list[FunctionType], before: list[int]) -> Iterator[int]:
+    """The places of those whose code is not what it was."""
+    for number, state in enumerate(before):
+        if _state(functions[number].__code__) != state:
+            yield number
+
+
+def _state(code: CodeType) -> int:
+    inner = (_state(one) for one in code.co_consts if isinstance(one, CodeType))
+    return hash((getattr(code, ADAPTED), *inner))
 
 
 def _again(code: CodeType) -> CodeType:
@@ -88,6 +178,50 @@ def _again(code: CodeType) -> CodeType:
     # Where it begins with 0 it is the place of a counter of the last one.
     behind = last * (missing // 2) if last[0] else b""
     return code.replace(co_consts=inner, co_code=code.co_code + behind)
+
+
+def _version(function: FunctionType) -> ctypes.c_uint32:
+    """What calls that are adapted know a function by: `func_version`, Include/cpython/funcobject.h,
+    the last member. It is lost with a new code, and to get another one writes to each function."""
+    return ctypes.c_uint32.from_address(id(function) + type(function).__basicsize__ - 8)
+
+
+def _has_versions() -> bool:
+    """Whether that is where it is, and a function has it from its beginning, as from 3.12 on."""
+    if sys.implementation.name != "cpython" or sys.version_info[:2] >= UNTRIED_FROM:
+        return False
+
+    def tried() -> None:
+        """Is what it is."""
+
+    one: Any = tried
+    version = _version(one)
+    had = version.value
+    one.__code__ = one.__code__.replace()
+    return had != 0 and version.value == 0
+
+
+def give_versions() -> None:
+    """Types, and the names of modules, get the numbers that adapted code knows them by. They would
+    get them in each child when they are first asked, one by one, and far apart."""
+    for one in gc.get_objects():
+        if issubclass(type(one), type):  # `isinstance` asks what stands for another object for that
+            try:  # without what a type of types does for itself
+                type.__getattribute__(one, "no name of this kind is there")
+            except AttributeError:
+                continue
+    for module in list(sys.modules.values()):
+        if issubclass(type(module), ModuleType):
+            # Past what a module does that is loaded when it is looked at.
+            names = object.__getattribute__(module, "__dict__")
+            look = FunctionType(_look.__code__.replace(), names)
+            for _ in range(LOOKS):
+                look()
+
+
+def _look() -> None:
+    __name__  # noqa: B018 - of the module
+    len  # noqa: B018 - of the builtins
 
 
 def make_immortal() -> int:
@@ -132,7 +266,7 @@ def give_back() -> None:
 def fill_pools() -> None:
     """What is made from now on lies in pools of its own: those that are begun are filled up.
 
-    In a new one the first block stays taken. A loop that makes one object after another, and drops
+    In a new one the first blocks stay taken. A loop that makes one object after another, and drops
     each, would otherwise make the pool and take it apart again each time; in one that is nearly
     full it would as often move it, and take a quarter longer.
     """
@@ -140,7 +274,9 @@ def fill_pools() -> None:
         for number in range(MOST_POOLS * POOL_BYTES // size):
             one = _block(size, number)
             _kept.append(one)
-            if id(one) % POOL_BYTES == POOL_HEADER:
+            place = id(one) % POOL_BYTES
+            begins = POOL_HEADER <= place < POOL_HEADER + NEW * size  # or a gap is there
+            if begins and ctypes.c_uint.from_address(id(one) - place).value <= NEW:
                 break
 
 

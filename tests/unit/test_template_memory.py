@@ -56,7 +56,8 @@ print(len({{id(one) // 4096 for one in made}} & {{id(one) // 4096 for one in lar
 
 POOLS = """
 sizes = range(64, 512, 16)
-kept = [[bytes(size - 33) for _ in range(5)] for size in sizes]
+kept = [[bytes(size - 33) for _ in range(500)] for size in sizes]
+for many in kept: del many[::2]             # gaps, some of them where a pool begins
 begun = set(id(one) // 16384 for many in kept for one in many)
 if {fills}: template_memory.fill_pools()
 now = [bytes(size - 33) for size in sizes]
@@ -80,7 +81,7 @@ def go():
 for _ in range(20): go()
 pages = lambda: len({id(one.__code__) // 4096 for one in many})
 before, never = pages(), lambda: 5
-count = template_memory.lay_together(go, [never])
+count = template_memory.lay_together([*template_memory.written_by(go), never])
 for _ in range(20): go()
 print(before, pages(), count, never())
 lines = []
@@ -90,6 +91,52 @@ sys.settrace(None)
 print(result == (4, 6), lines[0], never.__code__.co_firstlineno > 0)
 try: many[7]("fail")
 except KeyError as error: print(traceback.extract_tb(error.__traceback__)[-1].lineno)
+"""
+
+
+IN_A_FORK = """
+import time
+def used(value): return [value for value in (1, 2) if value]
+def unused(value): return used(value)
+def used_inside():
+    def inner(value): return value + 1
+    return inner(1)
+def goes(told):
+    for _ in range(30): used(1), used_inside()
+    told()
+def hangs(told):
+    for _ in range(30): used(1)
+    time.sleep(1000)
+def fails(told):
+    for _ in range(30): used(1)
+    raise RuntimeError
+def names(found): return sorted({one.__name__ for one in found} & {"used", "unused", "used_inside"})
+print(*names(template_memory.written_by_a_fork(goes, 20)))
+begin = time.monotonic()
+sys.stderr = open(os.devnull, "w")
+print(template_memory.written_by_a_fork(hangs, 0.2) + template_memory.written_by_a_fork(fails, 20))
+print(time.monotonic() - begin < 10)
+try: os.waitpid(-1, os.WNOHANG)
+except ChildProcessError: print("none")
+print(len(os.listdir("/proc/self/fd")) < 6)
+"""
+
+VERSIONS = """
+import types, weakref
+class Kind:
+    pass
+class Lazy(types.ModuleType):
+    def __getattribute__(self, name): print("looked at"); return super().__getattribute__(name)
+class OfTypes(type):
+    def __getattr__(cls, name): print("asked for"); raise AttributeError(name)
+class Asked(metaclass=OfTypes): pass
+sys.modules["lazy"], proxy = Lazy("lazy"), weakref.proxy(Kind)
+template_memory.give_versions()
+def function(value): return value
+had = template_memory._version(function).value
+template_memory.lay_together([function])
+print(had == template_memory._version(function).value or not template_memory._has_versions())
+print(function(5))
 """
 
 
@@ -159,3 +206,12 @@ def test_code_that_is_written_to_lies_side_by_side_and_works_as_before() -> None
     assert int(after) < int(before) / 2
     assert 40 <= int(count) < 60
     assert rest == ["5", "True", "1", "True", "4"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before, no code was written to")
+def test_what_only_a_fork_can_do_tells_what_it_wrote_to_and_leaves_nothing() -> None:
+    assert _said(IN_A_FORK) == ["used", "used_inside", "[]", "True", "none", "True"]
+
+
+def test_types_modules_and_functions_have_their_versions_and_nothing_of_theirs_has_run() -> None:
+    assert _said(VERSIONS) == ["True", "5"]
