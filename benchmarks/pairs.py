@@ -51,14 +51,17 @@ def measure(
     bound: float,
     rounds: int,
     warm: int = 3,
+    before: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
 ) -> Pair:
     """Both in turn, `rounds` times each, after `warm` rounds that do not count.
 
-    `check` is called after each of the two, outside of the time.
+    `before` is called before each round of both, and `check` after each of the two, outside of the
+    time.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(-warm, rounds):
+        before()
         # Who begins changes, so that neither always finds the caches of the other.
         for index in (0, 1) if number % 2 else (1, 0):
             begin = time.perf_counter()
