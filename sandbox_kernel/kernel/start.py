@@ -152,4 +152,5 @@ class Inside:
         if self.container and self.plan and self.plan.from_holder:
             self.answers.wait()  # the next kernel can wait, this one's user does
             keep_one_ready(self.plan)
-        template_memory.give_back()
+        if self.container:  # else it tells why there is none, and ends
+            template_memory.give_back()

@@ -276,7 +276,18 @@ def test_every_runtime_that_can_be_asked_for_is_compared() -> None:
     assert set(comparing.RUNTIMES.values()) == {"embedded", *walls.PACKAGES}
 
 
-@pytest.mark.parametrize("wall", [name for name in comparing.RUNTIMES if name != "container"])
+# Measured by one of the users, where it takes long: that these work for both is in `test_walls`.
+LONG = ("gvisor", "machine")
+
+
+@pytest.mark.parametrize(
+    "wall",
+    [
+        pytest.param(name, marks=pytest.mark.root if name in LONG else ())
+        for name in comparing.RUNTIMES
+        if name != "container"
+    ],
+)
 def test_a_runtime_of_others_is_measured_or_its_column_says_why_not(wall: str) -> None:
     why = walls.found()[comparing.RUNTIMES[wall]]
     measured = comparing.measure(wall)
