@@ -214,9 +214,13 @@ def give_versions() -> None:
         if issubclass(type(module), ModuleType):
             # Past what a module does that is loaded when it is looked at.
             names = object.__getattribute__(module, "__dict__")
-            look = FunctionType(_look.__code__.replace(), names)
-            for _ in range(LOOKS):
-                look()
+            if type(names) is dict and type(names.get("__builtins__", {})) in (dict, ModuleType):
+                look = FunctionType(_look.__code__.replace(), names)
+                try:
+                    for _ in range(LOOKS):
+                        look()
+                except NameError:  # it has no name, or builtins of its own
+                    continue
 
 
 def _look() -> None:

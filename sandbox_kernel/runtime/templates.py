@@ -44,7 +44,9 @@ user, image and policy. Templates are therefore never shared between users, imag
 for an image that is not trusted there is `--cold`.
 
 *Threads in a template* would hold locks for ever in a fork. A module that starts one is refused,
-with its name, and imported by each cell that needs it.
+with its name, and imported by each cell that needs it. The kernel that is asked for one cell, so
+that the template knows what its children write to, is a fork that ends with the answer, or after
+ten seconds; what it says are places in a list of the template's own functions.
 """
 
 from __future__ import annotations

@@ -131,6 +131,9 @@ class OfTypes(type):
     def __getattr__(cls, name): print("asked for"); raise AttributeError(name)
 class Asked(metaclass=OfTypes): pass
 sys.modules["lazy"], proxy = Lazy("lazy"), weakref.proxy(Kind)
+sys.modules["odd"], sys.modules["none"] = odd, none = types.ModuleType("odd"), 5
+odd.__dict__.clear()
+odd.__builtins__ = {}
 template_memory.give_versions()
 def function(value): return value
 had = template_memory._version(function).value
