@@ -47,6 +47,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
         "tests/integration/test_b",
         "tests/integration/test_environments",
         "tests/integration/test_k",
+        "tests/integration/test_notebook",
         "tests/integration/test_walls",
     ),
     "others": ("",),
