@@ -84,6 +84,8 @@ def written_by_a_fork(
     """The same of a way that only a fork can go, since it leaves threads: `go` calls what it gets
     when it has come to its end. None where it fails or takes longer; nothing is left of it."""
     found = _functions()
+    if not found:
+        return []  # of a Python that writes nothing into code
     before = [_state(one.__code__) for one in found]
     reading, writing = os.pipe()
     child = os.fork()
