@@ -21,9 +21,6 @@ WAKE_SECONDS = 0.1
 """The longest that the main thread waits at once. A signal for the process is taken by any thread
 that happens to look (signal(7)), such as one that just starts another; Python raises it in the main
 one, but not before that does something, and a lock wakes it only if it took the signal itself."""
-LOOK_SECONDS = 1.0
-"""Between two looks of a thread that has nothing to do, whether there is still somebody to close
-it: whom an interrupt kept from that has let go of it."""
 _T = TypeVar("_T")
 _Calls = SimpleQueue[Callable[[], None] | None]
 
@@ -63,7 +60,10 @@ class Workers:
         self._count = count
         self._calls: _Calls = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
-        work = functools.partial(_work, weakref.ref(self), self._calls, self._ended)
+        # Whom an interrupt kept from `close` lets go of this object, and then there is nothing more
+        # to do. No line of Python is gone through for it, in which there could be an interrupt.
+        owner = weakref.ref(self, functools.partial(self._calls.put, None))
+        work = functools.partial(_work, owner, self._calls, self._ended)
         # Another thread starts them: to start one is to wait for an `Event`.
         _thread.start_new_thread(_begin, (work, self._ended, count, name))
 
@@ -86,8 +86,7 @@ class Workers:
                 self._calls.get_nowait()
             except Empty:
                 break
-        for _ in range(self._count):
-            self._calls.put(None)
+        self._calls.put(None)
         for _ in range(self._count):
             wait(self._ended)
         self._count = 0
@@ -106,15 +105,10 @@ def _begin(work: Callable[[], None], ended: SimpleQueue[None], count: int, name:
 
 
 def _work(owner: weakref.ref[Workers], calls: _Calls, ended: SimpleQueue[None]) -> None:
-    while True:
-        try:
-            call = calls.get(timeout=LOOK_SECONDS)
-        except Empty:
-            if owner() is None:
-                break
-            continue
-        if call is None:
-            break
+    """One thread. It keeps `owner`, since who lets go of one that nobody has hears of no end."""
+    # Without a time: the queue of CPython 3.11 waits for ever if a signal ends its wait just then.
+    while (call := calls.get()) is not None:
         call()
         del call  # and what it holds on to
+    calls.put(None)  # for the next
     ended.put(None)

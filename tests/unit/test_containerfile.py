@@ -291,11 +291,15 @@ def test_any_value_is_replaced_or_refused(text: str) -> None:
 
 
 def test_reading_takes_linear_time() -> None:
-    def seconds(count: int) -> float:
-        text = "FROM a\nRUN " + "x y \\\n" * count + "z\nENV " + "A=$B" * count
+    def once(text: str) -> float:
         begun = time.process_time()
         parse(text)
         return time.process_time() - begun
+
+    def seconds(count: int) -> float:
+        text = "FROM a\nRUN " + "x y \\\n" * count + "z\nENV " + "A=$B" * count
+        # The least of some: in one of them all that the tests before left may be collected.
+        return min(once(text) for _ in range(3))
 
     seconds(100)
     assert seconds(40_000) < 20 * max(seconds(4_000), 0.005)
