@@ -20,6 +20,8 @@ MOST_IN_FLIGHT = 64 << 20
 STUCK_SECONDS = 30.0
 AGAIN_SECONDS = 0.002
 """libzmq tells nobody when a subscriber has room again (an XPUB is always writable to `poll`)."""
+LISTENER_SECONDS = 1.0
+"""The longest that the first request waits for somebody who gets what is published."""
 
 
 _NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK) | int(zmq.SNDMORE)
@@ -42,6 +44,8 @@ class Outer:
         self._in_flight_bytes = 0
         self._stuck_since: float | None = None
         self._dropping = False
+        self._listened = False
+        self._listener_due: float | None = None
 
     def _bind(self, kind: int, port: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -123,10 +127,28 @@ class Outer:
         """The topic of a new subscription, who waits for its welcome; None for an end of one."""
         if event[:1] != b"\x01":
             return None
+        self._listened = True
         if self._dropping:  # a newcomer is trusted to read
             self._dropping = False
             self.iopub.setsockopt(zmq.XPUB_NODROP, 1)
         return event[1:257].decode("utf-8", "replace")
+
+    def may_be_asked(self) -> bool:
+        """Whether requests may be taken; if not, `listener_due` says until when.
+
+        The sockets of one client connect each in its own time, and one that tried before we were
+        there tries again a tenth of a second later. A kernel that has imported everything would
+        have published all of the first cell by then, and nobody would get it.
+        """
+        if not self._listened and self._listener_due is None:
+            self._listener_due = time.monotonic() + LISTENER_SECONDS
+        return self.listener_due is None
+
+    @property
+    def listener_due(self) -> float | None:
+        """Until when requests wait for the first subscriber; None where they do not."""
+        due = self._listener_due
+        return None if self._listened or due is None or time.monotonic() >= due else due
 
     @property
     def congested(self) -> bool:

@@ -144,6 +144,7 @@ class Relay:
         channels = self._inside.channels if self._outgoing else None
         links = tuple(channels.links.values()) if channels else ()
         full = full or any(link.waiting > MOST_TO_INSIDE for link in links)
+        full = full or self._outer.listener_due is not None
         now = (full, self._outer.congested, *[link.writing for link in links])
         if now == self._arranged:
             return
@@ -151,7 +152,7 @@ class Relay:
         if full:
             self._unwatch(self._outer.shell)
         else:
-            self._watch(self._outer.shell, lambda: self._receive(self._outer.shell, "shell"))
+            self._watch(self._outer.shell, self._receive_requests)
         if channels is None:
             return
         for name, link in channels.links.items():
@@ -172,7 +173,7 @@ class Relay:
 
     def _patience(self) -> int | None:
         """Milliseconds until something is due, None for as long as it takes."""
-        dues = [self._leave_at, self._probe_again, self._pins.due]
+        dues = [self._leave_at, self._probe_again, self._pins.due, self._outer.listener_due]
         if self._ready and self._interrupts:
             dues.append(self._interrupts.due())
         dues += [request.synthesise_at for request in self._ledger.open()]
@@ -403,6 +404,10 @@ class Relay:
             topic = self._outer.subscribed(bytes(event[0]))
             if topic is not None:
                 self._voice.publish("iopub_welcome", {"subscription": topic})
+
+    def _receive_requests(self) -> None:
+        if self._outer.may_be_asked():
+            self._receive(self._outer.shell, "shell")
 
     def _receive(self, socket: zmq.Socket[bytes], channel: str) -> None:
         for _ in range(AT_ONCE):

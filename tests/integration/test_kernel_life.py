@@ -7,7 +7,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty
 
 import kernels
 import psutil
@@ -270,3 +272,36 @@ def test_80_storms_and_clients_that_vanish_never_wedge_it() -> None:
             assert reply["parent_header"]["msg_id"] == asked[1]
         finally:
             other.stop_channels()
+
+
+@contextmanager
+def one_who_asks() -> Iterator[Kernel]:
+    """A kernel, and a client whose socket for requests alone is there."""
+    manager = kernels.Starting().manager
+    client = manager.client()
+    client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+    try:
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+
+
+def test_what_a_client_asks_before_it_listens_is_done_when_it_does() -> None:
+    """Its sockets connect each in its own time: nothing of its first request is lost."""
+    with one_who_asks() as kernel:
+        asked = kernel.client.kernel_info()  # which needs no container
+        with pytest.raises(Empty):
+            kernel.client.get_shell_msg(timeout=0.5)
+        kernel.client.iopub_channel.start()
+        _, outputs = kernel.finish(asked)
+        assert [message["content"] for message in outputs] == [
+            {"execution_state": "busy"}, {"execution_state": "idle"}
+        ]  # fmt: skip
+
+
+def test_a_client_that_never_listens_is_answered() -> None:
+    with one_who_asks() as kernel:
+        kernel.client.kernel_info()
+        reply = kernel.client.get_shell_msg(timeout=kernels.SECONDS)
+        assert reply["msg_type"] == "kernel_info_reply"
