@@ -275,9 +275,9 @@ def test_80_storms_and_clients_that_vanish_never_wedge_it() -> None:
 
 
 @contextmanager
-def one_who_asks() -> Iterator[Kernel]:
+def one_who_asks(argv: list[str]) -> Iterator[Kernel]:
     """A kernel, and a client whose socket for requests alone is there."""
-    manager = kernels.Starting().manager
+    manager = kernels.Starting(argv).manager
     client = manager.client()
     client.start_channels(iopub=False, stdin=False, hb=False, control=False)
     try:
@@ -287,9 +287,10 @@ def one_who_asks() -> Iterator[Kernel]:
         manager.shutdown_kernel()
 
 
-def test_what_a_client_asks_before_it_listens_is_done_when_it_does() -> None:
+@pytest.mark.parametrize("argv", [kernels.ARGV, kernels.CELLS], ids=["kernel", "cells"])
+def test_what_a_client_asks_before_it_listens_is_done_when_it_does(argv: list[str]) -> None:
     """Its sockets connect each in its own time: nothing of its first request is lost."""
-    with one_who_asks() as kernel:
+    with one_who_asks(argv) as kernel:
         asked = kernel.client.kernel_info()  # which needs no container
         with pytest.raises(Empty):
             kernel.client.get_shell_msg(timeout=0.5)
@@ -300,8 +301,9 @@ def test_what_a_client_asks_before_it_listens_is_done_when_it_does() -> None:
         ]  # fmt: skip
 
 
-def test_a_client_that_never_listens_is_answered() -> None:
-    with one_who_asks() as kernel:
+@pytest.mark.parametrize("argv", [kernels.ARGV, kernels.CELLS], ids=["kernel", "cells"])
+def test_a_client_that_never_listens_is_answered(argv: list[str]) -> None:
+    with one_who_asks(argv) as kernel:
         kernel.client.kernel_info()
         reply = kernel.client.get_shell_msg(timeout=kernels.SECONDS)
         assert reply["msg_type"] == "kernel_info_reply"

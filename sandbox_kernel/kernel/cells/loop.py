@@ -74,7 +74,7 @@ class CellsKernel:
     def run(self) -> int:
         """Until Jupyter ends it."""
         self._worker.do(self._open)
-        self._watch(self._outer.shell, lambda: self._receive(self._outer.shell, "shell"))
+        self._watch(self._outer.shell, self._receive_requests)
         self._watch(self._outer.control, lambda: self._receive(self._outer.control, "control"))
         self._watch(self._outer.stdin, lambda: self._receive(self._outer.stdin, "stdin"))
         self._watch(self._outer.iopub, self._receive_subscription)
@@ -85,6 +85,8 @@ class CellsKernel:
         self._voice.publish("status", {"execution_state": "starting"})
         try:
             while not self._over:
+                waits = self._outer.listener_due is not None
+                self._poller.register(self._outer.shell, 0 if waits else zmq.POLLIN)
                 for ready, _ in self._poller.poll(self._patience()):
                     self._actions[ready]()
                 self._outer.pump()
@@ -97,7 +99,8 @@ class CellsKernel:
 
     def _patience(self) -> int | None:
         """Milliseconds until something is due, None for as long as it takes."""
-        dues = [] if self._pins.due is None else [self._pins.due - time.monotonic()]
+        known = [due for due in (self._pins.due, self._outer.listener_due) if due is not None]
+        dues = [due - time.monotonic() for due in known]
         dues += [AGAIN_SECONDS] if self._outer.congested else []
         return ceil(max(0.0, min(dues)) * 1000) if dues else None
 
@@ -153,6 +156,10 @@ class CellsKernel:
             topic = self._outer.subscribed(bytes(event[0]))
             if topic is not None:
                 self._voice.publish("iopub_welcome", {"subscription": topic})
+
+    def _receive_requests(self) -> None:
+        if self._outer.may_be_asked():
+            self._receive(self._outer.shell, "shell")
 
     def _receive(self, source: zmq.Socket[bytes], channel: str) -> None:
         for _ in range(AT_ONCE):
