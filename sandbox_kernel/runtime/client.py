@@ -145,6 +145,13 @@ class Launcher:
         self.hung_up = False
         """Whether it closed a channel, as its end does, since `alive` was asked."""
 
+    def __del__(self) -> None:
+        """At the end of the program, of which the launcher hears: it ends by itself, and Python is
+        not to warn of what nobody closed."""
+        if sys.is_finalizing() and hasattr(self, "_main"):
+            self._main.close()
+            self._process.returncode = 0
+
     def _tell_scope(self) -> None:
         """Get the launcher a place in the tree that systemd holds, or tell it why it has none."""
         try:

@@ -63,6 +63,14 @@ def test_pid_1_tells_nothing_of_the_host() -> None:
     assert sandbox_kernel.run(code, outputs=["text"]).check().outputs["text"] == "sandbox-init"
 
 
+def test_a_program_that_closes_nothing_is_warned_of_nothing() -> None:
+    code = "import sandbox_kernel\nsandbox_kernel.run('pass').check()"
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
 def test_only_declared_descriptors_are_open_in_a_cell() -> None:
     code = "import os; fds = sorted(int(n) for n in os.listdir('/proc/self/fd'))"
     fds = sandbox_kernel.run(code, outputs=["fds"]).outputs["fds"]
