@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from lab_page import Lab, LabPage
 from lab_server import LOOKS, SCREENSHOTS, SECONDS, started_lab
-from playwright.sync_api import Browser, BrowserContext, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+expect.set_options(timeout=SECONDS * 1000)
 
 
 @pytest.fixture(scope="session")

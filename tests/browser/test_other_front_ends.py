@@ -79,6 +79,8 @@ def test_notebook_7_shows_a_live_view_whose_limits_can_be_changed(
     lab: Lab, page: Page, held: Container
 ) -> None:
     page.goto(f"{lab.url}notebooks/elsewhere.ipynb?token={lab.token}")
+    # before it has its kernel a notebook takes the keys and runs nothing
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for()
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
     view = live_view(page)

@@ -59,13 +59,11 @@ def notebook(page_of_the_file: LabPage) -> Iterator[LabPage]:
     """One notebook with the magics and two containers that talk, for all tests of this file."""
     page = page_of_the_file
     tall(page)
-    expect.set_options(timeout=SECONDS * 1000)  # others use this machine, too
     page.new_notebook(PLAIN)
     page.run("%load_ext sandbox_kernel")
     page.run(HELD)
     page.run(NEIGHBOUR)
     yield page
-    expect.set_options()
     remove_all()
 
 

@@ -32,7 +32,7 @@ SHOWN = {
         "['42', '2']",
         "[3, 1, 2] right\n[4, 1, 3, 2] wrong: 3\n[] wrong: list index out of range",
         "the answer:\n42\n",
-        "TimedOut: timed out: the limit is 2 s",
+        "TimedOut: timed out: the limit is 4 s",
         "OutOfMemory: out of memory: the limit is 256 MiB",
         "[3, 5, 5] False",
         "done after a while",
