@@ -11,11 +11,21 @@ from pathlib import Path
 import pytest
 from lab_page import Lab, LabPage
 from lab_server import LOOKS, SCREENSHOTS, SECONDS, started_lab
-from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    expect,
+    sync_playwright,
+)
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+Tabs = dict[tuple[BrowserContext, str], Page]
+"""Whose, and of which server: one with an empty workspace."""
 
 expect.set_options(timeout=SECONDS * 1000)
 
@@ -63,11 +73,25 @@ def person(
     context.close()
 
 
+@pytest.fixture(scope="session")
+def tabs() -> Tabs:
+    """Those that a test left for the next one: to load JupyterLab takes half of a short test."""
+    return {}
+
+
 @pytest.fixture
-def page(lab: Lab, person: BrowserContext, request: pytest.FixtureRequest) -> Iterator[LabPage]:
-    """A fresh workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
-    with opened_page(lab, person, request.node.name) as shown:
+def page(
+    lab: Lab, person: BrowserContext, tabs: Tabs, request: pytest.FixtureRequest
+) -> Iterator[LabPage]:
+    """An empty workspace of JupyterLab, the launcher in view; its kernels are ended afterwards."""
+    of_whom = person, lab.url
+    left = tabs.pop(of_whom, None)
+    with opened_page(lab, person, request.node.name, left) as shown:
         yield shown
+        if shown.empty():
+            tabs[of_whom] = shown.page
+    if of_whom not in tabs:
+        shown.page.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +101,27 @@ def page_of_the_file(
     """One page for all tests of a file."""
     with opened_page(lab, person, request.node.name) as shown:
         yield shown
+    shown.page.close()
 
 
 @contextmanager
-def opened_page(lab: Lab, person: BrowserContext, name: str) -> Iterator[LabPage]:
-    """The same for as long as the block is."""
+def opened_page(
+    lab: Lab, person: BrowserContext, name: str, tab: Page | None = None
+) -> Iterator[LabPage]:
+    """The same for as long as the block is, in a tab that was left or in a new one, which stays."""
     before = list(person.pages)
-    tab = person.new_page()
-    workspace = re.sub(r"\W+", "-", name)  # of another name there is no workspace
-    tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
+    if tab is None:
+        tab = person.new_page()
+        workspace = re.sub(r"\W+", "-", name)  # of another name there is no workspace
+        tab.goto(f"{lab.url}lab/workspaces/{workspace}?reset&token={lab.token}")
+        tab.locator(".jp-Launcher").wait_for()
     shown = LabPage(tab, REPOSITORY / "docs/images" if SCREENSHOTS else None)
-    tab.locator(".jp-Launcher").wait_for()
     try:
         yield shown
     finally:
         shown.end_kernels(lab.url, lab.token)
         for opened in person.pages:
-            if opened not in before:
+            if opened not in before and opened is not tab:
                 opened.close()
         for left in lab.folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -10,9 +10,16 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Locator, Page, expect
 
 _NUMBERED = re.compile(r"\[\d+\]:")
+_CLOSE_ALL = """() => {
+  for (const shown of [...jupyterapp.shell.widgets("main")]) {
+    if (shown.context) shown.context.model.dirty = false;
+    shown.close();
+  }
+}"""
 
 
 class Lab(NamedTuple):
@@ -32,6 +39,15 @@ class LabPage:
         self.images = images
         self.requests: list[str] = []
         """Addresses that the page asked for, where a test has them noted."""
+
+    def empty(self) -> bool:
+        """Close all that is open, without a question; whether the launcher alone is there then."""
+        try:
+            self.page.evaluate(_CLOSE_ALL)
+            self.page.locator(".jp-Launcher").wait_for(timeout=5000)
+        except PlaywrightError:
+            return False  # another page, or one that asks something
+        return self.page.locator(".jp-Dialog").count() == 0
 
     # -- notebook and cells -----------------------------------------------------------------------
 

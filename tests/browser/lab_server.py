@@ -72,6 +72,7 @@ def started_lab(home: Path) -> Iterator[Lab]:
         f"--notebook-dir={folder}",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.news_url=None",
+        "--LabApp.expose_app_in_browser=True",  # for `LabPage.empty`
     ]
     if os.geteuid() == 0:
         arguments.append("--allow-root")
