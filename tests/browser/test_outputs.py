@@ -267,6 +267,7 @@ def test_76_the_same_page_is_hit_where_the_user_trusts_it(
         page.run(f"display({{'text/html': {f'<script>{made}</script>'!r}}}, raw=True)")
         settle(page)
         found = hits(page, canary)
+        page.page.goto("about:blank")  # it is for no other test
     finally:
         config.unlink()
 
