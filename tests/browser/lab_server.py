@@ -54,6 +54,7 @@ def started_lab(home: Path) -> Iterator[Lab]:
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
         progress.VARIABLE: str(home / "progress"),
+        "PATH": f"{_no_node(home / 'bin')}{os.pathsep}{os.environ['PATH']}",
         # packages are not fetched once more for each home
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache/uv")),
     }
@@ -111,6 +112,16 @@ def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
     finally:
         os.close(ended)
     return str(json.loads(said)["url"])
+
+
+def _no_node(folder: Path) -> Path:
+    """A folder for PATH. JupyterLab asks node about yarn again and again, each time for a second,
+    also where nothing is built with it."""
+    folder.mkdir()
+    program = folder / "node"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    return folder
 
 
 def _quiet_settings(folder: Path) -> None:

@@ -48,15 +48,16 @@ def test_the_messaging_specification(runtime: str) -> None:
     class Behind(messaging.OfSandbox):
         kernel_name = f"sandbox-behind-{runtime}"
         options = {"runtime": runtime}  # noqa: RUF012
+        slow = runtime in ("runsc", "vm")
         samples = messaging.OfSandbox.completion_samples
-        completion_samples = samples[:1] if runtime == "runsc" else samples
+        completion_samples = samples[:1] if slow else samples
         """The other is one for jedi, which reads a hundred files of types first: no wall makes it
-        another, and where each system call is traced it takes a minute for each sample."""
+        another, and where each system call is traced it takes up to a minute for each sample."""
 
         @classmethod
         def setUpClass(cls) -> None:
             super().setUpClass()
-            if runtime == "runsc":
+            if cls.slow:
                 cls.kc.execute_interactive("%config Completer.use_jedi = False")
 
     found = unittest.TestResult()
