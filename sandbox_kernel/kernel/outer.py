@@ -134,7 +134,7 @@ class Outer:
         return event[1:257].decode("utf-8", "replace")
 
     def may_be_asked(self) -> bool:
-        """Whether requests may be taken; if not, `listener_due` says until when.
+        """Whether requests may be taken, or wait for the first subscriber.
 
         The sockets of one client connect each in its own time, and one that tried before we were
         there tries again a tenth of a second later. A kernel that has imported everything would
@@ -142,13 +142,18 @@ class Outer:
         """
         if not self._listened and self._listener_due is None:
             self._listener_due = time.monotonic() + LISTENER_SECONDS
-        return self.listener_due is None
+        return not self.waits_for_a_listener()
+
+    def waits_for_a_listener(self) -> bool:
+        """Whether requests wait now: since the first came, until `listener_due` at the latest."""
+        if self._listener_due is not None and time.monotonic() >= self._listener_due:
+            self._listened = True  # nobody will, or it is no matter any more
+        return self.listener_due is not None
 
     @property
     def listener_due(self) -> float | None:
-        """Until when requests wait for the first subscriber; None where they do not."""
-        due = self._listener_due
-        return None if self._listened or due is None or time.monotonic() >= due else due
+        """When `waits_for_a_listener` has to be asked again, by time.monotonic()."""
+        return None if self._listened else self._listener_due
 
     @property
     def congested(self) -> bool:

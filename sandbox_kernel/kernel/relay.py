@@ -144,7 +144,7 @@ class Relay:
         channels = self._inside.channels if self._outgoing else None
         links = tuple(channels.links.values()) if channels else ()
         full = full or any(link.waiting > MOST_TO_INSIDE for link in links)
-        full = full or self._outer.listener_due is not None
+        full = full or self._outer.waits_for_a_listener()
         now = (full, self._outer.congested, *[link.writing for link in links])
         if now == self._arranged:
             return

@@ -85,7 +85,7 @@ class CellsKernel:
         self._voice.publish("status", {"execution_state": "starting"})
         try:
             while not self._over:
-                waits = self._outer.listener_due is not None
+                waits = self._outer.waits_for_a_listener()
                 self._poller.register(self._outer.shell, 0 if waits else zmq.POLLIN)
                 for ready, _ in self._poller.poll(self._patience()):
                     self._actions[ready]()
