@@ -148,6 +148,8 @@ def pipes(*, interactive: bool, output: str = "safe") -> Iterator[Pipes]:
 @contextmanager
 def forwarded(process: Process) -> Iterator[None]:
     """SIGINT and the like go to the program; a third SIGINT ends it."""
+    # A handler that had to hear of the start could come when that is heard, and not yet noted.
+    process.started()
     seen = 0
 
     def forward(number: int, _: FrameType | None) -> None:

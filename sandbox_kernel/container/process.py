@@ -98,7 +98,8 @@ class Process:
         self._connect = connect
         self._exit: Exit | None = None
         self._started = threading.Event()
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler passes a signal on in the thread that may just be waiting.
+        self._lock = threading.RLock()
         self._pidfd = pidfd
         if pidfd >= 0:
             self._started.set()
@@ -182,6 +183,8 @@ class Process:
             self._channel.close()
 
     def _hear_start(self) -> None:
+        if self._started.is_set() or self._exit is not None:
+            return  # without the lock, which another thread may have until the end
         with self._lock:
             while not self._started.is_set() and self._exit is None:
                 self._hear(START_SECONDS)

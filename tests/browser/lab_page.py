@@ -39,9 +39,13 @@ class LabPage:
         self.images = images
         self.requests: list[str] = []
         """Addresses that the page asked for, where a test has them noted."""
+        self._elsewhere = False
+        """Whether it was led to a folder, which is still shown when that is gone."""
 
     def empty(self) -> bool:
         """Close all that is open, without a question; whether the launcher alone is there then."""
+        if self._elsewhere:
+            return False
         try:
             self.page.evaluate(_CLOSE_ALL)
             self.page.locator(".jp-Launcher").wait_for(timeout=5000)
@@ -61,6 +65,7 @@ class LabPage:
 
     def open_notebook(self, url: str, name: str) -> None:
         """Open a notebook that lies in the server's folder, and wait until its kernel is idle."""
+        self._elsewhere = True
         self.page.goto(f"{url}lab/tree/{name}")
         self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         self.wait_until_idle()

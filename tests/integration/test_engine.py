@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 import sandbox_kernel
 from sandbox_kernel import engine, errors, policy
+from sandbox_kernel.container import Container, ProcessSpec
 from sandbox_kernel.container.cell import CellRequest
 from sandbox_kernel.container.events import Error
 
@@ -157,6 +159,19 @@ def test_a_busy_cell_is_interrupted_and_a_deaf_one_ended() -> None:
             error = event if isinstance(event, Error) else error
         assert error is not None
         assert error.name == name
+
+
+@pytest.mark.timeout(60)
+def test_a_handler_may_signal_the_run_that_its_thread_waits_for() -> None:
+    with Container.create(policy.plan("program")) as made:
+        process = made.run(ProcessSpec(argv=("sleep", "600")))
+        before = signal.signal(signal.SIGALRM, lambda *_: process.signal(signal.SIGTERM))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            assert process.wait(30).signal == signal.SIGTERM
+        finally:
+            signal.signal(signal.SIGALRM, before)
+            process.close()
 
 
 def test_nothing_that_a_cell_started_outlives_it() -> None:
