@@ -146,7 +146,8 @@ class Outer:
 
     def waits_for_a_listener(self) -> bool:
         """Whether requests wait now: since the first came, until `listener_due` at the latest."""
-        if self._listener_due is not None and time.monotonic() >= self._listener_due:
+        due = self.listener_due
+        if due is not None and time.monotonic() >= due:
             self._listened = True  # nobody will, or it is no matter any more
         return self.listener_due is not None
 
