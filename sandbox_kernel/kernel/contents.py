@@ -45,10 +45,12 @@ class Transient(msgspec.Struct):
 
 
 class Display(msgspec.Struct):
-    """display_data, update_display_data, execute_result."""
+    """display_data, update_display_data, execute_result. What is empty was not there."""
 
     data: dict[str, Raw]
-    transient: Transient | None = None
+    metadata: Raw = Raw(b"")
+    transient: Raw = Raw(b"")
+    execution_count: Raw = Raw(b"")
 
 
 class Comm(msgspec.Struct):
@@ -130,6 +132,7 @@ status = msgspec.json.Decoder(Status)
 execute_input = msgspec.json.Decoder(ExecuteInput)
 stream = msgspec.json.Decoder(Stream)
 display = msgspec.json.Decoder(Display)
+transient = msgspec.json.Decoder(Transient | None)
 comm = msgspec.json.Decoder(Comm)
 comm_to_us = msgspec.json.Decoder(CommToUs)
 comm_opened = msgspec.json.Decoder(CommOpened)

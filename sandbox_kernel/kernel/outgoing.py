@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -247,7 +247,8 @@ class Outgoing:
         self._output(kind, message, request, content)
 
     def _display(self, kind: str, message: Message, request: Request | None) -> None:
-        transient = message.found.transient
+        found: contents.Display = message.found
+        transient = contents.transient.decode(found.transient or b"null")
         display_id = transient.display_id if transient else None
         if kind == "update_display_data":
             if display_id is None or display_id not in self._displays:
@@ -260,7 +261,9 @@ class Outgoing:
             return
         content = message.content
         if not self._policy.shows_all:
-            content = self._with_bundle(content, ("transient", "execution_count"))
+            kept = {"transient": found.transient, "execution_count": found.execution_count}
+            kept = {name: raw for name, raw in kept.items() if raw}
+            content = self._shown(found.data, found.metadata, kept)
         if self._output(kind, message, request, content) and display_id is not None:
             self._displays[display_id] = None
             if len(self._displays) > MOST_DISPLAYS:
@@ -304,18 +307,23 @@ class Outgoing:
 
     # -- mime bundles -----------------------------------------------------------------------------
 
-    def _with_bundle(self, content: Buffer, others: tuple[str, ...] = ("status", "found")) -> Any:
-        """A content with `data` and `metadata` as the policy shows them, and those other fields."""
+    def _with_bundle(self, content: Buffer) -> Any:
+        """A content with `data` and `metadata` as the policy shows them, and whether it is well."""
         if self._policy.shows_all:
             return content
         fields = contents.fields.decode(content)
-        data, metadata = self._policy.bundle(
-            contents.fields.decode(fields.get("data", b"{}")),
-            contents.fields.decode(fields.get("metadata", b"{}")),
-            self._models,
+        data = contents.fields.decode(fields.get("data", b"{}"))
+        kept = {name: raw for name, raw in fields.items() if name in ("status", "found")}
+        return self._shown(data, fields.get("metadata", b""), kept)
+
+    def _shown(
+        self, data: dict[str, msgspec.Raw], metadata: Buffer, kept: Mapping[str, msgspec.Raw]
+    ) -> bytes:
+        """A content of what the policy shows of a bundle, and those fields."""
+        shown, described = self._policy.bundle(
+            data, contents.fields.decode(metadata or b"{}"), self._models
         )
-        kept = {name: fields[name] for name in others if name in fields}
-        return contents.encode({**kept, "data": data, "metadata": metadata})
+        return contents.encode({**kept, "data": shown, "metadata": described})
 
     def _expressions(self, raw: Buffer) -> Any:
         """`user_expressions` of a reply: each a bundle or an error."""

@@ -156,6 +156,16 @@ def test_77_text_that_came_as_json_goes_out_as_it_came_unless_something_is_in_it
     assert shown({"text/plain": msgspec.Raw(b"[1]")})["text/plain"].startswith("<output of type")
 
 
+@pytest.mark.parametrize("escape", ["\x1b", "\x0c", "\x7f", "\x9b"])
+def test_77_an_escape_far_into_a_long_text_is_seen_wherever_it_lies(escape: str) -> None:
+    for length in (0, 65_000, 65_520, 131_000):
+        for more in range(24):
+            text = "x" * (length + more)
+            raw = msgspec.json.encode(text + escape + "2Jy")
+            assert terminal.has_escapes(raw), (length, more)
+            assert not terminal.has_escapes(msgspec.json.encode(text + "é\n°\\u00e4\ty"))
+
+
 def test_76_an_svg_is_a_picture() -> None:
     made = shown({"image/svg+xml": "<svg onload='x()'><script>x()</script></svg>"})["text/html"]
     assert re.fullmatch(r'<img [^>]*src="data:image/svg\+xml;base64,[A-Za-z0-9+/=]+">', made)
