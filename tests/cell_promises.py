@@ -11,7 +11,8 @@ from kernels import Kernel, cells_started, text_of
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Kernel]:
-    with cells_started(mode="carry", memory="256m", pids_limit=64) as kernel:
+    # As little as will do: what fills it takes long in the machine with cgroup v2.
+    with cells_started(mode="carry", memory="128m", pids_limit=32) as kernel:
         kernel.run("%sandbox reset")  # what it starts once is there before the first test
         yield kernel
 
@@ -122,7 +123,7 @@ BAD = {
     "an exception": ("numbers.append(4); os.remove('/tmp/work/one'); 1 / 0", "ZeroDivisionError"),
     "a syntax error": ("numbers.append(4\n", "SyntaxError"),
     "out of memory": (
-        "numbers.append(4); x = [b'x' * (1 << 20) for _ in range(400)]",
+        "numbers.append(4); x = [b'x' * (1 << 20) for _ in range(200)]",
         "OutOfMemory",
     ),
     "its process ends itself": ("numbers.append(4); os._exit(3)", "SystemExit"),
@@ -206,8 +207,8 @@ def test_what_is_left_running_by_a_failed_cell_is_ended(kernel: Kernel) -> None:
 def test_old_states_are_dropped_with_a_note_when_memory_is_short(kernel: Kernel) -> None:
     said = ""
     for _ in range(8):
-        said += notes(kernel, "data = bytearray(24 << 20)")
+        said += notes(kernel, "data = bytearray(12 << 20)")
 
     assert "oldest states dropped, since memory is short" in said
-    assert shown(kernel, "len(data)") == str(24 << 20)
+    assert shown(kernel, "len(data)") == str(12 << 20)
     shown(kernel, "%sandbox undo")

@@ -40,7 +40,7 @@ def test_memory(sandbox: Sandbox) -> None:
     assert caught.value.peak > 56 * MIB
     # live: what was too much fits now
     assert sandbox.set_limits(memory="512m")["memory"] == 512 * MIB
-    assert sandbox.run(EAT.format(200)).stdout == "ate\n"
+    assert sandbox.run(EAT.format(140)).stdout == "ate\n"
 
 
 def test_memory_of_a_child_ends_all_of_the_container() -> None:
