@@ -22,8 +22,9 @@ ITEMS = 1000
 SECONDS_EACH = 0.020
 MEMORY, PIDS = 128 << 20, 64
 BOUND = 1.5
-ROUNDS_PER_PAIR = 13
-"""One pair takes as long as so many rounds of the quick benchmarks, and more."""
+ROUNDS_PER_PAIR = 8
+"""One pair takes as long as so many rounds of the quick benchmarks, and more. From one half minute
+to the next the machine is up to a sixth quicker or slower, so a median wants five of them."""
 
 
 def busy(steps: int) -> int:
@@ -110,8 +111,8 @@ def calibrated(workers: int) -> int:
     """
     steps = 100_000
     with multiprocessing.Pool(workers) as pool:
-        for _ in range(3):
-            took = pool.map(seconds_of, [steps] * 20 * workers)
+        for each in (20, 20, 150):
+            took = pool.map(seconds_of, [steps] * each * workers)
             steps = round(steps * SECONDS_EACH / statistics.median(took))
     return steps
 
