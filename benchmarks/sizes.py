@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -99,7 +99,8 @@ def _ours() -> set[int]:
     found = set(psutil.Process().children(recursive=True))
     for process in psutil.process_iter(["name"]):
         if process.info["name"].startswith("sandbox-"):
-            found |= {process, *process.children(recursive=True)}
+            with suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+                found |= {process, *process.children(recursive=True)}
     return {process.pid for process in found}
 
 

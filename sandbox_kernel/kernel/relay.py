@@ -38,13 +38,11 @@ from .pinning import INFO, Waiting
 from .requests import Ledger, Request
 from .start import BY, Inside
 from .updating import Update
-from .voice import Voice, failure
+from .voice import AT_ONCE, Voice, failure
 from .widgets import Widgets
 from .wire import EMPTY, Message, Reader, Signer, frames
 from .zmtp import Buffer, Link
 
-AT_ONCE = 64
-"""Messages of one socket before the others have their turn."""
 MOST_EARLY = 4096
 MOST_TO_INSIDE = 64 << 20
 MOST_INPUT = 16 << 20
@@ -103,7 +101,7 @@ class Relay:
         """Relays until the kernel is over."""
         self._watch(self._outer.control, lambda: self._receive(self._outer.control, "control"))
         self._watch(self._outer.stdin, self._receive_input)
-        self._watch(self._outer.iopub, self._receive_subscription)
+        self._watch(self._outer.iopub, self._voice.welcome)
         self._watch(self._inside.wake, self._settled)
         self._watch(
             self._widgets.wake, lambda: self._widgets.publish(congested=self._outer.congested)
@@ -243,15 +241,13 @@ class Relay:
                 self._leave()
 
     def _watch_parent(self) -> None:
-        """Jupyter names the process without which this one has no reason to be."""
         try:
-            parent = os.pidfd_open(int(os.environ.get("JPY_PARENT_PID", "")))
+            parent = signals.parent()
         except ProcessLookupError:
-            self._leave()  # it was killed while we started
+            self._leave()
             return
-        except (ValueError, OSError):
-            return
-        self._watch(parent, self._leave)
+        if parent is not None:
+            self._watch(parent, self._leave)
 
     def _settled(self) -> None:
         """The container was made, or not; or, before that, the plan is known."""
@@ -395,15 +391,6 @@ class Relay:
         self._ledger.close(request)
 
     # -- from clients -----------------------------------------------------------------------------
-
-    def _receive_subscription(self) -> None:
-        for _ in range(AT_ONCE):
-            event = receive(self._outer.iopub)
-            if event is None:
-                return
-            topic = self._outer.subscribed(bytes(event[0]))
-            if topic is not None:
-                self._voice.publish("iopub_welcome", {"subscription": topic})
 
     def _receive_requests(self) -> None:
         if self._outer.may_be_asked():
@@ -652,13 +639,7 @@ class Relay:
         self._interrupt()
 
     def _shutdown_request(self, request: Request, message: Message) -> None:
-        try:
-            restart = contents.shutdown.decode(message.content).restart
-        except (msgspec.MsgspecError, UnicodeError):
-            restart = False
-        content = {"status": "ok", "restart": restart}
-        self._voice.reply(request, content)
-        self._voice.publish("shutdown_reply", content, request)
+        self._voice.shutting_down(request, message)
         self._leave()
 
     def _interrupt(self) -> None:
@@ -815,7 +796,7 @@ class Relay:
                 self._outer.pump()
                 wait = AGAIN_SECONDS if self._outer.congested else left
                 if self._outer.iopub.poll(math.ceil(wait * 1000)):
-                    self._receive_subscription()
+                    self._voice.welcome()
         self._outer.close()
 
 

@@ -1,7 +1,9 @@
-"""SIGINT and SIGTERM as bytes in a socket, for a loop that waits for descriptors."""
+"""What tells a kernel to end, for a loop that waits for descriptors: SIGINT and SIGTERM as bytes in
+a socket, and the process that Jupyter names."""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 
@@ -20,3 +22,16 @@ def caught() -> tuple[socket.socket, socket.socket]:
     for number in CAUGHT:
         signal.signal(number, lambda *_: None)
     return receiving, sending
+
+
+def parent() -> int | None:
+    """A descriptor of the process without which a kernel has no reason to be; None: none was named.
+
+    Raises ProcessLookupError when it has ended already.
+    """
+    try:
+        return os.pidfd_open(int(os.environ.get("JPY_PARENT_PID", "")))
+    except ProcessLookupError:
+        raise
+    except (ValueError, OSError):
+        return None

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from . import contents
 from .contents import encode
-from .outer import Outer
+from .outer import Outer, receive
 from .requests import Request
-from .wire import EMPTY, Signer, frames
+from .wire import EMPTY, Message, Signer, frames
 from .zmtp import Buffer
 
 PROTOCOL = "5.4"
+AT_ONCE = 64
+"""Messages of one socket before the others have their turn."""
 
 
 class Voice:
@@ -87,6 +92,26 @@ class Voice:
         if request.is_cell and not request.replied:
             self.publish("error", content, request)
         self.reply(request, {"status": "error", **content})
+
+    def welcome(self) -> None:
+        """Greet who has just begun to listen (JEP 65)."""
+        for _ in range(AT_ONCE):
+            event = receive(self._outer.iopub)
+            if event is None:
+                return
+            topic = self._outer.subscribed(bytes(event[0]))
+            if topic is not None:
+                self.publish("iopub_welcome", {"subscription": topic})
+
+    def shutting_down(self, request: Request, message: Message) -> None:
+        """The answer to a `shutdown_request`, to all."""
+        try:
+            restart = contents.shutdown.decode(message.content).restart
+        except (msgspec.MsgspecError, UnicodeError):
+            restart = False
+        content = {"status": "ok", "restart": restart}
+        self.reply(request, content)
+        self.publish("shutdown_reply", content, request)
 
     def _answer(
         self,

@@ -28,7 +28,7 @@ from ..connection import Connection
 from ..outer import AGAIN_SECONDS, Outer, receive
 from ..pinning import INFO, Waiting
 from ..requests import Request
-from ..voice import Voice, failure
+from ..voice import AT_ONCE, Voice, failure
 from ..wire import Message, Reader, Signer
 from . import answers
 from .history import History
@@ -36,7 +36,6 @@ from .outputs import Outputs, error_content
 from .session import Session
 from .worker import Worker
 
-AT_ONCE = 64
 MOST_QUEUED = 4096
 LEAVE_SECONDS = 10.0
 
@@ -77,7 +76,7 @@ class CellsKernel:
         self._watch(self._outer.shell, self._receive_requests)
         self._watch(self._outer.control, lambda: self._receive(self._outer.control, "control"))
         self._watch(self._outer.stdin, lambda: self._receive(self._outer.stdin, "stdin"))
-        self._watch(self._outer.iopub, self._receive_subscription)
+        self._watch(self._outer.iopub, self._voice.welcome)
         self._watch(self._worker.wake, lambda: None)
         self._signals = signals.caught()
         self._watch(self._signals[0], self._signalled)
@@ -118,15 +117,13 @@ class CellsKernel:
                     self._over = True
 
     def _watch_parent(self) -> None:
-        """Jupyter names the process without which this one has no reason to be."""
         try:
-            parent = os.pidfd_open(int(os.environ.get("JPY_PARENT_PID", "")))
+            parent = signals.parent()
         except ProcessLookupError:
             self._over = True
             return
-        except (ValueError, OSError):
-            return
-        self._watch(parent, self._leave)
+        if parent is not None:
+            self._watch(parent, self._leave)
 
     def _leave(self) -> None:
         self._over = True
@@ -147,15 +144,6 @@ class CellsKernel:
         self._outer.close()
 
     # -- from clients -----------------------------------------------------------------------------
-
-    def _receive_subscription(self) -> None:
-        for _ in range(AT_ONCE):
-            event = receive(self._outer.iopub)
-            if event is None:
-                return
-            topic = self._outer.subscribed(bytes(event[0]))
-            if topic is not None:
-                self._voice.publish("iopub_welcome", {"subscription": topic})
 
     def _receive_requests(self) -> None:
         if self._outer.may_be_asked():
@@ -225,13 +213,7 @@ class CellsKernel:
                 self._interrupt_next = True
 
     def _shutdown(self, request: Request, message: Message) -> None:
-        try:
-            restart = contents.shutdown.decode(message.content).restart
-        except (msgspec.MsgspecError, UnicodeError):
-            restart = False
-        content = {"status": "ok", "restart": restart}
-        self._voice.reply(request, content)
-        self._voice.publish("shutdown_reply", content, request)
+        self._voice.shutting_down(request, message)
         self._over = True
 
     def _is_complete(self, request: Request, message: Message) -> None:
