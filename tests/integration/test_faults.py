@@ -601,9 +601,9 @@ def eat(launcher):
     used = int((group / "memory.usage_in_bytes").read_text())
     (group / "memory.limit_in_bytes").write_text(str(used + (8 << 20)))
     kept = []
-    while launcher.poll() is None:
+    while "oom_kill 0" in (group / "memory.oom_control").read_text():  # or it chooses once more
         kept.append(bytearray(1 << 20))
-        time.sleep(0.05)  # whom the kernel chose has to be gone, or it chooses once more
+        time.sleep(0.05)
 ended(eat)
 ended(lambda launcher: launcher.kill())
 """
