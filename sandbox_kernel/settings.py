@@ -291,7 +291,13 @@ class Sandbox(HasTraits):
         help="A file or folder of the host in the container: "
         "SOURCE:TARGET[:ro] or type=bind|tmpfs,source=PATH,target=PATH,readonly.",
     )
-    read_only = Option(_SWITCH, False, group="files", help="No writable layer: / can't be written.")
+    read_only = Option(
+        _SWITCH,
+        False,
+        group="files",
+        help="No writable layer: / can't be written. Temporary files need a mount of their own, "
+        "as `--tmpfs /tmp`, or `type=tmpfs,target=/tmp` where that is no option.",
+    )
     env = Option(
         Kind("KEY=VALUE", grammar.variable, _pair, identity=lambda item: item[0]),
         (),
