@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,15 +36,18 @@ RUNTIME_FOLDER = "/run/sandbox-kernel"
 TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")
 MEMORY_FOR_THEM = 6 << 30
 """Available: much more than they ever hold, so that no test ever lacks memory for it."""
-OF_THE_ORDINARY_USER = ("ordinary_user", "delegated_user")
+OF_THE_ORDINARY_USER = re.compile(r'\b(ordinary|delegated)_user[:,"]')
+"""How a test asks for him: as an argument, or by name."""
 BESIDE: dict[str, tuple[str, ...]] = {
     "browser": (
         "tests/browser/",
+        "tests/hostile/test_e",
         "tests/integration/test_c",
         "tests/integration/test_faults",
     ),
     "machines": (
         "tests/cgroup2/",
+        "tests/hostile/test_c",
         "tests/integration/test_b",
         "tests/integration/test_environments",
         "tests/integration/test_k",
@@ -109,8 +113,7 @@ def _lane(path: Path) -> str:
     name = str(path.relative_to(REPOSITORY))
     if name in ALONE:
         return "alone"
-    text = path.read_text()
-    if any(word in text for word in OF_THE_ORDINARY_USER):
+    if OF_THE_ORDINARY_USER.search(path.read_text()):
         return "ordinary user"
     return next(lane for lane, beginnings in BESIDE.items() if name.startswith(beginnings))
 

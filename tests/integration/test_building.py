@@ -15,7 +15,6 @@ from pathlib import Path
 
 import built_images
 import debian_root
-import ordinary_user as ordinary
 import pytest
 import python_rootfs
 import registries
@@ -263,29 +262,6 @@ def test_what_the_system_refuses_a_step_is_told_with_its_line(store: Store, cont
     (Path(store.root) / "builds").write_text("where the cache is to be")
     with pytest.raises(BuildFailed, match=r"line 2, column 1, `COPY root /`: .*Not a directory"):
         built(store, context, ROOT)
-
-
-def test_the_same_input_gives_the_same_digest_to_everybody(
-    store: Store, context: Path, ordinary_user: ordinary.OrdinaryUser
-) -> None:
-    text = ROOT + (
-        "RUN mkdir -p /srv/a/b && echo x > /srv/a/x && ln /srv/a/x /srv/a/y && chown 7:8 /srv/a/b\n"
-        "COPY --chown=app sub /sub\nWORKDIR /work/x\nENV A=1\nRUN date > /dev/null; rm /etc/hosts\n"
-    )
-    (context / "Containerfile").write_text(text)
-    digests = [
-        built(store, context, None, use_cache=False, epoch=1_700_000_000)[0].digest
-        for _ in range(2)
-    ]
-    subprocess.run(["/bin/chmod", "-R", "a+rX", str(context)], check=True)
-    for folder in list(context.parents)[:3]:
-        folder.chmod(folder.stat().st_mode | 0o055)
-    done = ordinary_user.run(
-        ["python", "-m", "sandbox_kernel.cli.main", "build", "--quiet", str(context)],
-        env={"SOURCE_DATE_EPOCH": "1700000000"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert {*digests, done.stdout.strip()} == {digests[0]}
 
 
 @pytest.mark.everybody
