@@ -14,7 +14,6 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 from sandbox_kernel import bundle, errors, image, learnt, policy, settings
@@ -314,12 +313,7 @@ class Container:
     def __enter__(self) -> Container:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def _request(self, operation: str, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import select
 import socket
 import threading
 from collections import Counter
-from types import TracebackType
 
 from sandbox_kernel import errors
 from sandbox_kernel.linux import seccomp, seccomp_notify, waiting
@@ -47,12 +46,7 @@ class Recorder:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """After the run has ended: nobody's calls wait any more."""
         self._theirs.close()
         os.close(self._end)

@@ -22,7 +22,6 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from sandbox_kernel.linux import inotify, process_events, processes
@@ -138,12 +137,7 @@ class Changes:
     def __enter__(self) -> Changes:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- who tells --------------------------------------------------------------------------------
