@@ -109,6 +109,7 @@ def _network_ahead(plan: ContainerPlan) -> bool:
 
 
 KERNEL_MODULES = (
+    "sandbox_inside.debugging",
     "ipykernel.kernelapp",
     "ipykernel.iostream",
     "ipykernel.ipkernel",
@@ -118,8 +119,8 @@ KERNEL_MODULES = (
     "comm",
     "sandbox_inside.prepared",
 )
-"""What a kernel imports before it can answer; one that the image lacks is left out. The last is
-ours: `inside/prepared.py`."""
+"""What a kernel imports before it can answer; one that the image lacks is left out. The first
+and the last are ours: `inside/debugging.py`, `inside/prepared.py`."""
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,10 @@ from types import SimpleNamespace
 from typing import Any, Iterator, Optional
 
 import zmq
-from ipykernel import debugger, ipkernel, kernelapp
+
+from .debugging import debugger  # isort: skip - before anybody imports it who takes all of debugpy
+
+from ipykernel import ipkernel, kernelapp
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.kernelapp import IPKernelApp
