@@ -109,23 +109,7 @@ def main():
     rules = ctypes.create_string_buffer(rules, len(rules))
     closing = Program(len(rules) // 8, ctypes.cast(rules, ctypes.c_void_p))
     main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
-    if hasattr(main, "rehearse"):
-        for _ in range(REHEARSALS):
-            rehearse_all(main)
-        also = (
-            become_forker, fork_beside, child, known, check, give_up, install, new_seeds, send,
-            receive, run, *main.UNREHEARSED,
-        )  # fmt: skip
-        written = template_memory.written_by(lambda: rehearse_all(main))
-        template_memory.lay_together((*written, *also))
-        for _ in range(REHEARSALS):
-            rehearse_all(main)
-    else:
-        from . import first_cell
-
-        template_memory.lay_together(
-            template_memory.written_by_a_fork(first_cell.of_a_kernel, REHEARSAL_SECONDS)
-        )
+    lay_together(main)
     ahead = Ahead(main, closing)
     template_memory.settle()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # children of ours end at once, by themselves
@@ -141,6 +125,34 @@ def main():
         finally:
             os.close(descriptor)
             os.close(user)
+
+
+def lay_together(main):
+    """What the children write to lies side by side from now on: their way is gone here, or, where
+    that can't be, in a fork."""
+    from . import template_memory
+
+    also = (
+        become_forker, fork_beside, clone_arguments, child, known, check, bound, give_up, install,
+        new_seeds, send, receive, run, place,
+    )  # fmt: skip
+    if hasattr(main, "rehearse"):
+        for _ in range(REHEARSALS):
+            rehearse_all(main)
+        written = template_memory.written_by(lambda: rehearse_all(main))
+        template_memory.lay_together((*written, *also, *main.UNREHEARSED))
+        for _ in range(REHEARSALS):
+            rehearse_all(main)
+        return
+    from . import first_cell
+
+    def become(told):
+        rehearse(CONTROL)
+        first_cell.of_a_kernel(told)
+
+    written = template_memory.written_by_a_fork(become, REHEARSAL_SECONDS)
+    if written:
+        template_memory.lay_together((*written, *also))
 
 
 def rehearse_all(main):

@@ -41,6 +41,9 @@ POOL_BYTES, POOL_HEADER = 16 << 10, 48
 """Objects/obmalloc.c, on machines of 64 bits. A header begins with the number of blocks taken."""
 POOLED = range(512, 0, -16)
 """Sizes of blocks in pools."""
+LEAST_ALONE = POOLED[0] + 16
+"""What takes so many bytes is in no pool."""
+PAGE = 4096
 MOST_POOLS = 64
 """Filled of one size: where Python has another allocator (PYTHONMALLOC), no pool ever begins."""
 NEW = 4
@@ -133,11 +136,19 @@ def lay_together(functions: Iterable[FunctionType]) -> int:
     if not hasattr(CodeType, ADAPTED):
         return 0
     chosen = {id(one): one for one in functions}.values()
-    fill_gaps()
     # All of it is made before the first of the old is dropped, or it would fill the gaps of that;
     # what several functions have together they keep together.
     codes = {id(one.__code__): one.__code__ for one in chosen}
-    again = {number: _again(code) for number, code in codes.items()}
+    whole = {id(one): one for code in codes.values() for one in _with_inner(code)}.values()
+    for code in whole:
+        # To have it made again asks for what it was before it was adapted, which code keeps once
+        # somebody asks; nothing else is to be made meanwhile.
+        code.co_code  # noqa: B018
+    pooled = _worth_a_pool(whole)
+    filled = _fillings(POOLED)
+    fill_gaps()
+    again = {number: _again(code, pooled) for number, code in codes.items()}
+    del filled
     keeps = _has_versions()
     for one in chosen:
         version = _version(one)
@@ -171,15 +182,40 @@ def _state(code: CodeType) -> int:
     return hash((getattr(code, ADAPTED), *inner))
 
 
-def _again(code: CodeType) -> CodeType:
-    """The same code once more, and not in a pool, where each size has pages of its own: small code
-    gets more of its last instruction, which leaves it, behind its end."""
-    inner = tuple(_again(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    """The code, and that of all functions in it."""
+    yield code
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _with_inner(one)
+
+
+def _worth_a_pool(codes: Iterable[CodeType]) -> set[int]:
+    """The sizes of which there is so much code that it fills pages of a pool. What else is small
+    would be alone on its page, as each size has a pool of its own."""
+    saved: dict[int, int] = {}
+    for code in codes:
+        size = _pooled_size(code)
+        saved[size] = saved.get(size, 0) + LEAST_ALONE - size
+    return {size for size, bytes_saved in saved.items() if bytes_saved > PAGE // 2}
+
+
+def _pooled_size(code: CodeType) -> int:
+    return (sys.getsizeof(code) + 15) // 16 * 16
+
+
+def _again(code: CodeType, pooled: set[int]) -> CodeType:
+    """The same code once more. Small code of a size that is not in `pooled` gets more of its last
+    instruction, which leaves it, behind its end, so that it goes to no pool."""
+    inner = code.co_consts
+    if any(isinstance(one, CodeType) for one in inner):
+        inner = tuple(_again(one, pooled) if isinstance(one, CodeType) else one for one in inner)
     last = code.co_code[-2:]
-    missing = POOLED[0] + 16 - sys.getsizeof(code)
+    missing = LEAST_ALONE - sys.getsizeof(code)
     # Where it begins with 0 it is the place of a counter of the last one.
-    behind = last * (missing // 2) if last[0] else b""
-    return code.replace(co_consts=inner, co_code=code.co_code + behind)
+    if missing <= 0 or _pooled_size(code) in pooled or not last[0]:
+        return code.replace(co_consts=inner)
+    return code.replace(co_consts=inner, co_code=code.co_code + last * (missing // 2))
 
 
 def _version(function: FunctionType) -> ctypes.c_uint32:
@@ -276,14 +312,21 @@ def fill_pools() -> None:
     each, would otherwise make the pool and take it apart again each time; in one that is nearly
     full it would as often move it, and take a quarter longer.
     """
-    for size in POOLED:
+    _kept.extend(_fillings(POOLED))
+
+
+def _fillings(sizes: Iterable[int]) -> list[object]:
+    """What fills the pools of these sizes that are begun, and begins one more of each."""
+    made: list[object] = []
+    for size in sizes:
         for number in range(MOST_POOLS * POOL_BYTES // size):
             one = _block(size, number)
-            _kept.append(one)
+            made.append(one)
             place = id(one) % POOL_BYTES
             begins = POOL_HEADER <= place < POOL_HEADER + NEW * size  # or a gap is there
             if begins and ctypes.c_uint.from_address(id(one) - place).value <= NEW:
                 break
+    return made
 
 
 def _block(size: int, number: int) -> object:
