@@ -14,7 +14,7 @@ MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
 KERNEL = ("application", "debugging", "kernel")
 SHARED = ("template_memory",)
 """Modules of `sandbox_kernel/linux` that programs inside have too: they import nothing of ours."""
-TEMPLATE = (*MODULES, *KERNEL, *SHARED, "first_cell", "prepared", "template")
+TEMPLATE = (*MODULES, *KERNEL, *SHARED, "first_cell", "prepared", "template", "ways")
 PACKAGE = "sandbox_inside"
 # `-c` and not a file name: a path in the container could be replaced by what is in it.
 _START = (

@@ -4,7 +4,11 @@ Imported as the last of the template's modules, so that it is refused like any o
 or leaves a thread; kernels then do all of their start themselves.
 """
 
-from . import application
+from contextlib import suppress
+
+import zmq
+
+from . import application, ways
 
 for name in (
     "IPython.core.completerlib",
@@ -23,4 +27,13 @@ for name in (
     except ImportError:  # of another version, or not installed
         continue
 
-application.made().begin()
+for kind in (zmq.Context, zmq.Socket):
+    # With each attribute zmq asks all that it inherits from for their annotations. A type makes
+    # its own when it is first asked, and all types below it are looked through anew after that.
+    for one in kind.__mro__:
+        getattr(one, "__annotations__", None)
+
+app = application.made()
+app.begin()
+with suppress(Exception):  # of another version: a kernel goes all of its way itself
+    ways.go(app.prepared)
