@@ -21,7 +21,7 @@ _START = (
     "import os;"
     "data=os.pread(3,os.fstat(3).st_size,0);"
     "exec(data[:data.index(0)]);"
-    f"boot(data,'{PACKAGE}.%s')"
+    f"boot(globals().pop('data'),'{PACKAGE}.%s')"
 )
 START = _START % "cell"
 START_KERNEL = _START % "kernel"

@@ -20,6 +20,8 @@ def boot(data: bytes, main: str) -> None:
         codes = {
             name: compile(text, "<sandbox " + name + ">", "exec") for name, text in sources.items()
         }
+        del sources
+    del data, shipped  # half a MiB, and this function runs as long as the program
 
     class Shipped:
         """A finder and loader for the package `sandbox_inside`."""

@@ -17,7 +17,7 @@ OURS = ("<sandbox ", "<string>")  # names of the code that comes with this file,
 INTERRUPTED = compile("raise KeyboardInterrupt", "<interrupted before its code began>", "exec")
 AGAIN = (
     "import os;data=os.pread(3,os.fstat(3).st_size,0);"
-    "exec(data[:data.index(0)]);boot(data,'sandbox_inside.kernel')"
+    "exec(data[:data.index(0)]);boot(globals().pop('data'),'sandbox_inside.kernel')"
 )
 
 
