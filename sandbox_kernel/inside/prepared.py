@@ -4,11 +4,29 @@ Imported as the last of the template's modules, so that it is refused like any o
 or leaves a thread; kernels then do all of their start themselves.
 """
 
+import ctypes
 from contextlib import suppress
 
 import zmq
 
 from . import application, ways
+
+SQLITE_CONFIG_PAGECACHE = 7
+
+
+def without_page_caches() -> None:
+    """SQLite gives pages of files memory as it comes to them (sqlite3_config of its C interface).
+
+    It would make room for 20 of them with each connection, and write into all of it. IPython's
+    history has two connections, each of which reads a few pages.
+    """
+    import _sqlite3
+
+    library = ctypes.CDLL(_sqlite3.__file__)  # finds names of what it is linked with too
+    if hasattr(library, "sqlite3_config") and library.sqlite3_shutdown() == 0:
+        library.sqlite3_config(SQLITE_CONFIG_PAGECACHE, None, 0, 0)
+        library.sqlite3_initialize()
+
 
 for name in (
     "IPython.core.completerlib",
@@ -26,6 +44,9 @@ for name in (
         __import__(name)
     except ImportError:  # of another version, or not installed
         continue
+
+with suppress(ImportError):
+    without_page_caches()
 
 for kind in (zmq.Context, zmq.Socket):
     # With each attribute zmq asks all that it inherits from for their annotations. A type makes
