@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 
 ADAPTED = "_co_code_adaptive"
 """The attribute of code that has it as it is, with its counters."""
+NAMES_BEFORE_END = {(3, 12): 40, (3, 13): 48}
+"""By version, how long before the end of a type stands where its names are."""
+SHARES_NAMES = 1 << 9 | 1 << 4
+"""Py_TPFLAGS_HEAPTYPE and Py_TPFLAGS_MANAGED_DICT, Include/object.h."""
+NAMES_ENTRY = 16
+SPLIT = 2
+"""DICT_KEYS_SPLIT: names without values."""
 MORTAL_BEFORE = (3, 12)
 UNTRIED_FROM = (3, 14)
 """Versions of CPython: the layout of a count of references is no promise of the next one."""
@@ -76,20 +83,22 @@ def written_by(go: Callable[[], None]) -> list[FunctionType]:
     """
     found = [one for one in _functions() if _has_run(one)]
     # Numbers and not the bytes themselves, whose gaps each fork would have to copy.
-    before = [_state(one.__code__) for one in found]
+    before = [_state(one) for one in found]
     go()
     return [found[number] for number in _changed(found, before)]
 
 
 def written_by_a_fork(
     go: Callable[[Callable[[], None]], object], seconds: float
-) -> list[FunctionType]:
+) -> list[FunctionType | type]:
     """The same of a way that only a fork can go, since it leaves threads: `go` calls what it gets
-    when it has come to its end. None where it fails or takes longer; nothing is left of it."""
-    found = _functions()
+    when it has come to its end. Also the types whose names of attributes it wrote to. None where it
+    fails or takes longer; nothing is left of it."""
+    found: list[FunctionType | type] = [*_functions()]
     if not found:
         return []  # of a Python that writes nothing into code
-    before = [_state(one.__code__) for one in found]
+    found += _with_names()
+    before = [_state(one) for one in found]
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -130,11 +139,14 @@ def _all_of(reading: int, seconds: float) -> bytes:
     return said
 
 
-def lay_together(functions: Iterable[FunctionType]) -> int:
-    """The code of these lies side by side from now on: children that write to it copy few pages.
-    How many functions it is."""
+def lay_together(written: Iterable[FunctionType | type]) -> int:
+    """The code of these functions lies side by side from now on, and so do the names of attributes
+    that these types have for their instances: children that write to them copy few pages. How many
+    functions it is."""
     if not hasattr(CodeType, ADAPTED):
         return 0
+    written = list(written)
+    functions = (one for one in written if type(one) is FunctionType)
     chosen = {id(one): one for one in functions}.values()
     # All of it is made before the first of the old is dropped, or it would fill the gaps of that;
     # what several functions have together they keep together.
@@ -148,6 +160,7 @@ def lay_together(functions: Iterable[FunctionType]) -> int:
     filled = _fillings(POOLED)
     fill_gaps()
     again = {number: _again(code, pooled) for number, code in codes.items()}
+    _move_names(one for one in written if isinstance(one, type))
     del filled
     keeps = _has_versions()
     for one in chosen:
@@ -170,15 +183,18 @@ def _has_run(function: FunctionType) -> bool:
     return adapted != function.__code__.co_code
 
 
-def _changed(functions: list[FunctionType], before: list[int]) -> Iterator[int]:
-    """The places of those whose code is not what it was."""
+def _changed(found: list[Any], before: list[int]) -> Iterator[int]:
+    """The places of those whose code, or names, are not what they were."""
     for number, state in enumerate(before):
-        if _state(functions[number].__code__) != state:
+        if _state(found[number]) != state:
             yield number
 
 
-def _state(code: CodeType) -> int:
-    inner = (_state(one) for one in code.co_consts if isinstance(one, CodeType))
+def _state(one: FunctionType | type | CodeType) -> int:
+    if isinstance(one, type):
+        return hash(_names(_place_of_names(one).value))
+    code = one if isinstance(one, CodeType) else one.__code__
+    inner = (_state(part) for part in code.co_consts if isinstance(part, CodeType))
     return hash((getattr(code, ADAPTED), *inner))
 
 
@@ -216,6 +232,77 @@ def _again(code: CodeType, pooled: set[int]) -> CodeType:
     if missing <= 0 or _pooled_size(code) in pooled or not last[0]:
         return code.replace(co_consts=inner)
     return code.replace(co_consts=inner, co_code=code.co_code + last * (missing // 2))
+
+
+class _Names(ctypes.Structure):
+    """struct _dictkeysobject, Include/internal/pycore_dict.h: the head of it."""
+
+    _fields_ = (
+        ("dk_refcnt", ctypes.c_ssize_t),
+        ("dk_log2_size", ctypes.c_uint8),
+        ("dk_log2_index_bytes", ctypes.c_uint8),
+        ("dk_kind", ctypes.c_uint8),
+        ("dk_version", ctypes.c_uint32),
+        ("dk_usable", ctypes.c_ssize_t),
+        ("dk_nentries", ctypes.c_ssize_t),
+    )
+
+
+def _place_of_names(kind: type) -> ctypes.c_void_p:
+    """Where a type says where they are: `ht_cached_keys` of PyHeapTypeObject, cpython/object.h."""
+    of_types: type = type
+    behind = NAMES_BEFORE_END[sys.version_info[:2]]
+    return ctypes.c_void_p.from_address(id(kind) + of_types.__basicsize__ - behind)
+
+
+def _names(place: int | None) -> bytes:
+    """All of what is there: the head, indices, and as many entries as there is place for."""
+    head = _Names.from_address(place or 0)
+    size = ctypes.sizeof(_Names) + (1 << head.dk_log2_index_bytes)
+    return ctypes.string_at(place or 0, size + ((2 << head.dk_log2_size) // 3) * NAMES_ENTRY)
+
+
+def _with_names() -> list[type]:
+    """The types whose instances share what their attributes are called, where we know how. Each
+    new instance writes to it (from CPython 3.12 on), as far as it has no place for it."""
+    if sys.version_info[:2] not in NAMES_BEFORE_END or not _is_place_of_names():
+        return []
+    kinds = [one for one in gc.get_objects() if issubclass(type(one), type)]
+    return [one for one in kinds if _has_names(one)]
+
+
+def _has_names(kind: type) -> bool:
+    flags = type.__dict__["__flags__"].__get__(kind)
+    return flags & SHARES_NAMES == SHARES_NAMES and bool(_place_of_names(kind).value)
+
+
+def _is_place_of_names() -> bool:
+    """Whether it is, tried on a type."""
+
+    class Tried:
+        """Has instances with two attributes."""
+
+        def __init__(self) -> None:
+            self.one = self.more = 1
+
+    Tried()
+    if sys.implementation.name != "cpython" or "t" in sys.abiflags or not _has_names(Tried):
+        return False
+    head = _Names.from_address(_place_of_names(Tried).value or 0)
+    return (head.dk_refcnt, head.dk_kind, head.dk_nentries) == (1, SPLIT, 2)
+
+
+def _move_names(kinds: Iterable[type]) -> None:
+    """Of those types that alone know them: no dictionary of an instance does."""
+    malloc = ctypes.pythonapi.PyMem_Malloc
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    for kind in kinds:
+        place = _place_of_names(kind)
+        if place.value and _Names.from_address(place.value).dk_refcnt == 1:
+            names = _names(place.value)
+            moved = malloc(len(names))
+            ctypes.memmove(moved, names, len(names))
+            place.value = moved  # what they were is left, for as long as this process lives
 
 
 def _version(function: FunctionType) -> ctypes.c_uint32:

@@ -121,6 +121,39 @@ except ChildProcessError: print("none")
 print(len(os.listdir("/proc/self/fd")) < 6)
 """
 
+NAMES = """
+import time
+text = "class Kind{0}:\\n  def __init__(self): self.a{0} = self.b = self.c = {0}\\n"
+kinds, held = [], []
+for number in range(60):
+    exec(text.format(number))
+    kinds.append(globals()[f"Kind{number}"])
+    held.append(bytes(4000))
+had, looked = [kind() for kind in kinds], kinds[0]()
+looked.__dict__                                # this one keeps the names that it had
+def go(told):
+    for kind in kinds: kind().d = 5
+    told()
+def pages(): return {template_memory._place_of_names(kind).value // 4096 for kind in kinds[1:]}
+written = template_memory.written_by_a_fork(go, 20)
+found = [one for one in written if isinstance(one, type)]
+before = pages() if found else ()
+template_memory.lay_together(written)
+print(len(before), len(pages()) if found else 0, {*kinds} <= {*found})
+for kind in kinds: kind.later = property(lambda one: one.b)
+for number, one in enumerate([*had, *(kind() for kind in kinds)]):
+    one.e = one.later + 1
+    del one.c
+    want = {f"a{number % 60}": number % 60, "b": number % 60, "e": number % 60 + 1}
+    assert one.__dict__ == want == vars(one) and not hasattr(one, "c"), vars(one)
+    one.__dict__["f"] = 6
+    assert one.f == 6
+looked.e = 4
+print(vars(looked), [*vars(kinds[1]())])
+template_memory.settle()
+print(sum(len(vars(kind())) for kind in kinds))
+"""
+
 VERSIONS = """
 import types, weakref
 class Kind:
@@ -214,6 +247,15 @@ def test_code_that_is_written_to_lies_side_by_side_and_works_as_before() -> None
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="before, no code was written to")
 def test_what_only_a_fork_can_do_tells_what_it_wrote_to_and_leaves_nothing() -> None:
     assert _said(IN_A_FORK) == ["used", "used_inside", "[]", "True", "none", "True"]
+
+
+@pytest.mark.parametrize("allocator", ["default", "debug"])
+def test_names_that_instances_write_to_lie_side_by_side_and_mean_what_they_did(
+    allocator: str,
+) -> None:
+    before, after, all_of_them, *rest = _said(NAMES, allocator)
+    assert (int(before) > 30, int(after) < 20, all_of_them) == (CAN, True, str(CAN))
+    assert "".join(rest) == "{'a0':0,'b':0,'c':0,'e':4}['a1','b','c']180"
 
 
 def test_types_modules_and_functions_have_their_versions_and_nothing_of_theirs_has_run() -> None:
