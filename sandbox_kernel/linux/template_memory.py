@@ -71,6 +71,7 @@ def settle() -> None:
     gc.collect()
     make_immortal()
     gc.freeze()  # a child does not look through it for garbage
+    gc.collect()  # what Python keeps to use it again, tuples and lists, lies in the gaps
     fill_pools()
     fill_gaps()
 
@@ -375,6 +376,8 @@ def make_immortal() -> int:
         # free and have been written to, and each fork takes as long over such a page as over any.
         count.value = immortal
         found += 1
+        if type(one) is str:
+            hash(one)  # is kept in it, once somebody asks
         if isinstance(one, CodeType):  # tells the collector nothing
             left += (one.co_consts, one.co_names, one.co_filename, one.co_name, one.co_qualname)
             left += (one.co_linetable, one.co_exceptiontable)
