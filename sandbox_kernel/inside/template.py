@@ -153,6 +153,7 @@ def lay_together(main):
     written = template_memory.written_by_a_fork(become, REHEARSAL_SECONDS)
     if written:
         template_memory.lay_together((*written, *also))
+    template_memory.forget_lookups()
 
 
 def rehearse_all(main):

@@ -354,6 +354,18 @@ def _look() -> None:
     len  # noqa: B018 - of the builtins
 
 
+def forget_lookups() -> None:
+    """What was looked up in types is not known any more, so that no text lives for that alone.
+
+    Names that are put together while a program runs are such texts; they lie wherever there was
+    place, and each of them goes when a child looks up something else.
+    """
+    # The first from CPython 3.13 on.
+    forget = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if forget:
+        forget()
+
+
 def make_immortal() -> int:
     """Nobody counts references to the objects that are there now, but for frames and what they
     alone know. How many these are; 0 where this Python can't do that."""

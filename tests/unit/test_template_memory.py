@@ -121,6 +121,16 @@ except ChildProcessError: print("none")
 print(len(os.listdir("/proc/self/fd")) < 6)
 """
 
+LOOKUPS = """
+class Kind: pass
+name = "".join(["put", "together"])
+before = sys.getrefcount(name)
+for _ in range(3): getattr(Kind(), name, None)
+held = sys.getrefcount(name) - before
+template_memory.forget_lookups()
+print(held > 0, sys.getrefcount(name) - before, getattr(Kind, "__name__"))
+"""
+
 NAMES = """
 import time
 text = "class Kind{0}:\\n  def __init__(self): self.a{0} = self.b = self.c = {0}\\n"
@@ -247,6 +257,10 @@ def test_code_that_is_written_to_lies_side_by_side_and_works_as_before() -> None
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="before, no code was written to")
 def test_what_only_a_fork_can_do_tells_what_it_wrote_to_and_leaves_nothing() -> None:
     assert _said(IN_A_FORK) == ["used", "used_inside", "[]", "True", "none", "True"]
+
+
+def test_no_name_lives_because_it_was_looked_up() -> None:
+    assert _said(LOOKUPS) == ["True", "0", "Kind"]
 
 
 @pytest.mark.parametrize("allocator", ["default", "debug"])
