@@ -35,7 +35,6 @@ for name in (
     "IPython.extensions.storemagic",
     "faulthandler",
     "msgspec",
-    "psutil",
     "resource",
     "sqlite3",
     "tornado.platform.asyncio",
