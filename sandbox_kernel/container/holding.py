@@ -12,13 +12,14 @@ from sandbox_kernel.policy import ContainerPlan
 from sandbox_kernel.runtime import client
 
 
-def keep_kernel_ready(plan: ContainerPlan) -> None:
-    """Have a kernel ready for the next start with this plan; the holder is started if need be.
+def keep_kernel_ready(plan: ContainerPlan, holder: client.Holder | None = None) -> None:
+    """Have a kernel ready for the next start with this plan; the holder is started if need be,
+    unless it is known.
 
     Raises what `Container.create` raises, and HostLacks when there can be no holder.
     """
     process, resolved = _kernel(plan)
-    holder = client.start_holder()
+    holder = holder or client.start_holder()
     if holder is None:
         raise errors.HostLacks("start the warm holder: it ended at once: see `doctor`")
     Container.expect(plan, process, holder, resolved)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import socket
 
     from .connection import Connection
+    from .start import Inside
 
 CELLS = "--cells"
 HEAD_START = 0.25
@@ -63,7 +64,7 @@ def _start_launcher() -> None:
             client.shared()
 
 
-def run_for(face: socket.socket, words: list[str]) -> NoReturn:
+def run_for(face: socket.socket, words: list[str], inside: Inside) -> NoReturn:
     """Runs the kernel for a stub, in a fork of the template that has all of it imported.
 
     A kernel whose settings want nothing kept ready is the stub's own. What settings lack is for the
@@ -71,9 +72,8 @@ def run_for(face: socket.socket, words: list[str]) -> NoReturn:
     """
     import threading
 
-    from .start import Inside, plan
+    from .start import plan
 
-    inside = Inside()
     try:
         inside.plan = plan()
     except (SandboxError, OSError):

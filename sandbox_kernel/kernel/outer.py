@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 import zmq
 
@@ -74,13 +75,11 @@ class Outer:
         socket.linger = 0
         self._encrypt(socket)
         socket.bind(self._connection.endpoint(self._connection.hb_port))
-        self._heartbeat = context  # the reference keeps it from being ended
+        self._heartbeat = context
 
         def echo() -> None:
-            try:
+            with suppress(zmq.ZMQError), socket:  # the context is ended
                 zmq.proxy(socket, socket)
-            except zmq.ZMQError:
-                return
 
         threading.Thread(target=echo, name="heartbeat", daemon=True).start()
 
@@ -179,6 +178,7 @@ class Outer:
             self.pump()
             self.iopub.poll(int(AGAIN_SECONDS * 1000))
         self._context.destroy(linger=LINGER)
+        self._heartbeat.term()
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:

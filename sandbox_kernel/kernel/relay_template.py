@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sandbox_kernel.errors import SandboxError
 from sandbox_kernel.linux import processes, template_memory
@@ -25,8 +25,14 @@ from sandbox_kernel.runtime import client
 
 from . import stub
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .start import Inside
+
 MOST_BYTES = 16 << 20
 HEAR_SECONDS = 10.0
+REHEARSAL_SECONDS = 10.0
 KEPT = ("HOME", "LANG", "PATH", "VIRTUAL_ENV", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH")
 """Variables that a template has of whoever starts it, with those of Python; its relays have their
 own."""
@@ -69,8 +75,9 @@ def main() -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)  # of one that was killed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that we fork are nobody's to wait for
     _import_all()
+    _rehearse(known)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that we fork are nobody's to wait for
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     os.umask(0o077)
     listener.bind(path)
@@ -118,7 +125,26 @@ def _import_all() -> None:
     info.first()
 
 
-def _become_relay(connection: socket.socket, known: str) -> NoReturn:
+def _rehearse(known: str) -> None:
+    """Go the way of those that will be forked: they find done what each would do for itself, and
+    the code that they write to lies side by side. Where this fails, they do it themselves."""
+    from . import rehearsal
+
+    def fork(told: Callable[[], None]) -> None:
+        rehearsal.in_a_fork(known, _become_relay, told)
+
+    # A fork that comes through shows that the way has an end.
+    if not template_memory.written_by_a_fork(fork, REHEARSAL_SECONDS):
+        return
+    template_memory.have_one_heap()
+    for _ in range(2):
+        rehearsal.in_place()
+    template_memory.lay_together(template_memory.written_by_a_fork(fork, REHEARSAL_SECONDS))
+    for _ in range(2):  # the code is new
+        rehearsal.in_place()
+
+
+def _become_relay(connection: socket.socket, known: str, inside: Inside | None = None) -> NoReturn:
     """Read who asks, become his, and run the relay."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -130,8 +156,9 @@ def _become_relay(connection: socket.socket, known: str) -> NoReturn:
         processes.set_name("sandbox-relay")
         processes.set_command_line(" ".join(("sandbox-relay", *words)))
         from .main import run_for
+        from .start import Inside
 
-        run_for(connection, words)
+        run_for(connection, words, inside or Inside())
     except (OSError, SandboxError, ValueError) as error:
         # Before it was accepted: the stub sees our end and starts by itself.
         print(f"sandbox-kernel: fork a relay: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ from .pinning import Pinning
 if TYPE_CHECKING:
     from sandbox_kernel.container import Container, Process
     from sandbox_kernel.policy import ContainerPlan
+    from sandbox_kernel.runtime.client import Holder
 
 PROGRAM, CONFIGURATION = 3, 4
 BY = "kernel"
@@ -35,7 +36,9 @@ def plan() -> ContainerPlan:
     return policy.allow(policy.request({}), within)
 
 
-def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[Container, Process]:
+def start_inside(
+    plan: ContainerPlan, descriptors: Mapping[int, int], holder: Holder | None
+) -> tuple[Container, Process]:
     """A container whose first process is an ipykernel, the image's or the kernel layer's.
 
     The warm holder has one ready, if there is a holder; else it is made by a launcher of our own,
@@ -46,7 +49,6 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
     from sandbox_kernel import image
     from sandbox_kernel.container import Container, ProcessSpec
     from sandbox_kernel.container.program import KERNEL, START_KERNEL, program
-    from sandbox_kernel.runtime import client
 
     resolved = image.for_kernel(image.resolve(plan.image))
     interpreter = resolved.interpreter
@@ -56,7 +58,6 @@ def start_inside(plan: ContainerPlan, descriptors: Mapping[int, int]) -> tuple[C
         argv=(interpreter, "-c", START_KERNEL),
         descriptors={**descriptors, PROGRAM: program(KERNEL)},
     )
-    holder = client.find_holder() if plan.from_holder else None
     try:
         container = Container.create(plan, process=spec, launcher=holder, resolved=resolved)
     except errors.LauncherGone:
@@ -73,18 +74,6 @@ def _end_launcher() -> None:
     from sandbox_kernel.runtime import client
 
     client.end_shared()
-
-
-def keep_one_ready(plan: ContainerPlan) -> None:
-    """Let the warm holder have a kernel ready for the next start; it is started if need be."""
-    from sandbox_kernel.container import holding
-
-    from . import relay_template
-
-    # The next kernel is none the slower than this one without it, so nobody need be told.
-    with suppress(errors.SandboxError, OSError, TimeoutError):
-        holding.keep_kernel_ready(plan)
-        relay_template.keep_one()
 
 
 def configuration(key: str) -> int:
@@ -133,6 +122,7 @@ class Inside:
                         for name, listener in self.channels.listeners.items()
                     },
                 },
+                self.holder() if self.plan.from_holder else None,
             )
             self.pinning.record(self.named)
         except (errors.SandboxError, OSError) as error:
@@ -151,6 +141,23 @@ class Inside:
             os.eventfd_write(self.wake, 1)
         if self.container and self.plan and self.plan.from_holder:
             self.answers.wait()  # the next kernel can wait, this one's user does
-            keep_one_ready(self.plan)
+            self.keep_one_ready(self.plan)
         if self.container:  # else it tells why there is none, and ends
             template_memory.give_back()
+
+    def holder(self) -> Holder | None:
+        """Who may have the container ready."""
+        from sandbox_kernel.runtime import client
+
+        return client.find_holder()
+
+    def keep_one_ready(self, plan: ContainerPlan) -> None:
+        """Let the warm holder have a kernel ready for the next start; it is started if need be."""
+        from sandbox_kernel.container import holding
+
+        from . import relay_template
+
+        # The next kernel is none the slower than this one without it, so nobody need be told.
+        with suppress(errors.SandboxError, OSError, TimeoutError):
+            holding.keep_kernel_ready(plan)
+            relay_template.keep_one()

@@ -105,7 +105,7 @@ def hand_over(words: list[str]) -> int | None:
         channel = connect(path) if path else None
         if channel is None:
             return None
-        _send(channel, known, words)
+        say(channel, known, words)
         answer = channel.recv(1)
     except (HostLacks, OSError):
         return None
@@ -119,7 +119,8 @@ def _pass_on(number: int, frame: object) -> None:
     """The number itself goes over the socket, by `set_wakeup_fd`."""
 
 
-def _send(channel: _socket.socket, known: str, words: list[str]) -> None:
+def say(channel: _socket.socket, known: str, words: list[str]) -> None:
+    """All that a relay has to know of this process."""
     os.umask(umask := os.umask(0o077))
     variables = [b"%b=%b" % pair for pair in os.environb.items()]
     said = [known.encode(), b"%d" % umask, b"%d" % len(words), *map(os.fsencode, words), *variables]

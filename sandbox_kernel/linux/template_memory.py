@@ -61,6 +61,8 @@ FAR = 64
 """Descriptors below are those of what a fork becomes."""
 NUMBER = 4
 END = b"\xff" * NUMBER
+M_ARENA_MAX = -8
+"""malloc.h, mallopt(3)."""
 LARGEST_GAP = 120 << 10
 """Above it malloc(3) maps what it gives, M_MMAP_THRESHOLD of mallopt(3)."""
 
@@ -396,6 +398,14 @@ def make_immortal() -> int:
         else:
             left += gc.get_referents(one)
     return found
+
+
+def have_one_heap() -> None:
+    """All threads that come have memory from the heap of the first one: with malloc(3) of the GNU C
+    library each would begin a heap of its own, on pages of its own."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def give_back() -> None:

@@ -183,7 +183,7 @@ def test_a_template_takes_nobody_who_has_other_packages_or_says_nonsense(warm: N
     for known, expected in ((stub.identity(), stub.ACCEPTED), ("another", stub.DECLINED)):
         channel = stub.connect(path)
         assert channel
-        stub._send(channel, known, ["-f", "/nonexistent"])
+        stub.say(channel, known, ["-f", "/nonexistent"])
         assert channel.recv(1) == expected
         channel.close()
     channel = stub.connect(path)
@@ -192,6 +192,50 @@ def test_a_template_takes_nobody_who_has_other_packages_or_says_nonsense(warm: N
     assert channel.recv(1) == b""
     channel.close()
     assert is_warm()
+
+
+REHEARSES = """
+import os, signal, threading
+from sandbox_kernel.kernel import outer, relay, relay_template, stub, zmtp
+
+def state():
+    names = sorted(os.listdir("/proc/self/fd"))
+    wakes = signal.set_wakeup_fd(-1)
+    return names, threading.enumerate(), [signal.getsignal(n) for n in range(1, 30)], wakes
+
+relay_template._import_all()
+before = state()
+used = (relay.Relay.run, relay.Relay._dispatch, outer.Outer.pump, zmtp.Link._parse,
+        relay_template._take_over)
+codes = [one.__code__ for one in used]
+relay_template._rehearse(stub.identity())
+places = [id(one.__code__) for one in used]
+print(state() == before, all(map(lambda one, code: one.__code__ is not code, used, codes)),
+      max(places) - min(places) < 2 << 20)
+"""
+
+
+@everybody
+def test_a_template_goes_the_way_of_its_relays_and_nothing_is_left_of_it(warm: None) -> None:
+    """Its relays write to code that lies together, and find done what each would do for itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", REHEARSES], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True", "True", "True"]
+    assert not done.stderr
+
+
+def test_a_template_that_can_not_rehearse_forks_relays_all_the_same(warm: None) -> None:
+    code = (
+        "from sandbox_kernel.kernel import rehearsal, relay_template, stub\n"
+        "def fails(*_): raise OSError('no socket')\n"
+        "rehearsal.socket.socketpair = fails\n"
+        "relay_template._import_all(); relay_template._rehearse(stub.identity()); print('on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "on\n"
 
 
 def test_the_stub_imports_next_to_nothing() -> None:
