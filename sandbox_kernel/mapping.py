@@ -287,4 +287,4 @@ def _shared(plan: ContainerPlan, workers: int) -> ContainerPlan:
         value = getattr(plan, name)
         if value is not None and name not in plan.asked:
             changes[name] = max(MEMORY_STEP, value // workers // MEMORY_STEP * MEMORY_STEP)
-    return dataclasses.replace(plan, **changes)
+    return plan.replaced(**changes)

@@ -11,10 +11,13 @@ password in a URL is the caller's own, and no code in a container gets it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING
 
 from .allowing import Allowed, entry
 from .errors import InvalidOption
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 DEFAULTS = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 FURTHER = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL")
@@ -47,6 +50,8 @@ def _urls(environment: Mapping[str, str], name: str) -> Iterator[tuple[str, str,
     A folder of this machine is none: a container does not have it.
     """
     for word in environment.get(name, "").split():
+        from urllib.parse import urlsplit  # with `ipaddress`: much for what is seldom needed
+
         named, equals, rest = word.partition("=")
         known = named if equals and "/" not in named else ""
         url = urlsplit(rest if known else word)

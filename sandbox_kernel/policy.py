@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from . import allowing, ceilings, grammar, host, learnt, package_index, settings
 from .allowing import Allowed
 from .errors import InvalidOption
 from .grammar import PAGE, DeviceRate, Mount, Published, Ulimit
+from .records import Record
 from .settings import BUILT_IN, MAGIC, OPTIONS, Layer, Settings
 
 __all__ = [
@@ -41,8 +41,7 @@ class Row(NamedTuple):
     in_force: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerPlan:
+class ContainerPlan(Record):
     """Everything that will be in force for a container. Sizes in bytes, times in seconds."""
 
     image: str = "host"
@@ -96,7 +95,7 @@ class ContainerPlan:
     warm: tuple[str, ...] = ()
     holder: bool = True
     cold: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = {}
     asked: frozenset[str] = frozenset()
     """Limits that somebody asked for. They fail closed; a built-in default may be lacking."""
 
@@ -260,7 +259,7 @@ def change_network(
         kind = OPTIONS["allow"].kind
         changes["allow"] = settings.merge(current.allow, changes["allow"], kind)
     sources = {**current.sources, **dict.fromkeys(changes, source)}
-    return replace(current, **changes, sources=sources)
+    return current.replaced(**changes, sources=sources)
 
 
 def request(options: Mapping[str, object], source: str = MAGIC) -> ContainerRequest:
@@ -341,7 +340,7 @@ def with_image(
     layer = _layer(source, {})
     over = within if within is not None else settings.load()
     checked = ceilings.check("image", OPTIONS["image"].read(image, "image"), layer, over)
-    return replace(made, image=checked, sources={**made.sources, "image": "the cell's head"})
+    return made.replaced(image=checked, sources={**made.sources, "image": "the cell's head"})
 
 
 _SHAPE = ("bandwidth", "latency", "loss")
@@ -381,7 +380,7 @@ def with_learnt(made: ContainerPlan, name: str, source: str) -> ContainerPlan:
     if found is None:
         return made
     sources = {**made.sources, "seccomp": source}
-    return replace(made, seccomp=name, seccomp_calls=found.calls, sources=sources)
+    return made.replaced(seccomp=name, seccomp_calls=found.calls, sources=sources)
 
 
 LOOSENING = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "ALL")

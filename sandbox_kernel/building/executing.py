@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import dataclasses
 import os
 import threading
 from collections import deque
@@ -98,7 +97,7 @@ def _follow(
         ends = {stream: end for stream, (_, end) in enumerate(pipes, 1)}
         try:
             inside = {**spec.descriptors, **ends}
-            process = bench.container.run(dataclasses.replace(spec, descriptors=inside))
+            process = bench.container.run(spec.replaced(descriptors=inside))
         finally:
             for end in ends.values():
                 os.close(end)

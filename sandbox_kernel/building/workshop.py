@@ -8,7 +8,6 @@ list of capabilities, whatever a Containerfile, a flag or a front end says: CVE-
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,8 +55,7 @@ LONGEST_WORD = 4096
 
 def plan_of(plan: ContainerPlan, label: str, *, network: str = "none") -> ContainerPlan:
     """The plan of a step: the limits that were allowed, and what only a build decides."""
-    return dataclasses.replace(
-        plan,
+    return plan.replaced(
         image=label,
         network=network,
         publish=(),
@@ -263,9 +261,7 @@ def bench(
     A `bare` one is for files alone: nothing is mounted in it, so its files are those of the image.
     """
     made: Image = layers.as_image(work.store, below, label, mounts=mounts)
-    made = dataclasses.replace(
-        made, config=config or {}, bare=bare, digest=f"{made.digest} {bare} {config}"
-    )
+    made = made.replaced(config=config or {}, bare=bare, digest=f"{made.digest} {bare} {config}")
     plan = plan_of(work.request.plan, label, network=network)
     with Container.create(plan, resolved=made) as container:
         work.note([*container.not_in_force, *made.notices])

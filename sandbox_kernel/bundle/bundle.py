@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox_kernel.linux import seccomp_cache
+from sandbox_kernel.records import Record
 
 if TYPE_CHECKING:
     from sandbox_kernel.bundle.oci import Config
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
+class Bundle(Record):
     """An OCI configuration, and the layers of the root file system below its writable one."""
 
     config: Config

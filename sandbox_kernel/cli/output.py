@@ -58,7 +58,8 @@ def data(value: Any) -> None:
 
 def plain(value: object) -> object:
     """What JSON has no form for: records as objects, paths and the like as text."""
-    for record in ("__dataclass_fields__", "__struct_fields__"):  # the latter are msgspec's
+    # Of dataclasses, of msgspec's structures, of our own records.
+    for record in ("__dataclass_fields__", "__struct_fields__", "_fields"):
         if hasattr(value, record):
             return {name: getattr(value, name) for name in getattr(value, record)}
     if isinstance(value, (set, frozenset)):

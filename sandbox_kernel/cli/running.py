@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 
@@ -203,7 +202,7 @@ def execute(found: Parsed) -> int:
             descriptors=pipes.inside,
         )
         with contextlib.closing(live):
-            plan = dataclasses.replace(live.plan, audit=audit.level())
+            plan = live.plan.replaced(audit=audit.level())
             entry = audit.begin(
                 plan, by=settings.COMMAND_LINE, digest=live.image.digest, argv=tuple(argv),
                 container=live.id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -408,7 +407,7 @@ def _enforceable(
             )
         dropped[name] = None
         lines.append(f"--{name.replace('_', '-')} is not in force: {reason}")
-    return (dataclasses.replace(plan, **dropped) if dropped else plan), tuple(lines)
+    return (plan.replaced(**dropped) if dropped else plan), tuple(lines)
 
 
 _MOUNT_NEEDS = {

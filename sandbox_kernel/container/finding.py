@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from sandbox_kernel import errors, policy
 from sandbox_kernel.container.container import Container
 from sandbox_kernel.image import Image
+from sandbox_kernel.records import Record
 from sandbox_kernel.runtime import client
 
 LEAST_OF_AN_ID = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listed:
+class Listed(Record):
     """A container as its launcher lists it."""
 
     id: str

@@ -9,11 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sandbox_kernel import errors
 from sandbox_kernel.linux import processes
+from sandbox_kernel.records import Record
 from sandbox_kernel.runtime.client import Channel, wait_until
 
 Reason = Literal["exited", "signal", "out-of-memory", "timed-out", "killed", "not-started"]
@@ -21,18 +21,17 @@ Usage = dict[str, Any]
 START_SECONDS = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessSpec:
+class ProcessSpec(Record):
     """What to run. `env` is added to the plan's; `descriptors` maps numbers inside to ours.
 
     An absent 0, 1 or 2 is /dev/null. Our descriptors stay ours: they are copied.
     """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     cwd: str | None = None
     user: str | None = None
-    descriptors: Mapping[int, int] = field(default_factory=dict)
+    descriptors: Mapping[int, int] = {}
     timeout: float | None = None
     transfer: Mapping[str, Any] | None = None
     """Instead of a program: our own copying of files, see `runtime.transfer`."""
@@ -44,8 +43,7 @@ class ProcessSpec:
     """Outputs that are not in `descriptors` go to the container's log."""
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(Record):
     """How a run ended. `status` and `signal` as wait(2) has them, one of them None.
 
     `usage` is that of the container when the run ended: cpu_seconds, memory_bytes,

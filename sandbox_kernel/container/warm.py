@@ -7,7 +7,6 @@ gets none of the caller's mounts and has limits of its own.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import json
@@ -22,6 +21,7 @@ from sandbox_kernel.container.process import ProcessSpec
 from sandbox_kernel.image import Image
 from sandbox_kernel.linux import seccomp, seccomp_cache
 from sandbox_kernel.policy import ContainerPlan
+from sandbox_kernel.records import Record
 
 NEST_MEMORY = 2 << 30
 NEST_PIDS = 256
@@ -30,8 +30,7 @@ ALSO = ("setns",)
 """What a template calls beyond what cells may: its child joins a container by it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Wish:
+class Wish(Record):
     """The template that a process is forked from, if it is there: what the launcher is told."""
 
     key: str
@@ -150,7 +149,7 @@ def _wish(
 ) -> Wish:
     """`network`: of the containers of its children, whose filter it has."""
     made = bundle.make(plan, image)
-    profile = bundle.profile(dataclasses.replace(plan, network=network), ALSO)
+    profile = bundle.profile(plan.replaced(network=network), ALSO)
     assert profile is not None  # `wish` has none for a plan without a filter
     config: dict[str, Any] = {**made.config, "linux": {**made.config["linux"]}}
     config["linux"].pop("seccomp", None)

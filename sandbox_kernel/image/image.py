@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
+
+from sandbox_kernel.records import Record
 
 
 class Entry(TypedDict):
@@ -28,8 +29,7 @@ class Tree(TypedDict):
     mounts: list[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(Record):
     """What a reference resolved to. Layers are directories, lowest first.
 
     `mounts`, `trees` and `entries` are only of the image `host`, which has no layers: it is the
@@ -46,7 +46,7 @@ class Image:
     mounts: tuple[Mapping[str, Any], ...] = ()
     trees: tuple[Tree, ...] = ()
     entries: tuple[Entry, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = {}
     interpreter: str | None = None
     leases: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
@@ -58,8 +58,7 @@ class Image:
 
     def expanded(self) -> Image:
         """The same with no trees: what they hold stands under entries and mounts."""
-        return replace(
-            self,
+        return self.replaced(
             trees=(),
             entries=(*self.entries, *(entry for tree in self.trees for entry in tree["entries"])),
             mounts=(*(mount for tree in self.trees for mount in tree["mounts"]), *self.mounts),

@@ -5,7 +5,6 @@ What can't move, such as `host` and `dir:PATH`, takes no time here: nothing is i
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ class Pinning:
         """The plan with its image pinned. Raises ImageError for pins that can't be read."""
         if not moves(named.image):
             return named
-        return dataclasses.replace(named, image=self._known().pinned(named.image))
+        return named.replaced(image=self._known().pinned(named.image))
 
     def record(self, named: ContainerPlan) -> None:
         """Pins the image of a plan that was resolved just now. Raises ImageError."""

@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -53,6 +52,8 @@ def keep_one() -> None:
         for name, value in os.environ.items()
         if name in KEPT or name.startswith(("PYTHON", "LC_"))
     }
+    import subprocess  # is none of what each relay needs
+
     subprocess.Popen(
         [sys.executable, "-c", _PROGRAM],
         start_new_session=True, cwd="/", env=kept,

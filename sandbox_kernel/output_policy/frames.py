@@ -9,7 +9,6 @@ is in it: the policy of the outer one says where the inner one may go, and that 
 from __future__ import annotations
 
 import re
-from html import escape
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
@@ -45,6 +44,8 @@ def framed(body: str, height: int = DEFAULT_HEIGHT) -> str:
 
 
 def _frame(document: str, attributes: str) -> str:
+    from html import escape  # with all names of characters, which is much for what is seldom needed
+
     return (
         f'<iframe sandbox="allow-scripts" referrerpolicy="no-referrer" {attributes} '
         f'srcdoc="{escape(document)}"></iframe>'

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from html import escape
 from typing import Any
 
 TAGS = {
@@ -97,6 +96,8 @@ def is_simple(html: str) -> bool:
 def cleaned(html: str) -> str:
     """The markup with tags, attributes, styles and links of the lists above and no others."""
     if not is_simple(html):
+        from html import escape  # as in `frames`
+
         return f"<pre>{escape(html[:MOST_AS_TEXT])}</pre>"
     return without_tex_commands(_cleaner()(html))
 

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -108,6 +107,8 @@ class Launcher:
     """A launcher process. `detached` ones live on until their last container ends."""
 
     def __init__(self, *, detached: bool = False, holder: bool = False) -> None:
+        import subprocess  # which who has a holder does without
+
         # Raises here, with the remedy, rather than in the child.
         self.name = state.new_name(state.runtime_folder())
         ask_systemd = systemd.is_wanted()
@@ -187,6 +188,8 @@ class Launcher:
     def alive(self) -> bool:
         """Whether the process still runs. Of one that is just ending the end is awaited."""
         if self.hung_up:
+            import subprocess
+
             self.hung_up = False
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_SECONDS)
@@ -194,6 +197,8 @@ class Launcher:
 
     def gone(self) -> errors.LauncherGone:
         """What to raise since it closed a channel, with the cause, if that is known."""
+        import subprocess
+
         self.hung_up = True
         try:
             self._process.wait(END_SECONDS)
@@ -221,6 +226,8 @@ class Launcher:
 
     def close(self) -> None:
         """End the launcher and all its containers; returns when nothing is left."""
+        import subprocess
+
         self._main.close()
         try:
             self._process.wait(START_SECONDS)

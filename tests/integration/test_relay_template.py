@@ -238,6 +238,18 @@ def test_a_template_that_can_not_rehearse_forks_relays_all_the_same(warm: None) 
     assert done.stdout == "on\n"
 
 
+def test_a_template_of_relays_does_without_what_no_start_needs() -> None:
+    """All relays have what it imports."""
+    code = (
+        "import sys; from sandbox_kernel.kernel import relay_template\n"
+        "relay_template._import_all(); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heavy = {"traitlets", "dataclasses", "pathlib", "subprocess", "urllib.parse", "ipaddress"}
+    heavy |= {"html", "logging", "asyncio", "difflib"}
+    assert not heavy & set(done.stdout.split())
+
+
 def test_the_stub_imports_next_to_nothing() -> None:
     code = "import sys, sandbox_kernel.kernel.stub; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

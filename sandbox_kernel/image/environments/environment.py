@@ -7,7 +7,6 @@ as its own. A changed package changes its own layer and leaves the files of all 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -46,8 +45,7 @@ def compose(reference: str, lock: Lock, base: Image, python: Python) -> Image:
     compiled = bytecode.trees(found, python)
     layers = [*_trees(lock.wheels, found, python), *([group(compiled)] if compiled else [])]
     text = json.dumps([base.digest, lock.digest, python.path, wheels.FORM])
-    return dataclasses.replace(
-        base,
+    return base.replaced(
         reference=reference,
         digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
         layers=(*base.layers, *layers),

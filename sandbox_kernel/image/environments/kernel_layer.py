@@ -8,7 +8,6 @@ where no version of ipykernel goes with them, the layer is whole and in front (`
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -55,8 +54,7 @@ def added(image: Image) -> Image:
         "options": OPTIONS,
     }
     text = json.dumps([image.digest, order, [wheel.sha256 for wheel in chosen]])
-    return dataclasses.replace(
-        image,
+    return image.replaced(
         digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
         mounts=(*image.mounts, mount),
         leases=(*image.leases, tree),

@@ -5,7 +5,6 @@ All of it belongs to one thread, but for `interrupt` and `end`, which may be cal
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -236,7 +235,7 @@ class Session:
                     self._carried.container.set_limits(**live)
                 ours = {name: getattr(plan, name) for name in OF_A_RUN}
                 container = self._carried.container
-                container.plan = dataclasses.replace(container.plan, **ours)
+                container.plan = container.plan.replaced(**ours)
         except BaseException:
             self._defaults = before
             raise

@@ -7,7 +7,6 @@ takes the C library and its loader.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -56,8 +55,7 @@ def compose(reference: str, lock: Lock, base: Image) -> Image:
         layers.append(environment.group(compiled))
     interpreter = environment.INTERPRETER if python else None
     text = json.dumps([base.digest, lock.digest, linking.FORM])
-    return dataclasses.replace(
-        base,
+    return base.replaced(
         reference=reference,
         digest="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
         layers=(*base.layers, *layers),
