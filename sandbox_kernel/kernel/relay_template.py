@@ -117,12 +117,16 @@ def _import_all() -> None:
 
     from sandbox_kernel.container import holding, program
 
-    from . import info, main, relay, start  # noqa: F401
+    from . import start
 
-    # What is worked out here is not in each of them once more: the built-in defaults, no file.
+    # What is worked out here is not in each of them once more: the built-in defaults, no file. It
+    # takes memory that is free afterwards, so it comes before the rest, which fills that.
     program.program(program.KERNEL)
     program.program(program.TEMPLATE)
     holding.prepare_order(start.plan())
+
+    from . import info, main, rehearsal, relay  # noqa: F401
+
     info.first()
 
 
