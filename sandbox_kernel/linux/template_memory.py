@@ -85,8 +85,7 @@ def written_by(go: Callable[[], None]) -> list[FunctionType]:
     from 3.11 on), and where it can't adapt it counts on.
     """
     found = [one for one in _functions() if _has_run(one)]
-    # Numbers and not the bytes themselves, whose gaps each fork would have to copy.
-    before = [_state(one) for one in found]
+    before = _states(found)
     go()
     return [found[number] for number in _changed(found, before)]
 
@@ -101,7 +100,7 @@ def written_by_a_fork(
     if not found:
         return []  # of a Python that writes nothing into code
     found += _with_names()
-    before = [_state(one) for one in found]
+    before = _states(found)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -186,7 +185,16 @@ def _has_run(function: FunctionType) -> bool:
     return adapted != function.__code__.co_code
 
 
-def _changed(found: list[Any], before: list[int]) -> Iterator[int]:
+def _states(found: list[Any]) -> memoryview[int]:
+    """What their code, or names, are like, as numbers side by side: the bytes themselves, and an
+    object for each number, would leave gaps of which each fork has a copy."""
+    states = memoryview(bytearray(8 * len(found))).cast("q")
+    for number, one in enumerate(found):
+        states[number] = _state(one)
+    return states
+
+
+def _changed(found: list[Any], before: memoryview[int]) -> Iterator[int]:
     """The places of those whose code, or names, are not what they were."""
     for number, state in enumerate(before):
         if _state(found[number]) != state:
