@@ -159,7 +159,8 @@ def lay_together(written: Iterable[FunctionType | type]) -> int:
         # somebody asks; nothing else is to be made meanwhile.
         code.co_code  # noqa: B018
     pooled = _worth_a_pool(whole)
-    filled = _fillings(POOLED)
+    filled: list[object] = []
+    _fill_pools(filled)
     fill_gaps()
     again = {number: _again(code, pooled) for number, code in codes.items()}
     _move_names(one for one in written if isinstance(one, type))
@@ -432,13 +433,12 @@ def fill_pools() -> None:
     each, would otherwise make the pool and take it apart again each time; in one that is nearly
     full it would as often move it, and take a quarter longer.
     """
-    _kept.extend(_fillings(POOLED))
+    _fill_pools(_kept)
 
 
-def _fillings(sizes: Iterable[int]) -> list[object]:
-    """What fills the pools of these sizes that are begun, and begins one more of each."""
-    made: list[object] = []
-    for size in sizes:
+def _fill_pools(made: list[object]) -> None:
+    """Puts into `made` what fills the pools that are begun, and begins one more of each size."""
+    for size in POOLED:
         for number in range(MOST_POOLS * POOL_BYTES // size):
             one = _block(size, number)
             made.append(one)
@@ -446,7 +446,6 @@ def _fillings(sizes: Iterable[int]) -> list[object]:
             begins = POOL_HEADER <= place < POOL_HEADER + NEW * size  # or a gap is there
             if begins and ctypes.c_uint.from_address(id(one) - place).value <= NEW:
                 break
-    return made
 
 
 def _block(size: int, number: int) -> object:

@@ -55,10 +55,12 @@ print(len({{id(one) // 4096 for one in made}} & {{id(one) // 4096 for one in lar
 """
 
 POOLS = """
+import collections
 sizes = range(64, 512, 16)
 kept = [[bytes(size - 33) for _ in range(500)] for size in sizes]
 for many in kept: del many[::2]             # gaps, some of them where a pool begins
-begun = set(id(one) // 16384 for many in kept for one in many)
+taken = collections.Counter(id(one) // 16384 for many in kept for one in many)
+begun = [pool for pool, count in taken.items() if count > template_memory.NEW]
 if {fills}: template_memory.fill_pools()
 now = [bytes(size - 33) for size in sizes]
 print(sum(id(one) // 16384 in begun for one in now))
