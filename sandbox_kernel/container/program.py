@@ -11,7 +11,7 @@ import os
 from .values import SEALS
 
 MODULES = ("cell", "channel", "display", "failure", "hooks", "values")
-KERNEL = ("application", "debugging", "kernel")
+KERNEL = ("application", "clients", "debugging", "kernel")
 SHARED = ("template_memory",)
 """Modules of `sandbox_kernel/linux` that programs inside have too: they import nothing of ours."""
 TEMPLATE = (*MODULES, *KERNEL, *SHARED, "first_cell", "prepared", "template", "ways")

@@ -108,6 +108,7 @@ def _network_ahead(plan: ContainerPlan) -> bool:
 
 
 KERNEL_MODULES = (
+    "sandbox_inside.clients",
     "sandbox_inside.debugging",
     "ipykernel.kernelapp",
     "ipykernel.iostream",
@@ -119,7 +120,7 @@ KERNEL_MODULES = (
     "sandbox_inside.prepared",
 )
 """What a kernel imports before it can answer; one that the image lacks is left out. The first
-and the last are ours: `inside/debugging.py`, `inside/prepared.py`."""
+two and the last are ours: `inside/clients.py`, `inside/debugging.py`, `inside/prepared.py`."""
 
 
 @functools.lru_cache(maxsize=64)
