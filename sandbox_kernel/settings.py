@@ -1,9 +1,9 @@
 """What can be set, declared once; and where settings come from: files, in one order.
 
-The traits of `Sandbox` are the options, those of `SandboxCeiling` the most that others than the
-user may ask for. A trait has a kind (how text becomes a value: `grammar.py`), a default, a unit and
-a help; the arguments of the magics and of the command, `--help`, and the reference page are made of
-them. Later sources win, and `policy.allow` holds the untrusted ones to the ceilings:
+The attributes of `Sandbox` are the options, those of `SandboxCeiling` the most that others than the
+user may ask for. An option has a kind (how text becomes a value: `grammar.py`), a default, a unit
+and a help; the arguments of the magics and of the command, `--help`, and the reference page are
+made of them. Later sources win, and `policy.allow` holds the untrusted ones to the ceilings:
 
     built-in default   this file and `policy.defaults`
     configuration      ~/.jupyter/jupyter_sandbox_config.py, ~/.config/sandbox-kernel/config.toml
@@ -22,8 +22,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
-
-from traitlets import HasTraits, TraitType
 
 from . import allowing, grammar, settings_files
 from .errors import InvalidOption, StepFailed
@@ -76,8 +74,12 @@ _OUTPUT_LEVEL = Kind("LEVEL", grammar.one_of(*grammar.OUTPUT_LEVELS))
 _MODE = Kind("MODE", grammar.one_of(*grammar.MODES))
 
 
-class Option(TraitType[Any, Any]):
-    """A trait whose values are what its kind's grammar accepts; None means not set."""
+class Option:
+    """What has values that its kind's grammar accepts; None means not set.
+
+    Its name is that of the attribute. It is declared as a trait is, and is none: traitlets is too
+    much for what starts fast, and nobody is told of a change here.
+    """
 
     def __init__(
         self,
@@ -91,17 +93,18 @@ class Option(TraitType[Any, Any]):
         limit: bool = False,
         default_text: str = "",
     ) -> None:
-        super().__init__(default, allow_none=True, help=help)
+        self.name = ""
         self.kind = kind
+        self.default_value: Any = default
+        self.help = help
         self.unit = unit
         self.group = group
         self.also = also
         self.limit = limit
         self.default_text = default_text
-        self.tag(config=True, unit=unit, group=group, limit=limit, flags=also)
 
-    def validate(self, obj: object, value: object) -> Any:
-        return None if value is None else self.read(value, str(self.name))
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
 
     def read(self, value: object, where: str) -> Any:
         """The typed value; a tuple of items if the option can be given many times."""
@@ -120,11 +123,11 @@ class Option(TraitType[Any, Any]):
     @property
     def flags(self) -> tuple[str, ...]:
         """How the option is spelled on a command line, the first being the usual one."""
-        spelled = "--" + str(self.name).replace("_", "-")
+        spelled = "--" + self.name.replace("_", "-")
         return (spelled, *self.also)
 
 
-class Sandbox(HasTraits):
+class Sandbox:
     """Everything that can be set for a container."""
 
     image = Option(
@@ -441,7 +444,7 @@ class Sandbox(HasTraits):
     )
 
 
-class SandboxCeiling(HasTraits):
+class SandboxCeiling:
     """The most that a project, a kernelspec, a notebook or a magic may ask for."""
 
     memory = Option(_MEMORY, unit="bytes", help="The highest `memory`.")
@@ -499,12 +502,13 @@ class SandboxCeiling(HasTraits):
     )
 
 
-def _table(declared: type[HasTraits]) -> dict[str, Option]:
-    return {name: trait for name, trait in vars(declared).items() if isinstance(trait, Option)}
+def table(declared: type) -> dict[str, Option]:
+    """The options that are attributes of a class, by name."""
+    return {name: found for name, found in vars(declared).items() if isinstance(found, Option)}
 
 
-OPTIONS: Mapping[str, Option] = _table(Sandbox)
-CEILINGS: Mapping[str, Option] = _table(SandboxCeiling)
+OPTIONS: Mapping[str, Option] = table(Sandbox)
+CEILINGS: Mapping[str, Option] = table(SandboxCeiling)
 OF_A_KERNEL = frozenset(name for name, option in OPTIONS.items() if option.group == "kernel")
 """Settings that say nothing about a container: `install` and the configuration have them."""
 LIMITS = frozenset(name for name, option in OPTIONS.items() if option.limit)

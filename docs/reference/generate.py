@@ -44,7 +44,7 @@ def verbs() -> Iterator[tuple[str, Verb]]:
 
 def _settings() -> Iterator[str]:
     yield from ("# Settings", "")
-    yield MADE_OF.format("the traits in `sandbox_kernel/settings.py`")
+    yield MADE_OF.format("the options in `sandbox_kernel/settings.py`")
     yield from (
         "",
         "A setting has one name everywhere: `memory` in a file, `memory=` in Python, `--memory`",

@@ -349,7 +349,8 @@ def test_a_pipe_for_a_notebook_holds_nobody_up(
 def test_every_setting_explains_itself() -> None:
     for name, option in (*settings.OPTIONS.items(), *settings.CEILINGS.items()):
         assert option.help.endswith("."), name
-        assert isinstance(option.metadata["flags"], tuple), name
+        assert option.name == name
+        assert isinstance(option.also, tuple), name
     spellings = [flag for option in settings.OPTIONS.values() for flag in option.flags]
     assert len(spellings) == len(set(spellings))
 

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from traitlets import HasTraits
-
 from sandbox_kernel import grammar, settings
 from sandbox_kernel.errors import InvalidOption, shown
 from sandbox_kernel.image.registry.limits import Limits
@@ -107,7 +105,7 @@ def _refuse(option: str, value: object, allowed: str) -> NoReturn:
     raise InvalidOption(option, value, allowed)
 
 
-class SandboxRegistry(HasTraits):
+class SandboxRegistry:
     """What a user can set for pulls and pushes."""
 
     mirrors = Option(
@@ -147,9 +145,7 @@ class SandboxRegistry(HasTraits):
     )
 
 
-REGISTRY: Mapping[str, Option] = {
-    name: trait for name, trait in vars(SandboxRegistry).items() if isinstance(trait, Option)
-}
+REGISTRY: Mapping[str, Option] = settings.table(SandboxRegistry)
 
 
 @dataclass(frozen=True, kw_only=True)

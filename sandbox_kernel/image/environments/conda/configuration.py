@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from traitlets import HasTraits
-
 from sandbox_kernel import settings
 from sandbox_kernel.errors import InvalidOption
 from sandbox_kernel.settings import Kind, Option
@@ -42,7 +40,7 @@ def channel(value: object, option: str) -> Channel:
     return Channel(name, address)
 
 
-class SandboxConda(HasTraits):
+class SandboxConda:
     """What a user can set for environments of conda."""
 
     channels = Option(
@@ -54,9 +52,7 @@ class SandboxConda(HasTraits):
     )
 
 
-CONDA: Mapping[str, Option] = {
-    name: trait for name, trait in vars(SandboxConda).items() if isinstance(trait, Option)
-}
+CONDA: Mapping[str, Option] = settings.table(SandboxConda)
 
 
 def channels(within: settings.Settings | None = None) -> dict[str, Channel]:
