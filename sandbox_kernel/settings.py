@@ -18,13 +18,17 @@ made of them. Later sources win, and `policy.allow` holds the untrusted ones to 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import allowing, grammar, settings_files
 from .errors import InvalidOption, StepFailed
+
+if TYPE_CHECKING:
+    from traitlets.config import Configurable
 
 MAGIC, COMMAND_LINE, PROGRAM = "magic", "command line", "program"
 KERNELSPEC, NOTEBOOK, BUILT_IN = "kernelspec", "notebook", "built-in default"
@@ -77,8 +81,7 @@ _MODE = Kind("MODE", grammar.one_of(*grammar.MODES))
 class Option:
     """What has values that its kind's grammar accepts; None means not set.
 
-    Its name is that of the attribute. It is declared as a trait is, and is none: traitlets is too
-    much for what starts fast, and nobody is told of a change here.
+    Its name is that of the attribute. It is declared as a trait is, and `traits` makes one of it.
     """
 
     def __init__(
@@ -505,6 +508,32 @@ class SandboxCeiling:
 def table(declared: type) -> dict[str, Option]:
     """The options that are attributes of a class, by name."""
     return {name: found for name, found in vars(declared).items() if isinstance(found, Option)}
+
+
+@functools.cache
+def traits(declared: type) -> type[Configurable]:
+    """The options of a class as traits of traitlets, which hold values to their grammar.
+
+    For applications of Jupyter, which have a `Config` and ask for help and defaults. What starts
+    fast does without: traitlets takes a tenth of the start of a short command, and a MiB.
+    """
+    from traitlets import TraitType
+    from traitlets.config import Configurable
+
+    class Trait(TraitType[Any, Any]):
+        def __init__(self, option: Option) -> None:
+            super().__init__(option.default_value, allow_none=True, help=option.help)
+            self._read = option.read
+            self.tag(
+                config=True, unit=option.unit, group=option.group, limit=option.limit,
+                flags=option.also,
+            )  # fmt: skip
+
+        def validate(self, obj: object, value: object) -> Any:
+            return None if value is None else self._read(value, str(self.name))
+
+    made = {name: Trait(option) for name, option in table(declared).items()}
+    return type(declared.__name__, (Configurable,), {"__doc__": declared.__doc__, **made})
 
 
 OPTIONS: Mapping[str, Option] = table(Sandbox)

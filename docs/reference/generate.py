@@ -26,6 +26,7 @@ def pages() -> dict[str, str]:
     """File name -> text, of every page that is made."""
     return {
         "settings.md": "\n".join(_settings()) + "\n",
+        "jupyter_sandbox_config.py": "\n".join(_configuration()) + "\n",
         "command-line.md": "\n".join(_command_line()) + "\n",
         "magics.md": "\n".join(_magics()) + "\n",
         "errors.md": "\n".join(_errors()) + "\n",
@@ -96,7 +97,7 @@ def _settings() -> Iterator[str]:
         "",
         "The most that a project, a kernelspec, a notebook or a magic may ask for. They stand",
         "under `[ceiling]` in the user's `config.toml`, or as `c.SandboxCeiling` in",
-        "`jupyter_sandbox_config.py`, and nowhere else.",
+        "[`jupyter_sandbox_config.py`](jupyter_sandbox_config.py), and nowhere else.",
         "",
         "| ceiling | value | default | what it does |",
         "|---|---|---|---|",
@@ -126,6 +127,17 @@ def _settings() -> Iterator[str]:
         "|---|---|---|---|",
     )
     yield from _rows(conda.CONDA)
+
+
+def _configuration() -> Iterator[str]:
+    """A file to begin with: every setting as a trait, with its help and default."""
+    yield "# " + MADE_OF.format("the options in `sandbox_kernel/settings.py`")
+    yield "# Goes to ~/.jupyter/jupyter_sandbox_config.py; take away the `# ` before what you set."
+    yield "# fmt: off"
+    yield "c = get_config()  # noqa: F821 - Jupyter knows it"
+    classes = (settings.Sandbox, settings.SandboxCeiling)
+    for declared in (*classes, configuration.SandboxRegistry, conda.SandboxConda):
+        yield settings.traits(declared).class_config_section().rstrip()
 
 
 def _rows(declared: Mapping[str, settings.Option]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config, Configurable
 
 from sandbox_kernel import policy, settings
 from sandbox_kernel.errors import InvalidOption, NotAllowed, StepFailed
@@ -353,6 +354,23 @@ def test_every_setting_explains_itself() -> None:
         assert isinstance(option.also, tuple), name
     spellings = [flag for option in settings.OPTIONS.values() for flag in option.flags]
     assert len(spellings) == len(set(spellings))
+
+
+def test_every_setting_is_a_trait_for_applications_of_jupyter() -> None:
+    made = settings.traits(settings.Sandbox)
+    assert issubclass(made, Configurable)
+    found = made.class_traits(config=True)
+    assert set(found) == set(settings.OPTIONS)
+    assert {name: trait.help for name, trait in found.items()} == {
+        name: option.help for name, option in settings.OPTIONS.items()
+    }
+    given = Config({"Sandbox": {"memory": "1g", "cap_add": ["net_raw"]}})
+    one = made(config=given)
+    assert one.memory == 1 << 30
+    assert one.cap_add == ("CAP_NET_RAW",)
+    assert one.pids_limit is None
+    with pytest.raises(InvalidOption, match="memory"):
+        made(config=Config({"Sandbox": {"memory": "much"}}))
 
 
 def test_every_setting_is_a_field_of_the_plan() -> None:
