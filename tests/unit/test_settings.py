@@ -368,7 +368,7 @@ def test_every_setting_is_a_trait_for_applications_of_jupyter() -> None:
     one = made(config=given)
     assert one.memory == 1 << 30
     assert one.cap_add == ("CAP_NET_RAW",)
-    assert one.pids_limit is None
+    assert one.cpus is None
     with pytest.raises(InvalidOption, match="memory"):
         made(config=Config({"Sandbox": {"memory": "much"}}))
 
