@@ -34,7 +34,6 @@ for name in (
     "IPython.core.oinspect",
     "IPython.extensions.storemagic",
     "faulthandler",
-    "msgspec",
     "resource",
     "sqlite3",
     "tornado.platform.asyncio",

@@ -69,13 +69,8 @@ class Outer:
 
     def _start_heartbeat(self) -> None:
         """An echo in a thread that never needs the interpreter, so nothing delays it."""
-        # A context of its own, so that ending the others does not wait for this one.
-        context = zmq.Context()
-        socket = context.socket(zmq.ROUTER)
+        socket = self._bind(zmq.ROUTER, self._connection.hb_port)
         socket.linger = 0
-        self._encrypt(socket)
-        socket.bind(self._connection.endpoint(self._connection.hb_port))
-        self._heartbeat = context
 
         def echo() -> None:
             with suppress(zmq.ZMQError), socket:  # the context is ended
@@ -177,8 +172,9 @@ class Outer:
         while self._waiting and time.monotonic() < deadline:
             self.pump()
             self.iopub.poll(int(AGAIN_SECONDS * 1000))
-        self._context.destroy(linger=LINGER)
-        self._heartbeat.term()
+        for socket in (self.shell, self.control, self.stdin, self.iopub):
+            socket.close()
+        self._context.term()  # by which the heartbeat closes its own
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
