@@ -6,7 +6,8 @@ Here the names of that are found when they are asked for, and are what they alwa
 jupyter_client that has other parts is imported as it is.
 """
 
-import importlib
+import functools
+import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -40,18 +41,19 @@ def imported() -> None:
     finally:
         for name in stand_ins:
             del sys.modules[name]
-    there = [name for name in NAMES if name in vars(package)]
-    for name in there:
+    names = [name for name in NAMES if name in vars(package)]
+    for name in names:
         delattr(package, name)
-    everything = sorted({*vars(package), *there, *PARTS})
-    package.__getattr__ = found
+    there = [part for part in PARTS if importlib.util.find_spec(f"{PACKAGE}.{part}")]
+    everything = sorted({*vars(package), *names, *there})
+    package.__getattr__ = functools.partial(found, there)
     package.__dir__ = lambda: everything
     package.__all__ = [name for name in everything if not name.startswith("_")]
 
 
-def found(name: str) -> Any:
+def found(parts: Any, name: str) -> Any:
     """An attribute of the package that was put off (PEP 562)."""
-    if name in PARTS:
+    if name in parts:
         return importlib.import_module(f"{PACKAGE}.{name}")
     if name not in NAMES:
         raise AttributeError(f"module {PACKAGE!r} has no attribute {name!r}")

@@ -22,7 +22,8 @@ def without_page_caches() -> None:
     """
     import _sqlite3
 
-    library = ctypes.CDLL(_sqlite3.__file__)  # finds names of what it is linked with too
+    # Finds names of what it is linked with too; in some Pythons it is part of the program.
+    library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))
     if hasattr(library, "sqlite3_config") and library.sqlite3_shutdown() == 0:
         library.sqlite3_config(SQLITE_CONFIG_PAGECACHE, None, 0, 0)
         library.sqlite3_initialize()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .start import Inside
 
+CONFIGURATION = "XDG_CONFIG_HOME"
 MOST_BYTES = 16 << 20
 HEAR_SECONDS = 10.0
 REHEARSAL_SECONDS = 10.0
@@ -132,21 +133,28 @@ def _import_all() -> None:
 
 def _rehearse(known: str) -> None:
     """Go the way of those that will be forked: they find done what each would do for itself, and
-    the code that they write to lies side by side. Where this fails, they do it themselves."""
+    the code that they write to lies side by side. Where this fails, they do it themselves.
+
+    It has the built-in settings: what the user's say is not done, and nothing is in his record.
+    """
     from . import rehearsal
 
     def fork(told: Callable[[], None]) -> None:
         rehearsal.in_a_fork(known, _become_relay, told)
 
-    # A fork that comes through shows that the way has an end.
-    if not template_memory.written_by_a_fork(fork, REHEARSAL_SECONDS):
-        return
-    template_memory.have_one_heap()
-    for _ in range(2):
-        rehearsal.in_place()
-    template_memory.lay_together(template_memory.written_by_a_fork(fork, REHEARSAL_SECONDS))
-    for _ in range(2):  # the code is new
-        rehearsal.in_place()
+    os.environ[CONFIGURATION] = os.devnull  # what is below it is not there
+    try:
+        # A fork that comes through shows that the way has an end.
+        if not template_memory.written_by_a_fork(fork, REHEARSAL_SECONDS):
+            return
+        template_memory.have_one_heap()
+        for _ in range(2):
+            rehearsal.in_place()
+        template_memory.lay_together(template_memory.written_by_a_fork(fork, REHEARSAL_SECONDS))
+        for _ in range(2):  # the code is new
+            rehearsal.in_place()
+    finally:
+        del os.environ[CONFIGURATION]
 
 
 def _become_relay(connection: socket.socket, known: str, inside: Inside | None = None) -> NoReturn:

@@ -225,6 +225,22 @@ def test_a_template_goes_the_way_of_its_relays_and_nothing_is_left_of_it(warm: N
     assert not done.stderr
 
 
+@everybody
+def test_a_rehearsal_is_not_in_the_users_record(warm: None, tmp_path: Path) -> None:
+    """Nothing ran: he would look for a cell that he never wrote."""
+    settings = tmp_path / ".config/sandbox-kernel/config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('audit = "content"\n')
+    code = REHEARSES + "\nfrom sandbox_kernel import audit; print(audit.level())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True, capture_output=True, text=True,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")},
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "True", "True", "content"]
+    assert not list(tmp_path.rglob("*audit*"))
+
+
 def test_a_template_that_can_not_rehearse_forks_relays_all_the_same(warm: None) -> None:
     code = (
         "from sandbox_kernel.kernel import rehearsal, relay_template, stub\n"
