@@ -97,6 +97,7 @@ def main(options: list[str]) -> int:
             print(said.read(), end="", flush=True)
         failed = [test for name in caches for test in failed_of(cache / name)]
         of_those_alone = _run(lanes["alone"], options)
+        del os.environ[ordinary_user.PLACE]  # he goes now, and a test that is repeated makes him
     if set(statuses) <= {0, pytest.ExitCode.TESTS_FAILED} and 0 < len(failed) <= MOST_TO_REPEAT:
         print("Once more, alone, since they failed beside others:", *failed, sep="\n  ", flush=True)
         statuses = [_run(failed, options)]
