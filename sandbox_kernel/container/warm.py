@@ -108,7 +108,6 @@ def _network_ahead(plan: ContainerPlan) -> bool:
 
 
 KERNEL_MODULES = (
-    "sandbox_inside.clients",
     "sandbox_inside.debugging",
     "ipykernel.kernelapp",
     "ipykernel.iostream",
@@ -120,7 +119,7 @@ KERNEL_MODULES = (
     "sandbox_inside.prepared",
 )
 """What a kernel imports before it can answer; one that the image lacks is left out. The first
-two and the last are ours: `inside/clients.py`, `inside/debugging.py`, `inside/prepared.py`."""
+and the last are ours: `inside/debugging.py` with `inside/clients.py`, and `inside/prepared.py`."""
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,6 @@ from typing import Any, Iterator, Optional
 
 import zmq
 
-from . import clients  # noqa: F401 - isort: skip - before anybody imports all of jupyter_client
 from .debugging import debugger  # isort: skip - before anybody imports it who takes all of debugpy
 
 from ipykernel import ipkernel, kernelapp

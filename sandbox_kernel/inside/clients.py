@@ -9,8 +9,9 @@ jupyter_client that has other parts is imported as it is.
 import functools
 import importlib.util
 import sys
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, Iterable, Iterator, Mapping
 
 PACKAGE = "jupyter_client"
 LATER = {
@@ -26,21 +27,29 @@ PARTS = (*LATER, "kernelspec", "managerabc")
 NAMES = {name: part for part, names in LATER.items() for name in names}
 
 
+@contextmanager
+def standing_in(wanted: Mapping[str, Iterable[str]]) -> Iterator[None]:
+    """What imports these names of these modules meanwhile gets them without a meaning."""
+    stand_ins = {module: ModuleType(module) for module in wanted}
+    for module, names in wanted.items():
+        vars(stand_ins[module]).update(dict.fromkeys(names))
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for module in stand_ins:
+            del sys.modules[module]
+
+
 def imported() -> None:
     """The package, with names that are found later where that can be."""
     if any(name.partition(".")[0] == PACKAGE for name in sys.modules):
         return
-    stand_ins = {f"{PACKAGE}.{part}": ModuleType(part) for part in LATER}
-    for part, names in LATER.items():
-        vars(stand_ins[f"{PACKAGE}.{part}"]).update(dict.fromkeys(names))
-    sys.modules.update(stand_ins)
-    try:
-        package: Any = importlib.import_module(PACKAGE)
-    except ImportError:
-        return  # it has other parts: whoever needs it imports it as it is
-    finally:
-        for name in stand_ins:
-            del sys.modules[name]
+    with standing_in({f"{PACKAGE}.{part}": names for part, names in LATER.items()}):
+        try:
+            package: Any = importlib.import_module(PACKAGE)
+        except ImportError:
+            return  # it has other parts: whoever needs it imports it as it is
     names = [name for name in NAMES if name in vars(package)]
     for name in names:
         delattr(package, name)

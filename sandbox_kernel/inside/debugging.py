@@ -10,8 +10,9 @@ import importlib
 import importlib.util
 import sys
 from contextlib import contextmanager, suppress
-from types import ModuleType
 from typing import Any, Iterator
+
+from .clients import standing_in  # which is to be before anybody imports all of jupyter_client
 
 NAMES = {
     "debugpy.server": ("api",),  # first: only after it are the others found
@@ -48,20 +49,6 @@ def kept_hook() -> Iterator[None]:
     finally:
         if had is not breakpoint_hook:
             sys.breakpointhook = had
-
-
-@contextmanager
-def standing_in() -> Iterator[None]:
-    """What imports the names meanwhile gets them without a meaning."""
-    stand_ins = {module: ModuleType(module) for module in NAMES}
-    for module, names in NAMES.items():
-        vars(stand_ins[module]).update(dict.fromkeys(names))
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for module in stand_ins:
-            del sys.modules[module]
 
 
 def is_later() -> bool:
@@ -108,7 +95,7 @@ def imported() -> Any:
     """The module `ipykernel.debugger`, without debugpy where that can be."""
     name = "ipykernel.debugger"
     if is_later():
-        with suppress(ImportError), standing_in():
+        with suppress(ImportError), standing_in(NAMES):
             debugger: Any = importlib.import_module(name)
             is_available = getattr(debugger, "_is_debugpy_available", True)
             if is_available and hasattr(debugger, "VariableExplorer"):
