@@ -47,6 +47,10 @@ def prepare():
     import faulthandler
 
     faulthandler.enable(file=2)
+    sys.argv[:] = [""]
+    # A new name among the builtins makes all code look them up again, which each fork would write.
+    builtins.__dict__.setdefault("display", display.display)
+    builtins.__dict__.setdefault(SHOW, None)
     channel = channels.Channel(EVENTS, ANSWERS)
     channels.redirect(channel)
     return channel
@@ -72,6 +76,7 @@ def rehearse():
     """Goes the way of a cell with nothing to say: a fork copies each page that it first writes to,
     and these copies are then made before anybody waits for them. Leaves nothing behind."""
     kept = sys.modules["__main__"], sys.stdout, sys.argv[:], display.current
+    names = {name: builtins.__dict__[name] for name in (SHOW, "display") if hasattr(builtins, name)}
     backend = os.environ.get("MPLBACKEND")
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     request = {"code": REHEARSAL, "name": "<cell>", "first_line": 1, "shell_lines": False}
@@ -99,7 +104,10 @@ def rehearse():
         if "linecache" in sys.modules:
             sys.modules["linecache"].cache.pop("<cell>", None)
         for name in (SHOW, "display"):
-            builtins.__dict__.pop(name, None)
+            if name in names:
+                setattr(builtins, name, names[name])
+            else:
+                delattr(builtins, name)
         os.close(null)
         os.close(outputs)
 
@@ -139,7 +147,8 @@ class Cell:
         """The exit status: 0, the status that the cell asked for, or 1 after an exception."""
         hooks.install(self.display, self.name, self.text)
         builtins.display = self.display.display
-        sys.argv[:] = [""]
+        if sys.argv != [""]:
+            sys.argv[:] = [""]
         status = 0
         _signal.signal(_signal.SIGINT, self.channel.on_interrupt)
         try:

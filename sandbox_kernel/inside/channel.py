@@ -31,9 +31,9 @@ def dumps(value, depth=0):  # noqa: PLR0911 - a table of types
     if depth > DEEP:
         return "null"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(dumps(item, depth + 1) for item in value) + "]"
+        return "[" + ",".join([dumps(item, depth + 1) for item in value]) + "]"
     if isinstance(value, dict):
-        items = (_quoted(str(key)) + ":" + dumps(item, depth + 1) for key, item in value.items())
+        items = [_quoted(str(key)) + ":" + dumps(item, depth + 1) for key, item in value.items()]
         return "{" + ",".join(items) + "}"
     return _quoted(str(value))
 

@@ -54,6 +54,7 @@ class Loader:
 
 def prepare():
     """Changes the modules that are there already, and each other one as it is imported."""
+    os.environ.setdefault("MPLBACKEND", "agg")
     finder = AfterImport(
         {
             "matplotlib.pyplot": show_instead_of_window,

@@ -82,14 +82,15 @@ def check(result):
 def main():
     """Imports what it is told to, then forks on request until the outside has gone."""
     os.close(3)
-    os.environ.pop("LD_BIND_NOW", None)  # it was for us
     control = known(CONTROL)
     os.set_inheritable(CONTROL, False)
     message, _ = receive(control)
+    become_environment(message["environment"])
     if message["main"] == "cell":
         from . import hooks
 
         hooks.prepare()
+    declared = dict(os.environ)
     for name in message["modules"]:
         why = import_module(name)
         if why:
@@ -109,8 +110,11 @@ def main():
     rules = ctypes.create_string_buffer(rules, len(rules))
     closing = Program(len(rules) // 8, ctypes.cast(rules, ctypes.c_void_p))
     main = __import__("sandbox_inside." + message["main"], fromlist=["main"])
-    lay_together(main)
+    if os.environ != declared:  # what a module did to it
+        become_environment(declared)
+    sys.modules.pop(__name__, None)
     ahead = Ahead(main, closing)
+    lay_together(main)
     template_memory.settle()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # children of ours end at once, by themselves
     send(control, {"ready": True, "pid": os.getpid()})
@@ -133,16 +137,19 @@ def lay_together(main):
     from . import template_memory
 
     also = (
-        become_forker, fork_beside, clone_arguments, child, known, check, bound, give_up, install,
-        new_seeds, send, receive, run, place,
+        become_forker, fork_beside, child, known, check, bound, give_up, install, new_seeds, send,
+        receive, run, place,
     )  # fmt: skip
     if hasattr(main, "rehearse"):
         for _ in range(REHEARSALS):
             rehearse_all(main)
         written = template_memory.written_by(lambda: rehearse_all(main))
         template_memory.lay_together((*written, *also, *main.UNREHEARSED))
+        # Before what is looked up last, of which the interpreter keeps as much as it has place for.
+        template_memory.give_versions()
         for _ in range(REHEARSALS):
             rehearse_all(main)
+        look_up((*also, *main.UNREHEARSED))
         return
     from . import first_cell
 
@@ -162,6 +169,13 @@ def rehearse_all(main):
     main.rehearse()
 
 
+def look_up(functions):
+    """What these functions ask of modules is known from here on to be none of modules as such."""
+    for function in functions:
+        for name in function.__code__.co_names:
+            getattr(os, name, None)
+
+
 class Ahead:
     """What is the same for all children, and made before there is one."""
 
@@ -171,7 +185,7 @@ class Ahead:
         # Until a child begins with it, it says nothing.
         self.arguments = (main.prepare(),) if hasattr(main, "prepare") else ()
         self.rehearse = getattr(main, "rehearse", None)
-        self.environment = dict(os.environ)
+        self.clone = clone_arguments()
 
 
 def become_forker(control, descriptor, user, ahead):
@@ -196,7 +210,7 @@ def become_forker(control, descriptor, user, ahead):
             order, descriptors = received
             try:
                 check(setns(descriptors[1], CLONE_NEWPID))
-                if fork_beside() == 0:
+                if fork_beside(ahead.clone) == 0:
                     child(channel, order, descriptors, ahead)
             except OSError as error:
                 send(channel, {"failed": order["container"], "why": str(error)})
@@ -206,7 +220,7 @@ def become_forker(control, descriptor, user, ahead):
         os._exit(1)
 
 
-def fork_beside():
+def fork_beside(arguments):
     """As os.fork, but the child is one of our parent's. Returns 0 in the child.
 
     The C library's fork knows no flags, so this does what it does for a process with one thread:
@@ -214,7 +228,7 @@ def fork_beside():
     """
     before_fork()
     try:
-        pid = check(system_call(*clone_arguments()))
+        pid = check(system_call(*arguments))
     except OSError:
         after_fork_in_parent()
         raise
@@ -226,7 +240,7 @@ def fork_beside():
 
 
 def clone_arguments():
-    """clone(2) with its number and the order of its arguments on this machine."""
+    """clone(2): its number and the order of its arguments on this machine. A fork has the same."""
     kept = ctypes.c_void_p()
     flags = CLONE_PARENT | _signal.SIGCHLD
     if prctl(PR_GET_TID_ADDRESS, ctypes.addressof(kept), None, 0, 0) == 0 and kept.value:
@@ -234,7 +248,7 @@ def clone_arguments():
     number = CLONE[os.uname().machine]
     where = kept.value or 0
     last = (where, 0) if number == CLONE["x86_64"] else (0, where)
-    return tuple(ctypes.c_long(value) for value in (number, flags, 0, 0, *last))
+    return [ctypes.c_long(value) for value in (number, flags, 0, 0, *last)]
 
 
 def import_module(name):
@@ -339,9 +353,7 @@ def rehearse(descriptor):
         moved = duplicate_above(descriptor, descriptor + 1)
         place([moved], [moved + 1])
         os.close(moved + 1)
-    kept = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(json.loads(json.dumps(kept)))
+    become_environment(json.loads(json.dumps(dict(os.environ))))
     os.chdir(os.getcwd())
 
 
@@ -379,13 +391,16 @@ def run(channel, order, descriptors, ahead):
     """Becomes what the outside asked for."""
     os.close(channel.detach())
     place(descriptors, order["numbers"])
-    if ahead.environment != order["environment"]:
-        os.environ.clear()
-        os.environ.update(order["environment"])
+    if order["environment"] is not None:  # as it was declared for the template too
+        become_environment(order["environment"])
     os.chdir(order["directory"])
-    sys.modules.pop(__name__, None)
     ahead.main.main(*ahead.arguments)
     os._exit(0)
+
+
+def become_environment(wanted):
+    os.environ.clear()
+    os.environ.update(wanted)
 
 
 def place(descriptors, numbers):

@@ -38,6 +38,8 @@ NAMES_BEFORE_END = {(3, 12): 40, (3, 13): 48}
 """By version, how long before the end of a type stands where its names are."""
 SHARES_NAMES = 1 << 9 | 1 << 4
 """Py_TPFLAGS_HEAPTYPE and Py_TPFLAGS_MANAGED_DICT, Include/object.h."""
+HAS_VERSION = 1 << 19
+"""Py_TPFLAGS_VALID_VERSION_TAG, Include/object.h."""
 NAMES_ENTRY = 16
 SPLIT = 2
 """DICT_KEYS_SPLIT: names without values."""
@@ -341,8 +343,10 @@ def _has_versions() -> bool:
 def give_versions() -> None:
     """Types, and the names of modules, get the numbers that adapted code knows them by. They would
     get them in each child when they are first asked, one by one, and far apart."""
+    flags = type.__dict__["__flags__"]
     for one in gc.get_objects():
-        if issubclass(type(one), type):  # `isinstance` asks what stands for another object for that
+        # `isinstance` asks what stands for another object for that.
+        if issubclass(type(one), type) and not flags.__get__(one) & HAS_VERSION:
             try:  # without what a type of types does for itself
                 type.__getattribute__(one, "no name of this kind is there")
             except AttributeError:
@@ -401,6 +405,8 @@ def make_immortal() -> int:
         found += 1
         if type(one) is str:
             hash(one)  # is kept in it, once somebody asks
+        if type(one) is dict:  # tells the collector of its values alone, where all keys are texts
+            left += one
         if isinstance(one, CodeType):  # tells the collector nothing
             left += (one.co_consts, one.co_names, one.co_filename, one.co_name, one.co_qualname)
             left += (one.co_linetable, one.co_exceptiontable)

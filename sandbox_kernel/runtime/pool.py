@@ -312,9 +312,16 @@ class Pool:
             raise
         template = Template(key, family, held, ours, theirs, os.dup(program), modules)
         template.message = {name: message[name] for name in ("about", "warm")}
+        # Not that of the request, which is for one cell alone. The last is for the template.
+        template.environment = order["template"]["env"][:-1]
         self._templates[key] = self._by_nest[held.id] = template
-        begin = {"modules": modules, "filter": order["closing"].hex()}
-        messages.send(ours, {**begin, "main": template.message["warm"]["main"]})
+        begin = {
+            "main": template.message["warm"]["main"],
+            "modules": modules,
+            "filter": order["closing"].hex(),
+            "environment": _environment(template.environment),
+        }
+        messages.send(ours, begin)
         self._containers.watch(ours.fileno(), lambda: self._hear_template(template))
         self._tick_soon()
         return template
@@ -547,10 +554,10 @@ class Pool:
         numbers = dict(zip(message["numbers"], owned, strict=True))
         run = held.runs[0] = Run(0, client, None, message.get("timeout"))
         process = message["process"]
-        environment = dict(entry.partition("=")[::2] for entry in process.get("env", ()))
+        wanted = process.get("env", [])
         order = {
             "numbers": list(numbers),
-            "environment": environment,
+            "environment": None if wanted == ready.template.environment else _environment(wanted),
             "directory": process.get("cwd") or "/",
         }
         for name in ("name", "about", "plan"):
@@ -717,6 +724,10 @@ def available() -> float:
     with open("/proc/meminfo", encoding="ascii") as lines:
         found = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
     return found.get("MemAvailable", found["MemTotal"]) / found["MemTotal"]
+
+
+def _environment(entries: list[str]) -> dict[str, str]:
+    return dict(entry.partition("=")[::2] for entry in entries)
 
 
 def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:

@@ -128,6 +128,8 @@ class Template:
         self.containers: set[str] = set()
         self.used = time.monotonic()
         self.demand: dict[str, Demand] = {}
+        self.environment: list[str] = []
+        """What its children have without being told."""
         self.message: dict[str, Any] = {}
         """What of the first request its start depends on."""
 

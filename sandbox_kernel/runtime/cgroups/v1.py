@@ -324,9 +324,8 @@ class Group(contract.Group):
         assert self._again is not None
         if not self._again.rename(name):
             return False
-        places = self._directories.items()
         self._name = name
-        self._directories = {key: f"{os.path.dirname(path)}/{name}" for key, path in places}
+        self._directories = {key: f"{self._driver.top(key)}/{name}" for key in self._directories}
         return True
 
     def limits(self) -> dict[str, Any]:
@@ -392,7 +391,10 @@ class Group(contract.Group):
         kill(self._directories, leaving)
 
     def thaw(self) -> None:
-        _freeze(self._directories.get("freezer"), "THAWED")
+        if self._again is None:
+            _freeze(self._directories.get("freezer"), "THAWED")
+        else:
+            self._again.thaw()
 
     def child(self, name: str) -> Run:
         self.touched = True

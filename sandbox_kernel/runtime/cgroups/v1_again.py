@@ -13,6 +13,8 @@ Source: Documentation/admin-guide/cgroup-v1: memory, cpuacct, pids, blkio-contro
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 
@@ -22,12 +24,14 @@ from sandbox_kernel.runtime.cgroups import v1_usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from sandbox_kernel.linux.multicall import File
+    from sandbox_kernel.linux.multicall import Cell, File
     from sandbox_kernel.runtime.cgroups.v1_usage import Read
 
-    Files = tuple[tuple[str, str], ...]  # controller and name of each
+    Name = tuple[str, str]
+    """Controller and name of a file."""
+    Names = tuple[Name, ...]
 
 ROOM = 512
 """Bytes of a file that are looked at: one that says more is not that of a group as new."""
@@ -46,8 +50,9 @@ TELLING = (
     ("memory", "memory.oom_control", b"oom_kill_disable 0\nunder_oom 0\noom_kill 0\n"),
     ("blkio", "blkio.throttle.io_service_bytes", b"Total 0\n"),
 )
-INSIDE = (("freezer", "tasks", b""), ("pids", "pids.current", b"0\n"))
-"""The same of one that nobody is in."""
+INSIDE = ("pids", "pids.current", b"0\n")
+"""The same of one that nobody is in; and nobody is among the `tasks` of its freezer."""
+FREEZING = ("freezer", "freezer.state")
 PEAK = ("pids", "pids.peak")
 LEFT = ("memory", "memory.usage_in_bytes")
 # What is set back to 0, of what `v1_usage.read` and `observe.groups` read.
@@ -56,49 +61,65 @@ RESETTING = (
     ("memory", "memory.failcnt"),
     ("cpuacct", "cpuacct.usage"),
 )
+WRITTEN = (*RESETTING, FREEZING)
 NEEDED = frozenset(("freezer", "memory", "pids", "cpuacct"))
 
 
 class Again:
-    """The directories of one group, open, so that they are the same by whatever name."""
+    """One group with its files open, so that they are the same by whatever name."""
 
-    def __init__(self, directories: Mapping[str, str], limits: Files) -> None:
+    def __init__(self, directories: Mapping[str, str], limits: Names) -> None:
         """`limits`: the files that say which are in force. Raises OSError, StepFailed."""
-        self._controllers = tuple(directories)
-        self._limits = limits
-        self._opened: list[int] = []
         self._name = os.path.basename(next(iter(directories.values())))
+        self._folders: list[int] = []
+        self._above: list[int] = []
+        self._files: dict[Name, int] = {}
         try:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             for directory in directories.values():
-                self._opened.append(os.open(directory, flags))
-            for directory in directories.values():
-                self._opened.append(os.open(os.path.dirname(directory), flags))
-            looking = _looking(self._controllers, limits)
-            looking.calls.run(dict(zip(looking.places, self._opened, strict=False)))
-            self._in_force = looking.in_force()
+                self._folders.append(os.open(directory, flags))
+                self._above.append(os.open(os.path.dirname(directory), flags))
+            places = dict(zip(directories, self._folders, strict=True))
+            self._open(places, (*limits, *WRITTEN, LEFT, PEAK, INSIDE[:2]))
+            self._open(places, (*v1_usage.FILES, *(file[:2] for file in TELLING)))
+            controllers, there = tuple(directories), frozenset(self._files)
+            self._looking = _looking(controllers, there)
+            self._beginning = _beginning(controllers, there, limits)
+            self._using = _using(there)
+            in_force = _in_force(there, limits)
+            in_force.run((), self._files)
+            self._in_force = in_force.said()
         except BaseException:
             self.close()
             raise
 
+    def _open(self, places: Mapping[str, int], names: Names) -> None:
+        """Those of these that there are."""
+        for name in names:
+            controller, file = name
+            if controller not in places or name in self._files:
+                continue
+            access = os.O_RDWR if name in WRITTEN else os.O_RDONLY
+            with contextlib.suppress(FileNotFoundError):
+                self._files[name] = os.open(file, access | os.O_CLOEXEC, dir_fd=places[controller])
+
     def is_new(self) -> bool | None:
         """Whether nothing was counted that can't be set back. None: somebody is in it yet; who has
         ended is, for some moments."""
-        looking = _looking(self._controllers, ())
+        looking = self._looking
         try:
-            looking.calls.run(dict(zip(looking.places, self._opened, strict=False)))
+            looking.run(self._folders, self._files)
         except StepFailed:
             return False
         return looking.says_new() if looking.is_left() else None
 
     def rename(self, name: str) -> bool:
         """Give all its directories another name. False: they have the name that they had."""
-        above = self._opened[len(self._controllers) :]
-        for count, place in enumerate(above):
+        for count, place in enumerate(self._above):
             try:
                 os.rename(self._name, name, src_dir_fd=place, dst_dir_fd=place)
             except OSError:
-                for done in above[:count]:
+                for done in self._above[:count]:
                     os.rename(name, self._name, src_dir_fd=done, dst_dir_fd=done)
                 return False
         self._name = name
@@ -107,13 +128,13 @@ class Again:
     def begin(self) -> list[int] | None:
         """Set its counters back. Its entrances, or None: the kernel did not, or other limits are in
         force than were."""
-        beginning = _beginning(self._controllers, self._limits)
+        beginning = self._beginning
         try:
-            beginning.calls.run(dict(zip(beginning.places, self._opened, strict=False)))
+            beginning.run(self._folders, self._files)
         except StepFailed:
             return None
         entrances = [beginning.calls.result(cell) for cell in beginning.entrances]
-        if beginning.in_force() == self._in_force and beginning.left() <= MOST_LEFT:
+        if beginning.said() == self._in_force and beginning.left() <= MOST_LEFT:
             return entrances
         for entrance in entrances:
             os.close(entrance)
@@ -121,98 +142,126 @@ class Again:
 
     def read_usage(self) -> Read:
         """What `v1_usage.read` asks for. Raises StepFailed."""
-        using = _using(self._controllers)
-        using.calls.run(dict(zip(using.places, self._opened, strict=False)))
-        return using.one
+        self._using.run((), self._files)
+        return self._using.one
+
+    def thaw(self) -> None:
+        """See `contract.Group.thaw`."""
+        try:
+            os.pwrite(self._files[FREEZING], b"THAWED", 0)
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # somebody removed it
+                raise
 
     def close(self) -> None:
-        """Let go of the directories."""
-        while self._opened:
-            os.close(self._opened.pop())
+        """Let go of its files and directories."""
+        for opened in (self._folders, self._above, self._files):
+            descriptors = [*(opened.values() if isinstance(opened, dict) else opened)]
+            opened.clear()
+            for descriptor in descriptors:
+                os.close(descriptor)
 
 
 class _Reading:
-    """Calls that read files of a group."""
+    """Calls that read files of a group, of those that are `there`."""
 
-    def __init__(self, controllers: tuple[str, ...], limits: Files) -> None:
+    def __init__(self, there: frozenset[Name], controllers: tuple[str, ...] = ()) -> None:
         self.calls = Calls()
-        self.places = [self.calls.given() for _ in controllers]
-        self._place = dict(zip(controllers, self.places, strict=True))
-        self._limits = [self._file(*file) for file in limits]
+        self._there = there
+        self.places = {controller: self.calls.given() for controller in controllers}
+        self._given: dict[Name, Cell] = {}
 
-    def _file(self, controller: str, name: str, room: int = ROOM) -> File:
-        with self.calls.step("read", name):
-            return self.calls.file(self._place[controller], name, room, may_be_missing=True)
+    def opened(self, name: Name) -> Cell:
+        """A file that is open."""
+        if name not in self._given:
+            self._given[name] = self.calls.given()
+        return self._given[name]
 
-    def in_force(self) -> tuple[bytes, ...]:
+    def file(self, name: Name, room: int = ROOM) -> File | None:
+        """Read it from its beginning; None: it is not there."""
+        if name not in self._there:
+            return None
+        with self.calls.step("read", name[1]):
+            text = self.calls.buffer(room)
+            return text, self.calls.call("pread64", self.opened(name), text, room, 0)
+
+    def run(self, folders: Sequence[int], files: Mapping[Name, int]) -> None:
+        """Raises StepFailed."""
+        given = dict(zip(self.places.values(), folders, strict=False))
+        given.update({cell: files[name] for name, cell in self._given.items()})
+        self.calls.run(given)
+
+    def what(self, file: File | None) -> bytes:
+        """What it said; nothing where it is not there."""
+        return self.calls.said(file) if file else b""
+
+
+class _InForce(_Reading):
+    """What says which limits are in force."""
+
+    def __init__(
+        self, there: frozenset[Name], limits: Names, controllers: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(there, controllers)
+        self._limits = [self.file(name) for name in limits]
+
+    def said(self) -> tuple[bytes, ...]:
         """What the files of the limits say."""
-        return tuple(map(self.calls.said, self._limits))
+        return tuple(map(self.what, self._limits))
 
 
 class _Looking(_Reading):
     """What tells whether a group is as new."""
 
-    def __init__(self, controllers: tuple[str, ...], limits: Files) -> None:
-        super().__init__(controllers, limits)
-        self._inside, self._telling = (
-            [
-                (self._file(controller, name), wanted)
-                for controller, name, wanted in files
-                if controller in controllers
-            ]
-            for files in (INSIDE, TELLING)
-        )
-        self._peak = self._file(*PEAK)
+    def __init__(self, controllers: tuple[str, ...], there: frozenset[Name]) -> None:
+        super().__init__(there, controllers)
+        # It is opened each time: what it says to who has it open can be a second old.
+        self._tasks = self.calls.file(self.places["freezer"], "tasks", ROOM)
+        self._inside = self.file(INSIDE[:2])
+        self._telling = [(self.file(name[:2]), name[2]) for name in TELLING]
+        self._peak = self.file(PEAK)
 
     def is_left(self) -> bool:
         """Whether nobody is in it."""
-        return all(self.calls.said(file) == wanted for file, wanted in self._inside)
+        return self.what(self._tasks) == b"" and self.what(self._inside) == INSIDE[2]
 
     def says_new(self) -> bool:
         """Whether all that can't be set back is as in a new one."""
-        peak = self.calls.said(self._peak)
-        return int(peak or b"0") <= PROCESSES and all(
-            self.calls.said(file) in (wanted, b"") for file, wanted in self._telling
+        return int(self.what(self._peak) or b"0") <= PROCESSES and all(
+            self.what(file) in (wanted, b"") for file, wanted in self._telling
         )
 
 
-class _Beginning(_Reading):
+class _Beginning(_InForce):
     """What makes one new again, and the ways into it: the freezer first, see `v1.entrances`."""
 
-    def __init__(self, controllers: tuple[str, ...], limits: Files) -> None:
-        super().__init__(controllers, limits)
-        for controller, name in RESETTING:
-            with self.calls.step("reset", name):
-                flags = os.O_WRONLY | os.O_CLOEXEC
-                file = self.calls.call("openat", self._place[controller], name.encode(), flags)
-                self.calls.call("write", file, b"0", 1)
-                self.calls.close(file)
-        self._left = self._file(*LEFT)
+    def __init__(self, controllers: tuple[str, ...], there: frozenset[Name], limits: Names) -> None:
+        super().__init__(there, limits, controllers)
+        for name in RESETTING:
+            with self.calls.step("reset", name[1]):
+                self.calls.call("pwrite64", self.opened(name), b"0", 1, 0)
+        self._left = self.file(LEFT)
         with self.calls.step("open", "tasks"):
             flags = os.O_WRONLY | os.O_CLOEXEC
             self.entrances = [
-                self.calls.call("openat", place, b"tasks", flags) for place in self.places
+                self.calls.call("openat", place, b"tasks", flags) for place in self.places.values()
             ]
 
     def left(self) -> int:
-        return int(self.calls.said(self._left))
+        """Bytes of memory that are counted."""
+        return int(self.what(self._left))
 
 
 class _Using(_Reading):
     """What the processes in a group used."""
 
-    def __init__(self, controllers: tuple[str, ...]) -> None:
-        super().__init__(controllers, ())
-        self._used = {
-            (controller, name): self._file(controller, name, _room(controller))
-            for controller, name in v1_usage.FILES
-            if controller in controllers
-        }
+    def __init__(self, there: frozenset[Name]) -> None:
+        super().__init__(there)
+        self._used = {name: self.file(name, _room(name[0])) for name in v1_usage.FILES}
 
     def one(self, controller: str, name: str) -> str | None:
         """What one of the files says; None: there is no such file, or it says too much."""
-        file = self._used.get((controller, name))
-        said = self.calls.said(file) if file else b""
+        said = self.what(self._used[controller, name])
         return said.decode("ascii").rstrip("\n") if 0 < len(said) < _room(controller) else None
 
 
@@ -221,5 +270,6 @@ def _room(controller: str) -> int:
 
 
 _using = functools.lru_cache(maxsize=4)(_Using)
-_looking = functools.lru_cache(maxsize=8)(_Looking)
+_looking = functools.lru_cache(maxsize=4)(_Looking)
 _beginning = functools.lru_cache(maxsize=8)(_Beginning)
+_in_force = functools.lru_cache(maxsize=8)(_InForce)
