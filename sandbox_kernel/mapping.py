@@ -12,7 +12,6 @@ room for, every one at its limit.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -237,7 +236,7 @@ def _end(running: engine.Run) -> None:
 
 def with_item(request: CellRequest, name: str, item: object) -> CellRequest:
     """The request for one item."""
-    return dataclasses.replace(request, inputs={**request.inputs, name: item})
+    return request.replaced(inputs={**request.inputs, name: item})
 
 
 def note_item(problem: errors.SandboxError, index: int, item: object) -> None:

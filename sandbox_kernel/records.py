@@ -24,8 +24,11 @@ class Record:
     many, too few or unknown arguments, as for any call; AttributeError for whoever assigns.
     """
 
+    __slots__ = ("_hash",)
     _fields: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[dict[str, Any]] = {}
+    if TYPE_CHECKING:
+        _hash: ClassVar[int]  # what is no field
 
     def __init_subclass__(cls) -> None:
         # Without what `inspect.get_annotations` does: of these texts only the names are needed.
@@ -38,13 +41,17 @@ class Record:
         names = self._fields
         if len(values) > len(names):
             raise TypeError(f"{type(self).__name__} takes {len(names)} values, not {len(values)}")
-        given = dict(zip(names, values, strict=False))
-        if twice := given.keys() & named.keys():
-            raise TypeError(f"{type(self).__name__} got {', '.join(sorted(twice))} twice")
-        found = {**self._defaults, **given, **named}
-        if wrong := found.keys() ^ set(names):
-            raise TypeError(f"{type(self).__name__} lacks or has not: {', '.join(sorted(wrong))}")
-        self.__dict__.update({name: found[name] for name in names})
+        found = {**self._defaults, **named}
+        if values:
+            given = dict(zip(names, values, strict=False))
+            if twice := given.keys() & named.keys():
+                raise TypeError(f"{type(self).__name__} got {', '.join(sorted(twice))} twice")
+            found.update(given)
+        fields = {name: found[name] for name in names if name in found}
+        if len(fields) != len(names) or len(found) != len(names):
+            wrong = ", ".join(sorted(found.keys() ^ set(names)))
+            raise TypeError(f"{type(self).__name__} lacks or has not: {wrong}")
+        self.__dict__.update(fields)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}.{name} can't be assigned: it is frozen")
@@ -58,7 +65,15 @@ class Record:
         return self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
-        return hash((type(self), *self.__dict__.values()))
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash((type(self), *self.__dict__.values()))
+            object.__setattr__(self, "_hash", found)
+            return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__  # another process has other hashes of texts
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())

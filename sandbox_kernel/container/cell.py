@@ -25,13 +25,14 @@ import termios
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib.util import MAGIC_NUMBER
 from typing import NamedTuple, Protocol
 
 from .. import errors
 from ..grammar import shown_size
 from ..linux import writing
+from ..records import Record
 from ..workers import WAKE_SECONDS
 from . import events as e
 from .process import Exit
@@ -56,17 +57,16 @@ class Running(Protocol):
     def ended(self) -> bool: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellRequest:
+class CellRequest(Record):
     """What to run, and which values go in and come out."""
 
     code: str
     name: str = "<cell>"
     first_line: int = 1
-    inputs: Mapping[str, object] = field(default_factory=dict)
+    inputs: Mapping[str, object] = {}
     outputs: tuple[str, ...] = ()
     program: str | None = None  # None: Python, by our runner; else the cell is its standard input
-    files: Mapping[str, bytes | str] = field(default_factory=dict)  # see `files.read_files`
+    files: Mapping[str, bytes | str] = {}  # see `files.read_files`
     files_out: tuple[str, ...] = ()
     shell_lines: bool = False  # lines that begin with `!` are commands, as IPython has it
     shows: bool = True  # the value of a last expression
@@ -88,7 +88,7 @@ def compiled_ahead(request: CellRequest) -> CellRequest:
         )  # fmt: skip
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return request  # which the cell will tell
-    return replace(request, compiled=MAGIC_NUMBER + marshal.dumps(code))
+    return request.replaced(compiled=MAGIC_NUMBER + marshal.dumps(code))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,13 +267,18 @@ class _Run:
                     exit_ = self.process.wait(0)
             # What lies in the streams now was written after the frames that tell its place, so
             # these are read between the counting and the reading.
-            counts = [(s, s.position, _waiting(s.descriptor)) for s in self.streams.values()]
-            yield from self._read_frames()
+            counts = [
+                (stream, stream.position, _waiting(stream.descriptor))
+                for stream in self.streams.values()
+                if stream.descriptor in ready
+            ]
+            if self.cell._frames in ready or counts or exit_ is not None:
+                yield from self._read_frames()
             for stream, position, count in counts:
                 left = position + count - stream.position
-                if stream.descriptor in ready and (left > 0 or count == 0):  # ready and 0: the end
+                if left > 0 or count == 0:  # ready and 0: the end
                     yield from self._read(stream, min(left, CHUNK))
-            for number in [n for n in numbers if self._at_end(n)]:
+            for number in [n for n in numbers if n in ready and self._at_end(n)]:
                 poller.unregister(number)
                 numbers.discard(number)
         return exit_
@@ -513,7 +518,7 @@ class _Text:
         self.event = event
         self.position = 0
         self.at_end = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder: codecs.IncrementalDecoder | None = None
 
     def read(self, most: int) -> bytes | None:
         """Bytes, empty at the end, None when there are none now."""
@@ -525,6 +530,10 @@ class _Text:
         return data
 
     def decode(self, data: bytes, *, last: bool) -> str:
+        if self._decoder is None:
+            if not data:
+                return ""
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return self._decoder.decode(data, last)
 
 

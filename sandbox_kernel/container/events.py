@@ -7,6 +7,7 @@ bounded before anything is kept, and a frame that does not fit ends the listenin
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -179,11 +180,15 @@ class BrokenChannel(Exception):
     """What came is no frame; nothing that follows can be understood."""
 
 
+@functools.cache
+def _decoder() -> msgspec.json.Decoder[Frame]:
+    return msgspec.json.Decoder(Frame)
+
+
 class FrameReader:
     """Bytes to frames. `room` says how large a body may be; a larger one is passed over."""
 
     def __init__(self) -> None:
-        self._decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
         self._data = bytearray()
         self._skip = 0
         self.room = 0
@@ -204,7 +209,7 @@ class FrameReader:
             if len(self._data) < 12 + size:
                 return
             try:
-                frame = self._decoder.decode(self._data[12 : 12 + size])
+                frame = _decoder().decode(self._data[12 : 12 + size])
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 raise BrokenChannel from None
             most = self.room if isinstance(frame, BUNDLES) else MOST_TEXT

@@ -178,6 +178,8 @@ def in_one_message(answer):
 class Carried(cell.Cell):
     """One request, in the namespace that the cells before it left."""
 
+    is_last = False
+
     def __init__(self, request, state):
         self.request = request
         self.channel = state.channel

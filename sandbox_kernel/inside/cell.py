@@ -5,6 +5,7 @@ Descriptors: 0-2 as usual, 3 this program, 4 the request (sealed), 5 frames out,
 """
 
 import _signal
+import _thread
 import builtins
 import marshal
 import os
@@ -35,7 +36,7 @@ def main(channel=None):
     request = marshal.loads(os.pread(REQUEST, size, 8))
     channel = channel or prepare()
     channel.begin()
-    status = finish(Cell(request, channel).run())
+    status = finish(Cell(request, channel).run(), channel)
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     # The last word: where nothing else goes on in this container, the outside may end it now.
     channel.send({"kind": "done", "status": status})
@@ -112,15 +113,17 @@ def rehearse():
         os.close(outputs)
 
 
-def finish(status):
+def finish(status, channel):
     """What the interpreter does at its end, but for taking itself to pieces."""
     try:
         threading = sys.modules.get("threading")
-        if threading is not None:
-            threading._shutdown()
         atexit = sys.modules.get("atexit")
         if atexit is None:
             import atexit
+        if _thread._count() or atexit._ncallbacks():
+            channel.let_go()  # code of the cell runs yet, and may be the end of this process
+        if threading is not None:
+            threading._shutdown()
         atexit._run_exitfuncs()
     except BaseException as problem:
         sys.excepthook(type(problem), problem, problem.__traceback__)
@@ -133,6 +136,8 @@ class Cell:
 
     inputs, outputs = REQUEST, VALUES
     """Descriptors of where values come from and go to."""
+    is_last = True
+    """Whether its process ends with it, and says so."""
 
     def __init__(self, request, channel):
         self.request = request
@@ -247,7 +252,8 @@ class Cell:
         if self.request["outputs"]:
             from . import values
 
-            values.give(self.outputs, self.request["outputs"], self.namespace, self.channel)
+            wanted = self.request["outputs"]
+            values.give(self.outputs, wanted, self.namespace, self.channel, self.is_last)
 
     def ended(self, problem):
         """sys.exit() in a cell: a status other than 0 is an error that a notebook stops at."""

@@ -51,6 +51,7 @@ class Channel:
         self.sent = 0
         self.last_stream = 0
         self.process = 0
+        self.waiting = b""
 
     def begin(self):
         """From here on it is used: its numbers are the descriptors that it was made for."""
@@ -58,14 +59,17 @@ class Channel:
         self.last_stream = 0
         self.process = os.getpid()
 
-    def send(self, header, body=b"", wait=False):
-        """Writes one frame; with `wait`, returns when the outside has read what came before it."""
+    def send(self, header, body=b"", wait=False, later=False):
+        """Writes one frame; with `wait`, returns when the outside has read what came before it.
+
+        One that may go `later` goes with the next one, or by `let_go`: each write wakes the outside
+        up. Nothing forks, or runs for long, before that."""
         mine = _thread.get_ident() == self.main
         if mine:
             self.busy = True
         try:
             with self.lock:
-                self._send(header, body, wait)
+                self._send(header, body, wait, later)
         except BrokenPipeError:  # the outside has stopped listening; the cell goes on
             pass
         finally:
@@ -75,12 +79,26 @@ class Channel:
             self.interrupted = False
             raise KeyboardInterrupt
 
-    def _send(self, header, body, wait):
+    def let_go(self):
+        """Writes what was to go later."""
+        try:
+            with self.lock:
+                if self.waiting:
+                    self._write(self.waiting)
+                self.waiting = b""  # an interrupt before it: better twice than never
+        except BrokenPipeError:
+            pass
+
+    def _send(self, header, body, wait, later):
         if wait:
             self.sent += 1
             header["sequence"] = self.sent
         head = dumps(header).encode("ascii")
         start = len(head).to_bytes(4, "little") + len(body).to_bytes(8, "little") + head
+        start, self.waiting = self.waiting + start, b""
+        if later:
+            self.waiting = start + bytes(body)
+            return
         # One write for a small frame: a fork of the cell may write to the same pipe.
         if len(body) < 65536:
             self._write(start + bytes(body))

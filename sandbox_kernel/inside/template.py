@@ -335,7 +335,7 @@ def child(forker, order, descriptors, ahead):
             ahead.rehearse()
         channel = known(own)
         step = "say that it is there"
-        send(channel, {"here": order["container"]})
+        channel.send(b'{"here":"%s"}' % order["container"].encode())
         received = receive(channel)
     except BaseException as error:
         try:

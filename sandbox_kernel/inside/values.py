@@ -99,8 +99,9 @@ SMALL = 1 << 20
 """Above it a map costs less than one more copy."""
 
 
-def give(descriptor, names, namespace, channel):
-    """Writes the values of these names and announces each; one that can't cross is told so."""
+def give(descriptor, names, namespace, channel, later):
+    """Writes the values of these names and announces each, now or `later` (see `Channel.send`); one
+    that can't cross is told so."""
     out = Out(descriptor)
     for name in names:
         try:
@@ -109,10 +110,11 @@ def give(descriptor, names, namespace, channel):
             form, details, offset, length = out.add(namespace[name])
         except Refused as problem:
             kind, why = problem.args
-            channel.send({"kind": "refused", "name": name, "type": kind[:200], "why": why[:1000]})
+            refused = {"kind": "refused", "name": name, "type": kind[:200], "why": why[:1000]}
+            channel.send(refused, later=later)
             continue
         header = {"kind": "value", "name": name, "format": form}
-        channel.send(dict(header, offset=offset, length=length, details=details))
+        channel.send(dict(header, offset=offset, length=length, details=details), later=later)
 
 
 class Out:

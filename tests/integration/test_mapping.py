@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -111,8 +110,8 @@ def test_a_function_comes_compiled_and_a_python_with_other_byte_code_takes_its_t
         (b"\0\0\r\n" + made.compiled[4:], "of the text"),
         (b"", "of the text"),
     ):
-        request = dataclasses.replace(
-            made, code="return_value = 'of the text'", compiled=compiled, inputs={"number": 3}
+        request = made.replaced(
+            code="return_value = 'of the text'", compiled=compiled, inputs={"number": 3}
         )
         assert engine.gather(engine.start(plan, request), plan).check().value == value
 

@@ -104,3 +104,23 @@ def test_a_value_that_can_not_be_written_is_refused_by_name() -> None:
     assert "variable `b` of type `bytes`" in str(result.exception)
     assert "File too large" in str(result.exception)
     assert result.outputs == {"c": 1}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "import atexit, os; atexit.register(os._exit, 3)",
+        "import _thread, os, time\n"
+        "def end():\n"
+        "    time.sleep(0.3)\n"
+        "    os._exit(3)\n"
+        "_thread.start_new_thread(end, ())\n"
+        "import atexit; atexit.register(time.sleep, 30)",
+        "import threading, time, os\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), os._exit(3))).start()",
+    ],
+)
+def test_values_are_out_before_what_goes_on_after_a_cell(end: str) -> None:
+    result = sandbox_kernel.run(f"{end}\nfound = [1, 2]", outputs=["found"])
+    assert result.outputs == {"found": [1, 2]}
+    assert result.status == 3
