@@ -60,6 +60,19 @@ def live_view(page: Page) -> Locator:
     return view
 
 
+def first_cell_runs(page: Page) -> bool:
+    """Asks for it: before a notebook has its kernel it takes the keys and runs nothing, also for a
+    moment in which it shows that the kernel is idle."""
+    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+    page.keyboard.press("Shift+Enter")
+    prompt = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").first
+    try:
+        expect(prompt).not_to_have_text("[ ]:", timeout=5_000)
+    except AssertionError:
+        return False
+    return True
+
+
 def change_by_key_and_by_drag(page: Page, view: Locator, held: Container) -> None:
     """What is asked for in the page is in the kernel's files afterwards."""
     processes = limit(held, "pids_limit")
@@ -79,10 +92,8 @@ def test_notebook_7_shows_a_live_view_whose_limits_can_be_changed(
     lab: Lab, page: Page, held: Container
 ) -> None:
     page.goto(f"{lab.url}notebooks/elsewhere.ipynb?token={lab.token}")
-    # before it has its kernel a notebook takes the keys and runs nothing
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for()
-    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-    page.keyboard.press("Shift+Enter")
+    until(lambda: first_cell_runs(page), 60)
     view = live_view(page)
     change_by_key_and_by_drag(page, view, held)
 

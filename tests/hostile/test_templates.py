@@ -44,12 +44,11 @@ HOSTILE = {
         "network namespace",
     ),
     "a thread is started": (
-        "import threading\nsend = template.send\n"
-        "def more(channel, message):\n"
-        "    if 'here' in message:\n"
-        "        threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "    send(channel, message)\n"
-        "template.send = more",
+        "import threading\nnew_seeds = template.new_seeds\n"
+        "def more():\n"
+        "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "    new_seeds()\n"
+        "template.new_seeds = more",
         "Threads",
     ),
 }
