@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from awaiting import until
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Locator, Page, expect
 
@@ -71,9 +72,20 @@ class LabPage:
         self.wait_until_idle()
 
     def run_all(self) -> None:
-        """The menu: Run, Run All Cells."""
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_text("Run All Cells", exact=True).click()
+        """The menu: Run, Run All Cells; once more where nothing begins, as in the moment in which a
+        page shows an idle kernel and is not connected with it yet."""
+        first = self.page.locator(".jp-Notebook:visible .jp-CodeCell .jp-InputPrompt").first
+
+        def begins() -> bool:
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.get_by_text("Run All Cells", exact=True).click()
+            try:
+                expect(first).not_to_have_text("[ ]:", timeout=10_000)
+            except AssertionError:
+                return False
+            return True
+
+        until(begins, 60)
 
     def wait_until_idle(self, seconds: float = 60) -> None:
         """Wait until the status line says that the kernel has nothing to do."""
