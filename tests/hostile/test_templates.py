@@ -156,3 +156,19 @@ def test_a_cell_reaches_neither_its_template_nor_its_siblings_nor_the_launcher()
     assert after["state"] == "ready"
     assert client.shared().pid == launcher.pid
     assert sandbox_kernel.run("print(1)", warm=["numpy"]).check().stdout == "1\n"
+
+
+def test_a_cell_has_the_declared_environment_whatever_a_module_did_to_it(module: Path) -> None:
+    module.write_text("import os\nos.environ['LEFT'] = '1'\ndel os.environ['LANG']\n")
+    look = (
+        f"import os, sys\nprint({MODULE!r} in sys.modules, "
+        "os.environ.get('LEFT'), os.environ['LANG'])"
+    )
+
+    for _ in range(2):
+        sandbox_kernel.run("pass", warm=[MODULE]).check()
+    until(one_is_ready, why=pool)
+
+    assert sandbox_kernel.run(look, warm=[MODULE]).check().stdout == "True None C.UTF-8\n"
+    given = sandbox_kernel.run(look, warm=[MODULE], env=["LEFT=right"]).check().stdout
+    assert given.endswith(" right C.UTF-8\n")
