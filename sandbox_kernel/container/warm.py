@@ -156,8 +156,6 @@ def _wish(
     process = {
         **config["process"],
         "args": [image.interpreter, "-c", program.START_TEMPLATE],
-        # Symbols are bound once, and not in each child that is the first to call one.
-        "env": [*config["process"].get("env", ()), "LD_BIND_NOW=1"],
     }
     recipe: dict[str, Any] = {
         "config": config,

@@ -54,7 +54,7 @@ class Loader:
 
 def prepare():
     """Changes the modules that are there already, and each other one as it is imported."""
-    os.environ.setdefault("MPLBACKEND", "agg")
+    os.environ.setdefault("MPLBACKEND", "agg")  # in a template, so that its children have it
     finder = AfterImport(
         {
             "matplotlib.pyplot": show_instead_of_window,

@@ -335,6 +335,7 @@ def child(forker, order, descriptors, ahead):
             ahead.rehearse()
         channel = known(own)
         step = "say that it is there"
+        # What `json` would write to are ten pages to copy.
         channel.send(b'{"here":"%s"}' % order["container"].encode())
         received = receive(channel)
     except BaseException as error:

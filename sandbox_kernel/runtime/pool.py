@@ -312,8 +312,8 @@ class Pool:
             raise
         template = Template(key, family, held, ours, theirs, os.dup(program), modules)
         template.message = {name: message[name] for name in ("about", "warm")}
-        # Not that of the request, which is for one cell alone. The last is for the template.
-        template.environment = order["template"]["env"][:-1]
+        # Not that of the request, which is for one cell alone.
+        template.environment = order["template"].get("env", [])
         self._templates[key] = self._by_nest[held.id] = template
         begin = {
             "main": template.message["warm"]["main"],
@@ -417,7 +417,9 @@ class Pool:
         program, template.program = template.program, -1
         try:
             numbers = {3: program, templates.CONTROL: template.theirs.detach()}
-            self._containers.start_template(held, held.order["template"], numbers)
+            process = held.order["template"]
+            process = {**process, "env": [*template.environment, templates.BIND_NOW]}
+            self._containers.start_template(held, process, numbers)
             user, pid = held.namespaces["user"], held.namespaces["pid"]
             template.nest = Nest(
                 self._containers, user, pid, held.slot.firsts, self._containers.ids

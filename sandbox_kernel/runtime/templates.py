@@ -73,6 +73,9 @@ LEAST = 2
 """How many are ready of a kind that somebody wants: one to take, while the other is made."""
 CONTROL = 4
 """The template's end of its socket, as `inside/template.py` has it."""
+BIND_NOW = "LD_BIND_NOW=1"
+"""ld.so(8): symbols are bound once, and not in each child that is the first to call one. It is for
+the template alone, which gets the environment of its children in its first message."""
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _PACKET = 1 << 16
 

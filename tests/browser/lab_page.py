@@ -7,6 +7,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,20 +73,13 @@ class LabPage:
         self.wait_until_idle()
 
     def run_all(self) -> None:
-        """The menu: Run, Run All Cells; once more where nothing begins, as in the moment in which a
-        page shows an idle kernel and is not connected with it yet."""
-        first = self.page.locator(".jp-Notebook:visible .jp-CodeCell .jp-InputPrompt").first
+        """The menu: Run, Run All Cells."""
 
-        def begins() -> bool:
+        def ask() -> None:
             self.page.get_by_role("menuitem", name="Run", exact=True).click()
             self.page.get_by_text("Run All Cells", exact=True).click()
-            try:
-                expect(first).not_to_have_text("[ ]:", timeout=10_000)
-            except AssertionError:
-                return False
-            return True
 
-        until(begins, 60)
+        ask_until_it_runs(self.page, ask)
 
     def wait_until_idle(self, seconds: float = 60) -> None:
         """Wait until the status line says that the kernel has nothing to do."""
@@ -214,3 +208,19 @@ class LabPage:
             return
         self.images.mkdir(parents=True, exist_ok=True)
         view.screenshot(path=self.images / f"{name}.png")
+
+
+def ask_until_it_runs(page: Page, ask: Callable[[], None]) -> None:
+    """Have the first cell of a notebook run: before it has its kernel a notebook takes keys and
+    clicks and runs nothing, also for a moment in which it shows that the kernel is idle."""
+    prompt = page.locator(".jp-Notebook:visible .jp-CodeCell .jp-InputPrompt").first
+
+    def runs() -> bool:
+        ask()
+        try:
+            expect(prompt).not_to_have_text("[ ]:", timeout=10_000)
+        except AssertionError:
+            return False
+        return True
+
+    until(runs, 60)

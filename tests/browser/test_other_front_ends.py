@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from awaiting import until
-from lab_page import Lab, LabPage
+from lab_page import Lab, LabPage, ask_until_it_runs
 from limits_in_force import drag, limit
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -60,19 +60,6 @@ def live_view(page: Page) -> Locator:
     return view
 
 
-def first_cell_runs(page: Page) -> bool:
-    """Asks for it: before a notebook has its kernel it takes the keys and runs nothing, also for a
-    moment in which it shows that the kernel is idle."""
-    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-    page.keyboard.press("Shift+Enter")
-    prompt = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").first
-    try:
-        expect(prompt).not_to_have_text("[ ]:", timeout=5_000)
-    except AssertionError:
-        return False
-    return True
-
-
 def change_by_key_and_by_drag(page: Page, view: Locator, held: Container) -> None:
     """What is asked for in the page is in the kernel's files afterwards."""
     processes = limit(held, "pids_limit")
@@ -93,7 +80,12 @@ def test_notebook_7_shows_a_live_view_whose_limits_can_be_changed(
 ) -> None:
     page.goto(f"{lab.url}notebooks/elsewhere.ipynb?token={lab.token}")
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for()
-    until(lambda: first_cell_runs(page), 60)
+
+    def ask() -> None:
+        page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+
+    ask_until_it_runs(page, ask)
     view = live_view(page)
     change_by_key_and_by_drag(page, view, held)
 
